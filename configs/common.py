@@ -1,0 +1,99 @@
+"""Defaults shared by all experiments."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Give every field that does not belong to a family."""
+    return ConfigDict(
+        {
+            "family": "",
+            "seed": 0,
+            "data": {
+                "source": "digits",
+                "dir": "",
+                "shape": (8, 8, 1),
+                "batch_size": 128,
+                "flip": False,
+                "crop": 0,
+                "num_workers": 0,
+            },
+            "optimizer": {
+                "learning_rate": 1e-3,
+                "warmup_steps": 0,
+                "decay": "constant",
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "clip_norm": 1.0,
+            },
+            "train": {
+                "steps": 1000,
+                "microbatches": 1,
+                "ema_decay": 0.999,
+                "log_every": 50,
+                "sample_every": 500,
+                "save_every": 500,
+                "keep": 2,
+                "max_bad_steps": 5,
+            },
+            "mesh": {"data": -1},
+        }
+    )
+
+
+def diffusion() -> ConfigDict:
+    """Give the defaults of a diffusion model: the paper's network and linear schedule."""
+    config = get_config()
+    config.family = "diffusion"
+    config.model = ConfigDict(
+        {
+            "channels": 128,
+            "multipliers": (1, 2, 2, 2),
+            "num_res_blocks": 2,
+            "attention_resolutions": (16,),
+            "num_heads": 1,
+            "groups": 32,
+            "dropout": 0.1,
+            "num_classes": 0,
+            "dtype": "float32",
+        }
+    )
+    config.diffusion = ConfigDict(
+        {
+            "schedule": "linear",
+            "num_steps": 1000,
+            "beta_start": 1e-4,
+            "beta_end": 0.02,
+            "prediction": "eps",
+            "clip": True,
+        }
+    )
+    return config
+
+
+def tiny(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
+    """Shrink any experiment until it runs anywhere within seconds, on data that is always there."""
+    config.data.update({"source": source, "shape": shape, "batch_size": 8})
+    config.train.update(
+        {"steps": 2, "log_every": 1, "sample_every": 0, "save_every": 2, "microbatches": 1}
+    )
+    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 1)
+    return config
+
+
+def tiny_diffusion(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
+    """Shrink a diffusion experiment, keeping two levels and attention."""
+    config = tiny(config, source, shape)
+    config.model.update(
+        {
+            "channels": 8,
+            "multipliers": (1, 2),
+            "num_res_blocks": 1,
+            "attention_resolutions": (shape[0] // 2,),
+            "groups": 4,
+        }
+    )
+    config.diffusion.num_steps = 20
+    return config

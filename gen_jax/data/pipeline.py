@@ -1,0 +1,180 @@
+"""Batches in a stateless order, through Grain.
+
+Position p of training (step times batch size plus row) always holds the same example: entry
+p mod N of the permutation that (seed, p div N) names. There is no iterator state to save; a run
+starts anywhere by counting, and any number of hosts reads the same global batches. Batches run
+across epoch boundaries, so that none is ever short.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from gen_jax.data.sources import Examples, Source
+from gen_jax.data.transforms import augment
+from gen_jax.errors import DataError
+
+__all__ = ["ordered_batches", "shuffled_indices", "train_batches"]
+
+_ENDLESS = 2**48
+
+
+def shuffled_indices(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Tell which example stands at each position of an endless, reshuffled order.
+
+    Args:
+        positions: int64 [n], from 0.
+        size: number of examples N; every N positions from a multiple of N on hold each once.
+        seed: in [0, 2**32).
+
+    Returns:
+        int64 [n] in [0, N).
+    """
+    epochs, offsets = np.divmod(positions, size)
+    seeds = {
+        epoch: int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+        for epoch in np.unique(epochs).tolist()
+    }
+    # Grain's permutation is a cipher: nothing to store, and each entry costs under a microsecond.
+    shuffle = grain.experimental.index_shuffle
+    return np.fromiter(
+        (
+            shuffle(offset, max_index=size - 1, seed=seeds[epoch], rounds=4)
+            for epoch, offset in zip(epochs.tolist(), offsets.tolist(), strict=True)
+        ),
+        np.int64,
+        len(positions),
+    )
+
+
+def train_batches(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int = 0,
+    flip: bool = False,
+    crop: int = 0,
+    host: int = 0,
+    num_hosts: int = 1,
+    num_workers: int = 0,
+) -> Iterator[Examples]:
+    """Iterate over this host's part of the training batches, for ever.
+
+    Args:
+        source: an open source.
+        seed: in [0, 2**32); names the order and the augmentation.
+        batch_size: of the global batch.
+        first_step: the step whose batch comes first.
+        flip: random mirroring, left to right.
+        crop: largest random shift in pixels.
+        host: of ``num_hosts``, from 0; it gets the ``host``-th of equal slices of each batch.
+        num_hosts: must divide the batch.
+        num_workers: processes that read and decode; 0 reads in threads of this process.
+
+    Yields:
+        ``image`` uint8 [batch_size / num_hosts, H, W, C] and, where there are classes, ``label``.
+
+    Raises:
+        DataError: if the batch is larger than the source, or the hosts do not divide it.
+    """
+    if batch_size > source.size:
+        raise DataError(
+            f"{source.name}: data.batch_size: {batch_size} is more than its {source.size} examples"
+        )
+    if batch_size % num_hosts:
+        raise DataError(f"data.batch_size: {batch_size} is not a multiple of {num_hosts} hosts")
+    rows = batch_size // num_hosts
+    first_row = host * rows
+
+    def position(index: int) -> tuple[int, int]:
+        return first_step + index // rows, first_row + index % rows
+
+    def read_batch(index: int) -> Examples:
+        positions = (first_step + index) * batch_size + first_row + np.arange(rows)
+        return source.read(shuffled_indices(positions, source.size, seed))
+
+    def read_example(index: int) -> Examples:
+        step, row = position(index)
+        place = np.array([step * batch_size + row])
+        examples = source.read(shuffled_indices(place, source.size, seed))
+        return {name: value[0] for name, value in examples.items()}
+
+    def transform(index: int, batch: Examples) -> Examples:
+        image = augment(
+            batch["image"],
+            seed=seed,
+            step=first_step + index,
+            first_row=first_row,
+            batch_size=batch_size,
+            flip=flip,
+            crop=crop,
+        )
+        return {**batch, "image": image}
+
+    # In memory the unit is a batch, one indexing operation; otherwise an example, so that slow
+    # decoding is spread over threads or processes.
+    if source.in_memory:
+        dataset = grain.MapDataset.range(_ENDLESS).map(read_batch)
+    else:
+        dataset = grain.MapDataset.range(_ENDLESS).map(read_example).batch(rows)
+    dataset = dataset.map_with_index(transform)
+    threads = 1 if source.in_memory else 16
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads))
+    if num_workers:
+        _let_grain_read_flags()
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
+            worker_init_fn=_end_with_parent,
+        )
+    return iter(batches)
+
+
+def ordered_batches(
+    source: Source, batch_size: int, limit: int | None = None
+) -> Iterator[Examples]:
+    """Iterate once over a source in its own order, in batches of one shape.
+
+    Args:
+        source: an open source.
+        batch_size: of every batch; the last is padded by repeating its last example.
+        limit: use only this many examples; None for all.
+
+    Yields:
+        ``image``, where there are classes ``label``, and ``weight`` float32 [batch_size]: 1 for an
+        example and 0 for padding.
+    """
+    size = source.size if limit is None else min(limit, source.size)
+
+    def read(index: int) -> Examples:
+        positions = index * batch_size + np.arange(batch_size)
+        batch = source.read(np.minimum(positions, size - 1))
+        return {**batch, "weight": (positions < size).astype(np.float32)}
+
+    dataset = grain.MapDataset.range(-(-size // batch_size)).map(read)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+
+
+def _let_grain_read_flags() -> None:
+    """Parse no flags, where nobody has: Grain's workers ask absl for theirs."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _end_with_parent(worker: int, num_workers: int) -> None:
+    """End this worker when its parent does; Grain leaves orphans behind a killed trainer."""
+    del worker, num_workers
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

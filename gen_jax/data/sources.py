@@ -1,0 +1,285 @@
+"""Where images come from: one string names a source, one function opens it.
+
+``digits``             1,797 handwritten digits, 8x8x1, shipped with scikit-learn
+``npz:PATH``           arrays x_train, y_train, x_test, y_test (the Keras layout; labels optional)
+``folder:PATH``        one subfolder of PNG, JPEG or WebP files for each class
+``tfds:NAME``          a TensorFlow dataset already prepared as array_record, read without TensorFlow
+``synthetic:HxWxC``    coloured discs, made on the spot, for tests and dry runs
+"""
+
+import hashlib
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gen_jax.data.decode import decode_image, fit_image
+from gen_jax.errors import DataError
+
+__all__ = ["Source", "open_source"]
+
+Examples = dict[str, np.ndarray]
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Source(NamedTuple):
+    """A finite, indexed set of uint8 images, all of one shape.
+
+    ``read(indices [n])`` gives ``image`` uint8 [n, H, W, C] and, where there are classes, ``label``
+    int32 [n]. ``in_memory`` says that reading a whole batch costs one indexing operation.
+    ``fingerprint`` changes when the examples or their order do.
+    """
+
+    name: str
+    size: int
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    in_memory: bool
+    fingerprint: str
+    read: Callable[[np.ndarray], Examples]
+
+
+def open_source(
+    spec: str, split: str, image_shape: tuple[int, int, int], data_dir: str | None = None
+) -> Source:
+    """Open one split of a source.
+
+    Args:
+        spec: see this module's docstring.
+        split: ``"train"`` or ``"test"``.
+        image_shape: (height, width, channels). Folders and TFDS images are centre-cropped and
+            resized to it; arrays must have it already.
+        data_dir: where TFDS looks for prepared datasets; None for its default.
+
+    Raises:
+        DataError: naming the source and what is wrong with it.
+    """
+    if split not in ("train", "test"):
+        raise DataError(f"{spec}: split: 'train' or 'test' is needed, got {split!r}")
+    kind, _, argument = spec.partition(":")
+    if kind == "digits" and not argument:
+        source = _digits(split)
+    elif kind == "npz" and argument:
+        source = _npz(Path(argument).expanduser(), split)
+    elif kind == "folder" and argument:
+        source = _folder(Path(argument).expanduser(), split, image_shape)
+    elif kind == "tfds" and argument:
+        source = _tfds(argument, split, image_shape, data_dir)
+    elif kind == "synthetic" and argument:
+        source = _synthetic(argument, split)
+    else:
+        raise DataError(
+            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tfds:NAME and "
+            "synthetic:HxWxC are known"
+        )
+    if source.size == 0:
+        raise DataError(f"{source.name}: no examples")
+    if source.image_shape != tuple(image_shape):
+        raise DataError(
+            f"{source.name}: images are {_times(source.image_shape)}, but data.shape is "
+            f"{_times(image_shape)}"
+        )
+    return source
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _from_arrays(name: str, images: np.ndarray, labels: np.ndarray | None) -> Source:
+    images = np.ascontiguousarray(images[..., None] if images.ndim == 3 else images)
+    num_classes = None if labels is None else int(labels.max(initial=-1)) + 1
+
+    def read(indices: np.ndarray) -> Examples:
+        examples = {"image": images[indices]}
+        if labels is not None:
+            examples["label"] = labels[indices]
+        return examples
+
+    # crc32 runs at gigabytes a second; this is to notice a changed file, not an attacker.
+    digest = zlib.crc32(images)
+    if labels is not None:
+        digest = zlib.crc32(np.ascontiguousarray(labels), digest)
+    return Source(
+        name=name,
+        size=len(images),
+        image_shape=images.shape[1:],
+        num_classes=num_classes,
+        in_memory=True,
+        fingerprint=f"{len(images)}x{_times(images.shape[1:])}-{digest:08x}",
+        read=read,
+    )
+
+
+def _digits(split: str) -> Source:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    # 17 grey levels, 0 to 16, spread over 0 to 255. The last 297 are held out: scikit-learn keeps
+    # the order of the original files, so that these were written by people not seen in training.
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)
+    part = slice(0, 1500) if split == "train" else slice(1500, None)
+    return _from_arrays(f"digits/{split}", images[part], data.target[part].astype(np.int32))
+
+
+def _npz(path: Path, split: str) -> Source:
+    name = f"npz:{path}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {
+                key: file[key] for key in (f"x_{split}", f"y_{split}") if key in file.files
+            }
+            keys = file.files
+    except Exception as error:  # zipfile, zlib, numpy and the file system all raise their own
+        raise DataError(f"{name}: cannot be read as npz: {error}") from error
+    images, labels = arrays.get(f"x_{split}"), arrays.get(f"y_{split}")
+    if images is None:
+        raise DataError(f"{name}: no array x_{split}; found {', '.join(keys) or 'none'}")
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(
+            f"{name}: x_{split}: uint8 [N, H, W] or [N, H, W, C] is needed, got {images.dtype} "
+            f"{list(images.shape)}"
+        )
+    if labels is not None:
+        labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"{name}: y_{split}: {len(images)} whole numbers are needed, got {labels.dtype} "
+                f"{list(labels.shape)}"
+            )
+        if labels.size and labels.min() < 0:
+            raise DataError(f"{name}: y_{split}: index {labels.argmin()}: label {labels.min()} < 0")
+        labels = labels.astype(np.int32)
+    return _from_arrays(f"{name}/{split}", images, labels)
+
+
+def _folder(path: Path, split: str, image_shape: tuple[int, int, int]) -> Source:
+    name = f"folder:{path}"
+    if not path.is_dir():
+        raise DataError(f"{name}: no such folder")
+    has_splits = (path / "train").is_dir() and (path / "test").is_dir()
+    root = path / split if has_splits else path
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if not classes:
+        raise DataError(f"{name}: no subfolders; one for each class is needed in {root}")
+    files = [
+        (file, label)
+        for label, class_name in enumerate(classes)
+        for file in sorted((root / class_name).iterdir())
+        if file.suffix.lower() in _SUFFIXES
+    ]
+    if not has_splits:  # hold out every tenth file
+        files = [
+            entry for i, entry in enumerate(files) if (i % 10 == 9) == (split == "test")
+        ]
+
+    def read(indices: np.ndarray) -> Examples:
+        images, labels = [], []
+        for index in indices:
+            file, label = files[index]
+            try:
+                data = file.read_bytes()
+            except OSError as error:
+                raise DataError(f"{file}: {error.strerror}") from error
+            images.append(fit_image(decode_image(data, str(file)), image_shape, str(file)))
+            labels.append(label)
+        return {"image": np.stack(images), "label": np.asarray(labels, np.int32)}
+
+    listing = "\n".join(f"{file.relative_to(root)} {file.stat().st_size}" for file, _ in files)
+    return Source(
+        name=f"{name}/{split}",
+        size=len(files),
+        image_shape=tuple(image_shape),
+        num_classes=len(classes),
+        in_memory=False,
+        fingerprint=f"{len(files)}-{hashlib.sha256(listing.encode()).hexdigest()[:16]}",
+        read=read,
+    )
+
+
+def _tfds(
+    dataset: str, split: str, image_shape: tuple[int, int, int], data_dir: str | None
+) -> Source:
+    import tensorflow_datasets as tfds
+
+    name = f"tfds:{dataset}/{split}"
+    try:
+        # Passing data_dir alone silently switches the format back to tfrecord, which cannot be
+        # read without TensorFlow.
+        builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
+        if split not in builder.info.splits:
+            raise DataError(
+                f"{name}: no such split, or not prepared under {builder.data_dir}; found "
+                f"{', '.join(builder.info.splits) or 'none'}"
+            )
+        records = builder.as_data_source(split=split)
+    except DataError:
+        raise
+    except Exception as error:  # TFDS raises dozens of types for a dataset that is not there
+        raise DataError(
+            f"{name}: cannot be opened: {str(error).strip().splitlines()[0]}; prepare it first "
+            "with file_format='array_record'"
+        ) from error
+    features = builder.info.features
+    if "image" not in features:
+        raise DataError(f"{name}: no feature 'image'; found {', '.join(features)}")
+    has_label = "label" in features
+
+    def read(indices: np.ndarray) -> Examples:
+        from PIL import Image
+
+        images, labels = [], []
+        for index in indices:
+            where = f"{name}[{index}]"
+            record = records[int(index)]
+            array = np.asarray(record["image"])
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
+                raise DataError(
+                    f"{where}: image: uint8 [H, W, 1 or 3] is needed, got {array.dtype} "
+                    f"{list(array.shape)}"
+                )
+            if array.shape != tuple(image_shape):
+                picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+                array = fit_image(picture, image_shape, where)
+            images.append(array)
+            if has_label:
+                labels.append(record["label"])
+        examples = {"image": np.stack(images)}
+        if has_label:
+            examples["label"] = np.asarray(labels, np.int32)
+        return examples
+
+    return Source(
+        name=name,
+        size=len(records),
+        image_shape=tuple(image_shape),
+        num_classes=features["label"].num_classes if has_label else None,
+        in_memory=False,
+        fingerprint=f"{builder.info.full_name}-{len(records)}",
+        read=read,
+    )
+
+
+def _synthetic(argument: str, split: str) -> Source:
+    match = re.fullmatch(r"(\d+)x(\d+)x([13])", argument)
+    if match is None:
+        raise DataError(f"synthetic:{argument}: HxWxC with 1 or 3 channels is needed, like 32x32x3")
+    height, width, channels = map(int, match.groups())
+    rng = np.random.default_rng(0 if split == "train" else 1)
+    size = 512 if split == "train" else 128
+    labels = rng.integers(0, 4, size).astype(np.int32)
+    rows, columns = np.mgrid[0:height, 0:width]
+    # A disc in the quadrant that its label names, of a colour and size of its own.
+    centre_row = height * (0.3 + 0.4 * (labels // 2)) + rng.normal(0, 0.05 * height, size)
+    centre_column = width * (0.3 + 0.4 * (labels % 2)) + rng.normal(0, 0.05 * width, size)
+    radius = min(height, width) * rng.uniform(0.12, 0.25, size)
+    distance = np.hypot(
+        rows[None] - centre_row[:, None, None], columns[None] - centre_column[:, None, None]
+    )
+    inside = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)[..., None]
+    colour = rng.uniform(0.5, 1.0, (size, 1, 1, channels))
+    images = np.round(255 * inside * colour).astype(np.uint8)
+    return _from_arrays(f"synthetic:{argument}/{split}", images, labels)

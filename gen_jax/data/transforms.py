@@ -1,0 +1,48 @@
+"""Random augmentation of whole uint8 batches, a pure function of (seed, step, row)."""
+
+import numpy as np
+
+__all__ = ["augment"]
+
+
+def augment(
+    images: np.ndarray,
+    *,
+    seed: int,
+    step: int,
+    first_row: int,
+    batch_size: int,
+    flip: bool,
+    crop: int,
+) -> np.ndarray:
+    """Flip images left to right at random, and shift them by reflection padding and cropping.
+
+    Args:
+        images: uint8 [n, H, W, C], the rows ``first_row`` to ``first_row + n - 1`` of the global
+            batch.
+        seed: of the run.
+        step: of the global batch.
+        first_row: where these rows begin in the global batch.
+        batch_size: of the global batch; each row's luck does not depend on how many hosts share it.
+        flip: whether each image is mirrored with probability one half.
+        crop: largest shift in pixels, in each direction.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    if not flip and not crop:
+        return images
+    num, height, width, _ = images.shape
+    # Raw bits, because NumPy promises that these streams never change between versions.
+    bits = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw((batch_size, 3))
+    bits = bits[first_row : first_row + num]
+    if crop:
+        shift = (bits[:, :2] % np.uint64(2 * crop + 1)).astype(np.int64)
+        padded = np.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)), mode="reflect")
+        rows = shift[:, 0, None] + np.arange(height)
+        columns = shift[:, 1, None] + np.arange(width)
+        images = padded[np.arange(num)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    if flip:
+        mirrored = (bits[:, 2] >> np.uint64(63)).astype(bool)
+        images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    return images

@@ -1,0 +1,142 @@
+"""Noise schedules: x_t = alpha(t) x_0 + sigma(t) eps, with data at t = 0 and noise at t = 1.
+
+A discrete schedule of T steps is a table read at t = i / T, with alpha(0) = 1. The step that the
+DDPM paper calls i (1 to T) is t = i / T here; libraries that count from zero call it T t - 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.typing import Array, Float, ScalarLike
+
+__all__ = ["Schedule", "cosine", "diffuse", "from_betas", "linear_beta", "logsnr"]
+
+
+class Schedule(NamedTuple):
+    """Signal and noise levels as functions of time t in [0, 1], of any shape."""
+
+    alpha: Callable[[ScalarLike], Float[Array, "*t"]]
+    sigma: Callable[[ScalarLike], Float[Array, "*t"]]
+
+
+def from_betas(betas: np.ndarray) -> Schedule:
+    """Tabulate a variance-preserving schedule from the variances beta_1 ... beta_T.
+
+    alpha(i/T)^2 = prod_{j <= i} (1 - beta_j) and sigma^2 = 1 - alpha^2 (Ho et al. 2020, Eq. 4).
+    Between the entries log-SNR is linear in t, which gives the schedule a derivative; before the
+    first entry, where log-SNR is infinite, sigma is. At the entries the table itself is returned.
+
+    Args:
+        betas: [T], each in (0, 1).
+
+    Returns:
+        A schedule whose two functions take t of any shape and give float32 of that shape.
+
+    Raises:
+        ValueError: if betas are not a vector of numbers in (0, 1).
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
+        raise ValueError(
+            f"betas: a vector of numbers strictly between 0 and 1 is needed, got {betas!r}"
+        )
+    num_steps = len(betas)
+    log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
+    sigma_squared = -np.expm1(log_alpha_bar)
+    # Computed in double precision: 1 - alpha^2 would lose all digits of the first steps in single.
+    alphas = np.exp(0.5 * log_alpha_bar).astype(np.float32)
+    sigmas = np.sqrt(sigma_squared).astype(np.float32)
+    logsnrs = log_alpha_bar - np.log(np.where(sigma_squared > 0, sigma_squared, 1.0))
+    logsnrs[0] = logsnrs[1]  # never read: the first interval interpolates sigma instead
+    logsnrs = logsnrs.astype(np.float32)
+
+    def read(t: ScalarLike) -> tuple[Array, Array]:
+        u = jnp.asarray(t, jnp.float32) * num_steps
+        nearest = jnp.round(u)
+        on_grid = jnp.abs(u - nearest) < 1e-3
+        left = jnp.clip(jnp.floor(u), 0, num_steps - 1).astype(jnp.int32)
+        between = jnp.asarray(logsnrs)[left] + (u - left) * jnp.asarray(np.diff(logsnrs))[left]
+        sigma_first = jnp.clip(u, 0.0, 1.0) * sigmas[1]
+        first = left == 0
+        alpha = jnp.where(
+            first,
+            jnp.sqrt(1 - jnp.square(sigma_first)),
+            jnp.sqrt(jax.nn.sigmoid(between)),
+        )
+        sigma = jnp.where(first, sigma_first, jnp.sqrt(jax.nn.sigmoid(-between)))
+        index = jnp.clip(nearest, 0, num_steps).astype(jnp.int32)
+
+        # The value of the table with the derivative of the interpolation.
+        def snap(table: np.ndarray, value: Array) -> Array:
+            correction = jnp.where(on_grid, jnp.asarray(table)[index] - value, 0.0)
+            return value + jax.lax.stop_gradient(correction)
+
+        return snap(alphas, alpha), snap(sigmas, sigma)
+
+    return Schedule(alpha=lambda t: read(t)[0], sigma=lambda t: read(t)[1])
+
+
+def linear_beta(
+    num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> Schedule:
+    """Make the linear schedule of DDPM: beta rises linearly (Ho et al. 2020, Section 4).
+
+    Args:
+        num_steps: T >= 1.
+        beta_start: beta_1 in (0, 1).
+        beta_end: beta_T in (0, 1).
+
+    Raises:
+        ValueError: if num_steps < 1 or a beta lies outside (0, 1).
+    """
+    _check_num_steps(num_steps)
+    return from_betas(np.linspace(beta_start, beta_end, num_steps))
+
+
+def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
+    """Make the cosine schedule of improved DDPM (Nichol & Dhariwal 2021, Eq. 17).
+
+    alpha_bar(u) = f(u) / f(0) with f(u) = cos^2((u + offset) / (1 + offset) * pi / 2), and
+    beta_i = min(1 - alpha_bar(i/T) / alpha_bar((i-1)/T), max_beta).
+
+    Args:
+        num_steps: T >= 1.
+        offset: s in the paper; keeps the first beta from vanishing.
+        max_beta: upper bound of beta, in (0, 1).
+
+    Raises:
+        ValueError: if num_steps < 1 or max_beta lies outside (0, 1).
+    """
+    _check_num_steps(num_steps)
+    u = np.arange(num_steps + 1) / num_steps
+    f = np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2
+    return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta))
+
+
+def logsnr(schedule: Schedule, t: ScalarLike) -> Float[Array, "*t"]:
+    """Give log(alpha(t)^2 / sigma(t)^2), the log signal-to-noise ratio in nats."""
+    return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
+
+
+def diffuse(
+    schedule: Schedule,
+    x_0: Float[Array, "batch *dims"],
+    t: Float[Array, "batch"] | Float[Array, ""] | float,
+    eps: Float[Array, "batch *dims"],
+) -> Float[Array, "batch *dims"]:
+    """Sample q(x_t | x_0) with the given noise: alpha(t) x_0 + sigma(t) eps (Ho et al., Eq. 4)."""
+    return like(schedule.alpha(t), x_0) * x_0 + like(schedule.sigma(t), x_0) * eps
+
+
+def like(level: Float[Array, "*t"], x: Float[Array, "batch *dims"]) -> Float[Array, "..."]:
+    """Shape a level, a scalar or one for each example, so that it multiplies ``x``."""
+    return jnp.reshape(level, (-1,) + (1,) * (x.ndim - 1))
+
+
+def _check_num_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps: at least 1 is needed, got {num_steps}")

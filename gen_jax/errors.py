@@ -1,0 +1,63 @@
+"""Errors that end a command, each with the exit code of its resource.
+
+The message is one line: what and where, what is wrong, and what would be accepted or done.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "GenJaxError",
+    "NonFiniteError",
+    "StorageError",
+    "WorkdirInUseError",
+]
+
+
+class GenJaxError(Exception):
+    """The base; never raised itself. ``area`` begins the line that a user reads."""
+
+    exit_code = 1
+    area = "error"
+
+
+class ConfigError(GenJaxError):
+    """What the config and the flags alone decide."""
+
+    exit_code = 2
+    area = "config"
+
+
+class DataError(GenJaxError):
+    """A data source, or an example of it, is not what was promised."""
+
+    exit_code = 3
+    area = "data"
+
+
+class CheckpointError(GenJaxError):
+    """A checkpoint is missing, damaged, or does not fit the config."""
+
+    exit_code = 4
+    area = "checkpoint"
+
+
+class NonFiniteError(GenJaxError):
+    """The loss or a gradient stayed infinite or not a number."""
+
+    exit_code = 5
+    area = "training"
+
+
+class WorkdirInUseError(GenJaxError):
+    """Another job holds the work directory."""
+
+    exit_code = 6
+    area = "workdir"
+
+
+class StorageError(GenJaxError):
+    """A disk is full, read-only, or otherwise refuses to keep what it is given."""
+
+    exit_code = 7
+    area = "storage"

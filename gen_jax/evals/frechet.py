@@ -1,0 +1,49 @@
+"""The Fréchet distance between Gaussians fitted to features (Heusel et al. 2017, Eq. 6)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Gaussian", "fit_gaussian", "frechet_distance", "raw_pixels"]
+
+
+class Gaussian(NamedTuple):
+    """Mean [D] and covariance [D, D] in float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def raw_pixels(images: np.ndarray) -> np.ndarray:
+    """Flatten uint8 [N, ...] to features in [0, 1], [N, D].
+
+    A stand-in for a pretrained network: the distance then compares means and correlations of
+    pixels, and says nothing of what a viewer would call quality.
+    """
+    return images.reshape(len(images), -1).astype(np.float64) / 255.0
+
+
+def fit_gaussian(features: np.ndarray) -> Gaussian:
+    """Fit mean and unbiased covariance to features [N, D].
+
+    Raises:
+        ValueError: if there are fewer than two examples.
+    """
+    if len(features) < 2:
+        raise ValueError(f"features: at least 2 examples are needed, got {len(features)}")
+    covariance = np.atleast_2d(np.cov(features, rowvar=False))
+    return Gaussian(features.mean(axis=0), covariance)
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """Give |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+
+    The trace of the root is the sum of the square roots of the eigenvalues of C_a^(1/2) C_b
+    C_a^(1/2), which is symmetric, so that singular covariances need no special care.
+    """
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+    eigenvalues = np.linalg.eigvalsh(root @ b.covariance @ root)
+    trace = np.trace(a.covariance) + np.trace(b.covariance)
+    trace -= 2 * np.sqrt(np.clip(eigenvalues, 0.0, None)).sum()
+    return float(np.square(a.mean - b.mean).sum() + trace)

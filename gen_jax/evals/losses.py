@@ -1,0 +1,62 @@
+"""A model's own losses on held-out data."""
+
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.ops import keys as rng
+from gen_jax.protocols import LOCAL, Batch, Context, Model, Params, Stats
+from gen_jax.typing import PyTree
+
+__all__ = ["mean_losses"]
+
+
+def mean_losses(
+    model: Model,
+    params: Params,
+    stats: Stats,
+    frozen: PyTree,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    key: jax.Array,
+    draws: int = 1,
+) -> dict[str, float]:
+    """Average every loss of a model over examples, and over draws of its noise.
+
+    Args:
+        model: whose losses.
+        params: of the model; usually the averaged ones.
+        stats: of the model.
+        frozen: weights that are not trained.
+        batches: of one shape, with ``weight`` [B] (0 for padding).
+        key: names all noise; example i of draw d gets its own key.
+        draws: how many times each example is seen, each time with other noise.
+
+    Returns:
+        ``{name of the loss: mean}``.
+    """
+
+    @jax.jit
+    def evaluate(
+        params: Params, stats: Stats, frozen: PyTree, batch: Batch, key: jax.Array, first: jax.Array
+    ) -> Mapping[str, jax.Array]:
+        context = Context(frozen, jnp.zeros((), jnp.int32), LOCAL, train=False)
+        keys = rng.per_example(key, first, len(batch["weight"]))
+        return {
+            name: loss.fn(params, stats, batch, keys, context)[0]
+            for name, loss in model.losses.items()
+        }
+
+    sums = dict.fromkeys(model.losses, 0.0)
+    total, first = 0.0, 0
+    for batch in batches:
+        weight = float(np.mean(batch["weight"]))
+        for draw in range(draws):
+            draw_key = jax.random.fold_in(key, draw)
+            losses = evaluate(params, stats, frozen, batch, draw_key, first)
+            for name, value in losses.items():
+                sums[name] += float(value)
+            total += weight
+        first += len(batch["weight"])
+    return {name: value / total for name, value in sums.items()}

@@ -1,0 +1,51 @@
+"""Files that are there whole or not at all."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from gen_jax.errors import StorageError
+
+__all__ = ["npz_bytes", "png_bytes", "write_file"]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put a file in place in one motion: after a crash it is the old one, or the new one whole.
+
+    Raises:
+        StorageError: naming the file and the reason.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def png_bytes(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
+    """Encode uint8 [H, W, 1 or 3] as PNG, with text chunks."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """Encode arrays as a compressed npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Commands: where configs, data, models, training and disk meet."""

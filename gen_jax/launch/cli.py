@@ -1,0 +1,216 @@
+"""The command line: ``gen-jax <command> ...``, also ``python -m gen_jax <command> ...``."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from gen_jax.errors import ConfigError, GenJaxError
+
+__all__ = ["main"]
+
+USAGE = """\
+usage: gen-jax COMMAND [flags]
+
+commands:
+  train     --config FILE.py[:VARIANT] --workdir DIR [--config.section.field=VALUE ...]
+  sample    --workdir DIR --num N --out FILE.png|FILE.npz
+  evaluate  --workdir DIR
+
+gen-jax COMMAND --help lists a command's flags.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code; errors become one line on stderr.
+
+    0 done, 2 usage or config, 3 data, 4 checkpoint, 5 non-finite loss, 6 work directory in use,
+    7 storage, 130 and 143 stopped by a signal with a checkpoint saved.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return _run([argument for argument in arguments if argument != "--debug"])
+    except GenJaxError as error:
+        message, code = f"gen_jax: {error.area}: {error}", error.exit_code
+    except KeyboardInterrupt:
+        message, code = "gen_jax: interrupted", 130
+    except Exception as error:  # not foreseen: still one line, and the way to learn more
+        reason = (str(error).strip().splitlines() or [""])[0]
+        message = f"gen_jax: unexpected {type(error).__name__}: {reason}; --debug shows where"
+        code = 1
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr, flush=True)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    commands: Mapping[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "sample": _sample,
+        "evaluate": _evaluate,
+    }
+    if not arguments or arguments[0] in ("help", "-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        raise ConfigError(f"{arguments[0]!r} is no command; {', '.join(commands)} are")
+    # Keeps libraries that ask about flags, Grain's workers among them, from failing.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    return commands[arguments[0]](arguments[1:])
+
+
+def _train(arguments: list[str]) -> int:
+    overrides, rest = _take_overrides(arguments)
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "config file, FILE.py or FILE.py:VARIANT", values)
+    flags.DEFINE_string("workdir", None, "where everything about the run is kept", values)
+    if _parse("train", values, rest):
+        return 0
+    _need(values, "config", "workdir")
+
+    from gen_jax.launch.configfile import load_config
+    from gen_jax.launch.train import run_training
+
+    return run_training(load_config(values.config, overrides), Path(values.workdir))
+
+
+def _sample(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", values)
+    flags.DEFINE_integer("num", 64, "how many samples", values, lower_bound=1)
+    flags.DEFINE_string("out", None, "FILE.png for a grid, FILE.npz for arrays", values)
+    flags.DEFINE_integer("label", None, "class; by default all in turn", values)
+    _define_sampling(values, batch_size=128)
+    if (rest := _parse_known("sample", values, arguments)) is None:
+        return 0
+    _need(values, "workdir", "out")
+    out = Path(values.out)
+    if out.suffix not in (".png", ".npz"):
+        raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is needed")
+    trained, options = _trained_and_options("sample", values, rest)
+
+    from gen_jax.launch.sample import run_sampling
+
+    run_sampling(
+        trained,
+        num=values.num,
+        seed=values.seed,
+        out=out,
+        label=values.label,
+        batch_size=values.batch_size,
+        options=options,
+    )
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", values)
+    flags.DEFINE_integer("num", 1000, "samples for the Fréchet distance", values, lower_bound=2)
+    _define_sampling(values, batch_size=256)
+    if (rest := _parse_known("evaluate", values, arguments)) is None:
+        return 0
+    _need(values, "workdir")
+    trained, options = _trained_and_options("evaluate", values, rest)
+
+    from gen_jax.launch.evaluate import run_evaluation
+
+    run_evaluation(
+        trained,
+        Path(values.workdir),
+        num=values.num,
+        seed=values.seed,
+        batch_size=values.batch_size,
+        options=options,
+    )
+    return 0
+
+
+def _define_sampling(values: flags.FlagValues, batch_size: int) -> None:
+    flags.DEFINE_integer(
+        "seed", 0, "names the samples", values, lower_bound=0, upper_bound=2**32 - 1
+    )
+    flags.DEFINE_integer("batch_size", batch_size, "samples at once", values, lower_bound=1)
+
+
+def _trained_and_options(
+    command: str, values: flags.FlagValues, rest: list[str]
+) -> tuple[Any, dict[str, Any]]:
+    """Load a work directory, and read the flags that its model's sampler takes."""
+    from gen_jax.launch.workdir import load_trained
+
+    trained = load_trained(Path(values.workdir))
+    options = trained.experiment.model.sample_options
+    own = flags.FlagValues()
+    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    for name, option in options.items():
+        define[option.kind](name, None, f"{option.help} ({option.accepts})", own)
+    if _parse(command, own, rest):
+        raise ConfigError(f"--help: give it without --workdir for the flags of {command}")
+    chosen = {name: own[name].value for name in options if own[name].value is not None}
+    for name, value in chosen.items():
+        if not options[name].ok(value):
+            raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is needed")
+    return trained, chosen
+
+
+def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take out ``--config.a.b=value`` and ``--config.a.b value``, as ``a.b=value``."""
+    overrides, rest = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.startswith("config."):
+            value = value if equals else next(waiting, "")
+            overrides.append(f"{name.removeprefix('config.')}={value}")
+        else:
+            rest.append(argument)
+    return overrides, rest
+
+
+def _parse(command: str, values: flags.FlagValues, arguments: list[str]) -> bool:
+    """Parse all arguments; True if help was asked for, and given."""
+    rest = _parse_known(command, values, arguments)
+    if rest is None:
+        return True
+    if rest:
+        from gen_jax.launch.schema import nearest
+
+        hint = nearest(rest[0].lstrip("-").partition("=")[0], values)
+        raise ConfigError(f"{rest[0]}: not a flag of gen-jax {command}{hint}")
+    return False
+
+
+def _parse_known(
+    command: str, values: flags.FlagValues, arguments: list[str]
+) -> list[str] | None:
+    """Parse the flags that are defined and give the other arguments; None after ``--help``."""
+    if "--help" in arguments or "-h" in arguments:
+        print(f"gen-jax {command}\n{values.get_help()}")
+        return None
+    try:
+        return list(values(["gen-jax", *arguments], known_only=True))[1:]
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+
+
+def _need(values: flags.FlagValues, *names: str) -> None:
+    missing = [f"--{name}" for name in names if not values[name].value]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)}: missing; see --help")
+
+
+def run() -> None:
+    """Run as a program: the entry point of the console script."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of libraries must not keep a finished job alive, nor change its exit code.
+    os._exit(code)

@@ -1,0 +1,104 @@
+"""``gen-jax evaluate``."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen_jax.data import Source, ordered_batches
+from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
+from gen_jax.evals.losses import mean_losses
+from gen_jax.files import write_file
+from gen_jax.launch.sampling import draw_samples
+from gen_jax.launch.train import open_checked
+from gen_jax.launch.workdir import Trained
+
+__all__ = ["run_evaluation"]
+
+# Small test sets are seen several times, each time with other noise, until this many draws.
+MIN_LOSS_DRAWS = 4096
+
+
+def run_evaluation(
+    trained: Trained,
+    workdir: Path,
+    *,
+    num: int,
+    seed: int,
+    batch_size: int,
+    options: Mapping[str, Any],
+) -> dict[str, float]:
+    """Measure the averaged weights, print a table, and write ``eval/<step>.json``.
+
+    The loss is the model's own, on training and on test images. The Fréchet distance is in
+    raw-pixel space, between ``num`` samples and the test images; beside it the same distance
+    between as many training images and the test images says what a perfect model would get.
+
+    Args:
+        trained: a work directory's model.
+        workdir: the work directory.
+        num: samples for the Fréchet distance.
+        seed: of the samples and of the loss's noise.
+        batch_size: examples at once.
+        options: the model's sampling options.
+
+    Returns:
+        What the file holds.
+    """
+    splits = {split: open_checked(trained.config, split) for split in ("train", "test")}
+    results: dict[str, float] = {"step": trained.step, "seed": seed}
+    for split, source in splits.items():
+        size = min(source.size, splits["test"].size)
+        losses = mean_losses(
+            trained.experiment.model,
+            trained.params,
+            trained.stats,
+            trained.experiment.frozen,
+            ordered_batches(source, min(batch_size, size), size),
+            jax.random.key(seed),
+            draws=max(1, MIN_LOSS_DRAWS // size),
+        )
+        results |= {f"{name}_loss_{split}": value for name, value in losses.items()}
+
+    num = min(num, splits["train"].size)
+    labels = None
+    train_images, train_labels = _images(splits["train"], num)
+    if trained.experiment.num_classes:
+        labels = train_labels  # as many samples of each class as there are real images
+    samples = draw_samples(
+        trained.experiment,
+        trained.params,
+        trained.stats,
+        num=num,
+        seed=seed,
+        options=options,
+        labels=labels,
+        batch_size=batch_size,
+        progress=True,
+    )
+    test_images, _ = _images(splits["test"], splits["test"].size)
+    held_out = fit_gaussian(raw_pixels(test_images))
+    results["frechet_num"] = num
+    for name, images in (("samples", samples), ("train", train_images)):
+        distance = frechet_distance(fit_gaussian(raw_pixels(images)), held_out)
+        results[f"frechet_pixels_{name}_to_test"] = distance
+
+    path = workdir / "eval" / f"{trained.step}.json"
+    write_file(path, (json.dumps(results, indent=2) + "\n").encode())
+    width = max(map(len, results))
+    for name, value in results.items():
+        print(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+    print(f"written to {path}", flush=True)
+    return results
+
+
+def _images(source: Source, num: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read the first ``num`` examples, spread over the source, so that all classes are among them."""
+    indices = np.linspace(0, source.size - 1, num).round().astype(np.int64)
+    parts = [source.read(part) for part in np.array_split(indices, -(-num // 1024))]
+    images = np.concatenate([part["image"] for part in parts])
+    labels = np.concatenate([part["label"] for part in parts]) if "label" in parts[0] else None
+    return images, labels

@@ -1,0 +1,60 @@
+"""From a config to something that can be trained and sampled."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax.launch.schema import fields_of, flatten
+from gen_jax.protocols import Batch, Model
+from gen_jax.train.optimizers import adamw, learning_rate
+from gen_jax.train.state import TrainState, init_state
+from gen_jax.typing import PyTree
+
+__all__ = ["Experiment", "abstract_state", "build", "make_optimizer"]
+
+
+class Experiment(NamedTuple):
+    """A model of images, one optimiser for each player, and the weights nobody trains."""
+
+    model: Model
+    optimizers: Mapping[str, optax.GradientTransformation]
+    frozen: PyTree
+    num_classes: int | None  # what sampling may be conditioned on
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Build what a config describes; the config must be without faults."""
+    values = flatten(config)
+    fields = fields_of(values["family"])
+    # JSON knows no tuples, and 1 is a good float.
+    values = {name: fields[name].kind(value) for name, value in values.items()}
+    return importlib.import_module(f"gen_jax.launch.families.{values['family']}").build(values)
+
+
+def make_optimizer(values: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Make the optimiser that a config's ``optimizer`` section describes."""
+    rate = learning_rate(
+        values["optimizer.learning_rate"],
+        warmup_steps=values["optimizer.warmup_steps"],
+        decay=values["optimizer.decay"],
+        total_steps=values["train.steps"],
+    )
+    names = ("b1", "b2", "eps", "weight_decay", "clip_norm")
+    return adamw(rate, **{name: values[f"optimizer.{name}"] for name in names})
+
+
+def abstract_state(experiment: Experiment, shape: tuple[int, int, int]) -> TrainState:
+    """Give the shapes and types of a training state, without making one."""
+    batch: Batch = {
+        "image": jax.ShapeDtypeStruct((1, *shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+    }
+    return jax.eval_shape(
+        lambda key, batch: init_state(experiment.model, experiment.optimizers, key, batch),
+        jax.eval_shape(lambda: jax.random.key(0)),
+        batch,
+    )

@@ -1,0 +1,95 @@
+"""Diffusion models with a U-Net."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gen_jax.launch.schema import boolean, choice, integer, integers, number
+from gen_jax.nn.geometry import unet_faults
+
+if TYPE_CHECKING:
+    from gen_jax.launch.experiment import Experiment
+
+FIELDS = {
+    "model.channels": integer(4, change="frozen"),
+    "model.multipliers": integers(1, change="frozen"),
+    "model.num_res_blocks": integer(1, change="frozen"),
+    "model.attention_resolutions": integers(1, change="frozen"),
+    "model.num_heads": integer(1, change="frozen"),
+    "model.groups": integer(1, change="frozen"),
+    "model.dropout": number(0, 1, below=True),
+    "model.num_classes": integer(0, change="frozen"),  # 0: unconditional
+    "model.dtype": choice("float32", "bfloat16"),
+    "diffusion.schedule": choice("linear", "cosine", change="frozen"),
+    "diffusion.num_steps": integer(1, 100_000, change="frozen"),
+    "diffusion.beta_start": number(0, 1, above=True, below=True, change="frozen"),
+    "diffusion.beta_end": number(0, 1, above=True, below=True, change="frozen"),
+    "diffusion.prediction": choice("eps", "x_0", "v", change="frozen"),
+    "diffusion.clip": boolean(),
+}
+
+_UNET = ("channels", "multipliers", "attention_resolutions", "num_heads", "groups")
+
+
+def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Find what is wrong between fields that are each right by themselves."""
+    height, width, _ = values["data.shape"]
+    if height != width:
+        return [("data.shape", f"{height}x{width}; the U-Net needs square images")]
+    arguments = {name: values[f"model.{name}"] for name in _UNET}
+    found = [
+        (f"model.{name}", fault)
+        for name, fault in unet_faults(resolution=height, **arguments).items()
+    ]
+    start, end = values["diffusion.beta_start"], values["diffusion.beta_end"]
+    if values["diffusion.schedule"] == "linear" and start > end:
+        found.append(
+            ("diffusion.beta_start", f"{start}; at most diffusion.beta_end {end} is needed")
+        )
+    return found
+
+
+def build(values: Mapping[str, Any]) -> "Experiment":
+    """Build the model, its codec and its optimiser."""
+    # Here and not above: the schema reads FIELDS before anything heavy may be loaded.
+    import jax.numpy as jnp
+
+    from gen_jax import diffusion as process
+    from gen_jax.codecs import rgb, with_codec
+    from gen_jax.launch.experiment import Experiment, make_optimizer
+    from gen_jax.models.diffusion import diffusion
+    from gen_jax.nn.unet import UNet
+
+    resolution, _, channels = values["data.shape"]
+    num_classes = values["model.num_classes"] or None
+    num_steps = values["diffusion.num_steps"]
+    network = UNet(
+        resolution=resolution,
+        out_channels=channels,
+        num_res_blocks=values["model.num_res_blocks"],
+        dropout=values["model.dropout"],
+        num_classes=num_classes,
+        dtype=jnp.dtype(values["model.dtype"]),
+        **{name: values[f"model.{name}"] for name in _UNET},
+    )
+    if values["diffusion.schedule"] == "linear":
+        schedule = process.linear_beta(
+            num_steps, values["diffusion.beta_start"], values["diffusion.beta_end"]
+        )
+    else:
+        schedule = process.cosine(num_steps)
+    predictions = {"eps": process.epsilon, "x_0": process.x_0, "v": process.v}
+    model = diffusion(
+        network,
+        schedule,
+        predictions[values["diffusion.prediction"]],
+        shape=values["data.shape"],
+        num_steps=num_steps,
+        num_classes=num_classes,
+        clip=values["diffusion.clip"],
+    )
+    return Experiment(
+        model=with_codec(model, rgb()),
+        optimizers={"net": make_optimizer(values)},
+        frozen={"codec": {}},
+        num_classes=num_classes,
+    )

@@ -1,0 +1,261 @@
+"""What a config may say: the type, the range and the weight of every field.
+
+Loads no JAX, so that a mistyped config is answered at once. All faults are told together.
+"""
+
+import difflib
+import importlib
+import math
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+__all__ = [
+    "COMMON",
+    "Fault",
+    "Field",
+    "boolean",
+    "choice",
+    "families",
+    "fields_of",
+    "find_faults",
+    "flatten",
+    "frozen_changes",
+    "integer",
+    "integers",
+    "nearest",
+    "number",
+    "text",
+]
+
+Change = Literal["frozen", "free"]
+
+
+class Field(NamedTuple):
+    """One leaf of a config. ``frozen`` fields may not change once a run has a checkpoint."""
+
+    kind: type
+    accepts: str
+    ok: Callable[[Any], bool]
+    change: Change
+
+
+class Fault(NamedTuple):
+    """What is wrong with one field; ``str`` gives the line that a user reads."""
+
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}"
+
+
+def integer(low: int, high: int | None = None, *, change: Change = "free") -> Field:
+    """Make a field for whole numbers in [low, high]."""
+    accepts = f"a whole number from {low}" + ("" if high is None else f" to {high}")
+    return Field(int, accepts, lambda x: x >= low and (high is None or x <= high), change)
+
+
+def number(
+    low: float,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+    change: Change = "free",
+) -> Field:
+    """Make a field for finite numbers from low to high; ``above``, ``below``: without the bound."""
+    accepts = f"a number {'above' if above else 'from'} {low:g}"
+    if high < math.inf:
+        accepts += f" {'to below' if below else 'to'} {high:g}"
+
+    def ok(x: float) -> bool:
+        inside = (x > low if above else x >= low) and (x < high if below else x <= high)
+        return math.isfinite(x) and inside
+
+    return Field(float, accepts, ok, change)
+
+
+def boolean(*, change: Change = "free") -> Field:
+    """Make a field for True and False."""
+    return Field(bool, "True or False", lambda x: True, change)
+
+
+def choice(*values: str, change: Change = "free") -> Field:
+    """Make a field for one of some words."""
+    return Field(str, " or ".join(map(repr, values)), values.__contains__, change)
+
+
+def text(pattern: str, accepts: str, *, change: Change = "free") -> Field:
+    """Make a field for text that matches a whole regular expression."""
+    return Field(str, accepts, lambda x: re.fullmatch(pattern, x) is not None, change)
+
+
+def integers(low: int, *, length: int | None = None, change: Change = "free") -> Field:
+    """Make a field for a tuple of whole numbers from low."""
+    accepts = f"a tuple of {length or 'some'} whole numbers from {low}"
+
+    def ok(x: Sequence[int]) -> bool:
+        whole = all(type(item) is int and item >= low for item in x)
+        return whole and (length is None or len(x) == length)
+
+    return Field(tuple, accepts, ok, change)
+
+
+_SOURCE = r"digits|(npz|folder|tfds):.+|synthetic:\d+x\d+x[13]"
+
+COMMON: Mapping[str, Field] = {
+    "family": text(r"\w+", "the name of a model family", change="frozen"),
+    "seed": integer(0, 2**32 - 1, change="frozen"),
+    "data.source": text(
+        _SOURCE, "digits, npz:PATH, folder:PATH, tfds:NAME or synthetic:HxWxC", change="frozen"
+    ),
+    "data.dir": text(".*", "a folder of prepared TFDS datasets, or nothing for its default"),
+    "data.shape": integers(1, length=3, change="frozen"),
+    "data.batch_size": integer(1, change="frozen"),
+    "data.flip": boolean(change="frozen"),
+    "data.crop": integer(0, change="frozen"),
+    "data.num_workers": integer(0, 256),
+    "optimizer.learning_rate": number(0, above=True),
+    "optimizer.warmup_steps": integer(0),
+    "optimizer.decay": choice("constant", "cosine"),
+    "optimizer.b1": number(0, 1, below=True),
+    "optimizer.b2": number(0, 1, below=True),
+    "optimizer.eps": number(0, above=True),
+    "optimizer.weight_decay": number(0),
+    "optimizer.clip_norm": number(0),
+    "train.steps": integer(1),
+    "train.microbatches": integer(1),
+    "train.ema_decay": number(0, 1, below=True),
+    "train.log_every": integer(1),
+    "train.sample_every": integer(0),
+    "train.save_every": integer(1),
+    "train.keep": integer(1),
+    "train.max_bad_steps": integer(1),
+    "mesh.data": integer(-1),
+}
+
+
+def families() -> tuple[str, ...]:
+    """List the model families that can be built."""
+    package = importlib.import_module("gen_jax.launch.families")
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__)))
+
+
+def fields_of(family: str) -> Mapping[str, Field]:
+    """Give every field of a family's config by dotted name; the common ones alone if unknown."""
+    if family not in families():
+        return COMMON
+    return {**COMMON, **importlib.import_module(f"gen_jax.launch.families.{family}").FIELDS}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give the leaves of nested mappings by dotted name."""
+    leaves = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            leaves |= flatten(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves
+
+
+def find_faults(config: Mapping[str, Any]) -> list[Fault]:
+    """Find everything that is wrong with a config.
+
+    Args:
+        config: nested mappings, as a ConfigDict or as read from JSON.
+
+    Returns:
+        Faults in the order of the fields; empty if the config can be built.
+    """
+    values = flatten(config)
+    family = values.get("family")
+    fields = fields_of(family) if isinstance(family, str) else COMMON
+    faults = []
+    if isinstance(family, str) and family not in families():
+        faults.append(Fault("family", f"{family!r}; one of {', '.join(families())} is needed"))
+        # Without a family its fields cannot be told from misspelt ones.
+        values = {name: value for name, value in values.items() if name in COMMON}
+    faults += [
+        Fault(name, f"missing; {field.accepts} is needed")
+        for name, field in fields.items()
+        if name not in values
+    ]
+    for name, value in values.items():
+        if name not in fields:
+            faults.append(Fault(name, f"unknown field{nearest(name, fields)}"))
+        elif not _fits(fields[name], value):
+            faults.append(Fault(name, f"{value!r}; {fields[name].accepts} is needed"))
+    # Relations between fields mean something only where each by itself is right.
+    return faults or _relations(values, str(family))
+
+
+def _fits(field: Field, value: Any) -> bool:
+    if field.kind is float and type(value) is int:
+        value = float(value)
+    if field.kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    return type(value) is field.kind and bool(field.ok(value))
+
+
+def _relations(values: Mapping[str, Any], family: str) -> list[Fault]:
+    faults = []
+    batch, micro = values["data.batch_size"], values["train.microbatches"]
+    if batch % micro:
+        faults.append(Fault("train.microbatches", f"{micro} does not divide data.batch_size {batch}"))
+    devices = values["mesh.data"]
+    if devices == 0 or (devices > 0 and batch % (devices * micro)):
+        faults.append(
+            Fault(
+                "mesh.data",
+                f"{devices}; -1 for all devices, or a number that with train.microbatches divides "
+                f"data.batch_size {batch}, is needed",
+            )
+        )
+    height, width, channels = values["data.shape"]
+    if channels not in (1, 3):
+        faults.append(Fault("data.shape", f"{channels} channels; 1 or 3 are needed"))
+    if values["data.crop"] >= min(height, width):
+        crop = values["data.crop"]
+        faults.append(Fault("data.crop", f"{crop}; less than the image's {min(height, width)} pixels"))
+    steps, warmup = values["train.steps"], values["optimizer.warmup_steps"]
+    if values["optimizer.decay"] == "cosine" and warmup >= steps:
+        faults.append(
+            Fault("optimizer.warmup_steps", f"{warmup}; less than train.steps {steps} is needed")
+        )
+    module = importlib.import_module(f"gen_jax.launch.families.{family}")
+    return faults + [Fault(*fault) for fault in module.faults(values)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest what a misspelt name may have meant: ``; did you mean 'x'?``, or nothing."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    if not close:  # right field, wrong section
+        last = name.rpartition(".")[2]
+        close = [field for field in known if field.rpartition(".")[2] == last]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def frozen_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Compare two configs of one family, the checkpoint's and the one at hand.
+
+    Returns:
+        Changes of frozen fields and of free ones, each as ``field: checkpoint 1, config 2``.
+    """
+    before, after = flatten(old), flatten(new)
+    fields = fields_of(str(after.get("family")))
+    frozen, free = [], []
+    for name in sorted({*before, *after}):
+        was, now = before.get(name), after.get(name)
+        if _plain(was) == _plain(now):
+            continue
+        line = f"{name}: checkpoint {_plain(was)!r}, config {_plain(now)!r}"
+        (free if name in fields and fields[name].change == "free" else frozen).append(line)
+    return frozen, free
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

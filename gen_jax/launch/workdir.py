@@ -1,0 +1,103 @@
+"""The work directory: layout, lock, and the weights a finished or running job has put there."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gen_jax.errors import CheckpointError, StorageError, WorkdirInUseError
+from gen_jax.launch.configfile import from_json
+
+if TYPE_CHECKING:
+    from gen_jax.launch.experiment import Experiment
+    from gen_jax.typing import PyTree
+
+__all__ = ["Trained", "checkpoint_steps", "load_trained", "lock", "make_workdir"]
+
+
+def make_workdir(workdir: Path) -> None:
+    """Make the directory, and see that it can be written to.
+
+    Raises:
+        StorageError: naming the directory and the reason.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(f"{workdir}: cannot be written to: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Hold a work directory for one training job; the lock ends with the process, however it does.
+
+    Raises:
+        WorkdirInUseError: at once, naming the holder.
+    """
+    path = workdir / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise WorkdirInUseError(f"{workdir}: in use by {_holder(descriptor)}") from error
+        os.ftruncate(descriptor, 0)
+        holder = {"host": socket.gethostname(), "pid": os.getpid()}
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "another job"
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """List the steps that have a directory, whole or damaged."""
+    folder = workdir / "checkpoints"
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+class Trained(NamedTuple):
+    """What a work directory holds: enough to sample and to evaluate."""
+
+    config: Mapping[str, Any]
+    experiment: "Experiment"
+    step: int
+    params: "PyTree"  # the averaged ones
+    stats: "PyTree"
+
+
+def load_trained(workdir: Path) -> Trained:
+    """Build the model of a work directory and restore its latest averaged weights.
+
+    Raises:
+        CheckpointError: if there is no config or no checkpoint, or they do not fit.
+    """
+    from gen_jax.launch.experiment import abstract_state, build
+    from gen_jax.train.checkpoint import latest_step, open_checkpoints, restore_weights
+
+    config = from_json(workdir / "config.json")
+    if not checkpoint_steps(workdir):
+        raise CheckpointError(f"{workdir}: no checkpoint yet")
+    experiment = build(config)
+    abstract = abstract_state(experiment, tuple(config["data"]["shape"]))
+    with open_checkpoints(workdir / "checkpoints", read_only=True) as manager:
+        step = latest_step(manager)
+        if step is None:
+            raise CheckpointError(f"{workdir}: no complete checkpoint yet")
+        weights = restore_weights(manager, step, abstract)
+    return Trained(config, experiment, step, weights["ema_params"], weights["stats"])

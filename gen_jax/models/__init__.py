@@ -1,0 +1,1 @@
+"""Generative models, one file a family; each a lower-case factory of a Model."""

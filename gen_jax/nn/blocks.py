@@ -1,0 +1,136 @@
+"""Residual, attention and resampling blocks; channels last.
+
+``dtype`` is the compute type; parameters are float32, and normalisation statistics are reduced in
+float32.
+"""
+
+import zlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.ops import keys as rng
+from gen_jax.typing import Array, Float, Keys
+
+__all__ = ["AttentionBlock", "Downsample", "Dropout", "ResBlock", "Upsample"]
+
+# Uniform over the mean of fan-in and fan-out, and (nearly) nothing where a residual branch ends,
+# so that every block starts as the identity: the initialisation of Ho et al. 2020.
+DEFAULT_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+ZERO_INIT = nn.initializers.zeros
+
+
+class Dropout(nn.Module):
+    """Drop elements of each example by its own key, so that no example's mask depends on its batch.
+
+    Linen's own dropout draws one mask for the batch from one key, which a different number of
+    devices or microbatches would change. Without keys this is the identity.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *dims"], keys: Keys | None) -> Array:
+        if keys is None or self.rate == 0.0:
+            return x
+        # The layer's place in the network tells its mask from those of its neighbours.
+        keys = rng.fold_in(keys, zlib.crc32("/".join(self.path).encode()) & 0x7FFFFFFF)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3 convolution, twice, around an additive embedding (Ho et al. 2020, B)."""
+
+    channels: int
+    groups: int
+    dropout: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width in_channels"],
+        embedding: Float[Array, "batch dim"],
+        keys: Keys | None,
+    ) -> Float[Array, "batch height width channels"]:
+        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_in")(x))
+        h = nn.Conv(
+            self.channels, (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="conv_in"
+        )(h)
+        shift = nn.Dense(
+            self.channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="embedding"
+        )(nn.silu(embedding))
+        h = h + shift[:, None, None, :]
+        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
+        h = Dropout(self.dropout)(h, keys)
+        h = nn.Conv(
+            self.channels, (3, 3), kernel_init=ZERO_INIT, dtype=self.dtype, name="conv_out"
+        )(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Conv(
+                self.channels, (1, 1), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="shortcut"
+            )(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all positions of an image, as a residual block."""
+
+    num_heads: int
+    groups: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        batch, height, width, channels = x.shape
+        h = nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
+        h = jnp.reshape(h, (batch, height * width, channels))
+        head_shape = (batch, height * width, self.num_heads, channels // self.num_heads)
+        query, key, value = (
+            jnp.reshape(
+                nn.Dense(channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)(h),
+                head_shape,
+            )
+            for name in ("query", "key", "value")
+        )
+        h = jax.nn.dot_product_attention(query, key, value)
+        h = jnp.reshape(h, (batch, height, width, channels))
+        return x + nn.Dense(channels, kernel_init=ZERO_INIT, dtype=self.dtype, name="out")(h)
+
+
+class Downsample(nn.Module):
+    """Halve height and width with a strided 3x3 convolution."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch half_height half_width channels"]:
+        return nn.Conv(
+            x.shape[-1],
+            (3, 3),
+            strides=(2, 2),
+            kernel_init=DEFAULT_INIT,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+
+
+class Upsample(nn.Module):
+    """Double height and width: nearest neighbour, then a 3x3 convolution."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch double_height double_width channels"]:
+        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return nn.Conv(
+            x.shape[-1], (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="conv"
+        )(x)

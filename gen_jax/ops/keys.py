@@ -1,0 +1,42 @@
+"""Randomness: one key for each example.
+
+Every draw comes from a key folded from (seed, step, global index of the example). An example's
+noise is then the same on one device or eight, and in one batch or four.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.typing import Array, Int, Key, Keys, Shape
+
+__all__ = ["fold_in", "normal", "per_example", "split"]
+
+
+def per_example(key: Key[Array, ""], first: int | Int[Array, ""], num: int) -> Keys:
+    """Make the keys of the examples with global indices ``first`` to ``first + num - 1``.
+
+    Args:
+        key: One typed key, already folded with the step where there is one.
+        first: Global index of the first example.
+        num: How many keys.
+
+    Returns:
+        Typed keys [num]; the key of an index does not depend on ``first`` or ``num``.
+    """
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(num))
+
+
+def fold_in(keys: Keys, data: int | Int[Array, ""]) -> Keys:
+    """Fold the same integer into each key."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
+
+
+def split(keys: Keys, num: int) -> tuple[Keys, ...]:
+    """Split each key into ``num``; returns ``num`` arrays of keys, each [batch]."""
+    pieces = jax.vmap(lambda key: jax.random.split(key, num))(keys)
+    return tuple(pieces[:, i] for i in range(num))
+
+
+def normal(keys: Keys, shape: Shape, dtype: jnp.dtype = jnp.float32) -> Array:
+    """Draw standard normals, one array of ``shape`` from each key: [batch, *shape]."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)

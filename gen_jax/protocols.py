@@ -1,0 +1,152 @@
+"""The few signatures everything else is built from.
+
+Behaviour is a NamedTuple of pure functions made by a lower-case factory. What a training step
+carries (params, stats) is kept apart from what it reports (metrics).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from gen_jax.typing import Array, Keys, PyTree, Scalar
+
+__all__ = [
+    "LOCAL",
+    "Across",
+    "Aux",
+    "Batch",
+    "Codec",
+    "Context",
+    "Evaluator",
+    "LogProb",
+    "Loss",
+    "Model",
+    "Params",
+    "SampleOption",
+    "Stats",
+]
+
+Batch = Mapping[str, PyTree]
+"""``image`` uint8 [B, H, W, C], or ``x`` (model space), or ``codes``; optional ``label`` int [B],
+``eps`` (given noise) and ``weight`` [B] (0 marks the padding of a last, short batch)."""
+
+Params = Mapping[str, PyTree]
+"""One subtree for each player, for example ``{"net": ...}`` or ``{"gen": ..., "disc": ...}``."""
+
+Stats = Mapping[str, PyTree]
+"""One subtree for each player; carried from step to step, but never given a gradient."""
+
+
+class Across(NamedTuple):
+    """Reductions over the whole global batch, whichever engine runs the step.
+
+    Under ``jit`` over global arrays a batch is already global and both are the identity. Engines
+    that give each device its own shard put collectives here. A loss that is not linear in the
+    batch must reduce through these and nothing else.
+    """
+
+    mean: Callable[[PyTree], PyTree]
+    gather: Callable[[PyTree], PyTree]
+
+
+LOCAL = Across(mean=lambda tree: tree, gather=lambda tree: tree)
+"""The identity: the batch at hand is the global batch."""
+
+
+class Context(NamedTuple):
+    """What a loss may know beside its arguments."""
+
+    frozen: PyTree  # weights nobody trains: arguments of the compiled step, never constants
+    step: Array  # int32 scalar; every annealing schedule reads this
+    across: Across
+    train: bool
+
+
+class Aux(NamedTuple):
+    """What a loss gives beside its value."""
+
+    observed: PyTree  # batch means of sufficient statistics, reduced over devices and microbatches
+    metrics: Mapping[str, Scalar]  # reported; reduced as means
+
+
+class Loss(NamedTuple):
+    """One turn of training: whose subtree gets the gradient, and of what."""
+
+    player: str
+    fn: Callable[[Params, Stats, Batch, Keys, Context], tuple[Scalar, Aux]]
+
+
+class LogProb(NamedTuple):
+    """Log-density of each example in nats, with the standard error of its estimate."""
+
+    nats: Array
+    stderr: Array
+
+
+class SampleOption(NamedTuple):
+    """One option of ``Model.sample``; the command line is built from it.
+
+    ``static`` options are compiled in; the others are traced, so that changing them compiles
+    nothing.
+    """
+
+    kind: type
+    default: Any
+    accepts: str
+    ok: Callable[[Any], bool]
+    static: bool
+    help: str
+
+
+class Model(NamedTuple):
+    """A family of generative models as pure functions.
+
+    ``init(key, batch)`` sees the real first batch and gives ``(params, stats)``.
+    ``losses`` holds one :class:`Loss` for each turn a training step may take.
+    ``update_stats(stats, {player: observed}, key, step)`` runs once a turn, after the reduction,
+    and gives ``(stats, metrics)``.
+    ``sample(params, stats, keys, frozen, cond=None, **options)`` draws ``len(keys)`` samples, one
+    from each key, so that a sample does not depend on the batch it was drawn in.
+    ``log_prob(params, stats, batch, keys, frozen)`` is exact or a bound, as ``log_prob_kind`` says.
+    ``encode`` and ``decode`` are what a second stage models; families without them have None.
+    """
+
+    init: Callable[[jax.Array, Batch], tuple[Params, Stats]]
+    losses: Mapping[str, Loss]
+    update_stats: Callable[
+        [Stats, Mapping[str, PyTree], jax.Array, Array], tuple[Stats, Mapping[str, Scalar]]
+    ]
+    sample: Callable[..., PyTree]
+    sample_options: Mapping[str, SampleOption]
+    log_prob: Callable[[Params, Stats, Batch, Keys, PyTree], LogProb] | None = None
+    log_prob_kind: str | None = None
+    encode: Callable[..., PyTree] | None = None
+    decode: Callable[..., PyTree] | None = None
+
+
+class Codec(NamedTuple):
+    """A frozen, pure map between uint8 images and what a model models.
+
+    ``log_scale`` is log |dx / d pixel| for each dimension, the change from a density over x to one
+    over pixels in units of one grey level; None where no density passes.
+    """
+
+    encode: Callable[[PyTree, Array, Keys], PyTree]
+    decode: Callable[[PyTree, PyTree], Array]
+    num_categories: int | None
+    log_scale: float | None
+
+
+class Evaluator(Protocol):
+    """Measures a trained model on batches: ``(params, stats, frozen) -> {name: number}``."""
+
+    def __call__(self, params: Params, stats: Stats, frozen: PyTree) -> Mapping[str, float]: ...
+
+
+def no_statistics(
+    stats: Stats, observed: Mapping[str, PyTree], key: jax.Array, step: Array
+) -> tuple[Stats, Mapping[str, Scalar]]:
+    """Keep ``stats`` as they are: the ``update_stats`` of families that carry none."""
+    del observed, key, step
+    return stats, {}

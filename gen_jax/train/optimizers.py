@@ -1,0 +1,69 @@
+"""Optimisers, as optax chains."""
+
+import jax
+import optax
+
+from gen_jax.typing import PyTree
+
+__all__ = ["adamw", "learning_rate"]
+
+
+def learning_rate(
+    peak: float, *, warmup_steps: int, decay: str, total_steps: int
+) -> optax.Schedule:
+    """Make a learning rate that rises in equal steps, then stays or falls as a cosine to 0.
+
+    Args:
+        peak: largest value.
+        warmup_steps: how long it rises; the first step has peak / warmup_steps.
+        decay: ``"constant"`` or ``"cosine"``.
+        total_steps: when the cosine reaches 0.
+
+    Raises:
+        ValueError: for any other decay, or a cosine that ends before it begins.
+    """
+    if decay == "constant":
+        after = optax.constant_schedule(peak)
+    elif decay == "cosine":
+        if total_steps <= warmup_steps:
+            raise ValueError(
+                f"total_steps: more than the {warmup_steps} of the warm-up are needed, got "
+                f"{total_steps}"
+            )
+        after = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
+    else:
+        raise ValueError(f"decay: 'constant' or 'cosine' is needed, got {decay!r}")
+    if not warmup_steps:
+        return after
+    warmup = optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1 or 1)
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def adamw(
+    rate: optax.Schedule | float,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """Make AdamW (Loshchilov & Hutter 2019) behind clipping of the gradient's global norm.
+
+    Args:
+        rate: learning rate.
+        b1: decay of the mean.
+        b2: decay of the mean square.
+        eps: added to the root mean square.
+        weight_decay: for matrices and convolution kernels; biases and normalisation scales have
+            none. With 0 it is Adam.
+        clip_norm: largest global norm of a gradient; 0 for no clipping.
+    """
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(
+        clip, optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=_has_direction)
+    )
+
+
+def _has_direction(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.ndim > 1, params)

@@ -1,0 +1,66 @@
+"""What a training step carries."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax.protocols import Batch, Model, Params, Stats
+from gen_jax.typing import Array, PyTree
+
+__all__ = ["Guard", "TrainState", "init_state"]
+
+
+class Guard(NamedTuple):
+    """How often a step had to be refused because its loss or gradient was not finite."""
+
+    skipped: Array  # int32, in all
+    consecutive: Array  # int32, up to now
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a checkpoint holds. There is no key in it: keys are made of seed and step."""
+
+    step: Array  # int32, steps taken
+    params: Params
+    stats: Stats
+    opt_state: Mapping[str, Any]  # one for each player
+    ema_params: PyTree
+    guard: Guard
+
+
+def init_state(
+    model: Model,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    key: jax.Array,
+    batch: Batch,
+) -> TrainState:
+    """Make the state of step 0 from the first batch. Call it inside jit, with output shardings.
+
+    Args:
+        model: whose ``init`` sees the batch.
+        optimizers: one for each player.
+        key: for the initial parameters.
+        batch: the first batch of training.
+
+    Raises:
+        ValueError: if the optimisers are not those of the model's players.
+    """
+    params, stats = model.init(key, batch)
+    if set(optimizers) != set(params):
+        raise ValueError(
+            f"optimizers: one for each of {sorted(params)} is needed, got {sorted(optimizers)}"
+        )
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats=stats,
+        opt_state={player: optimizers[player].init(params[player]) for player in params},
+        # A copy: under jit an output may not share a buffer with another.
+        ema_params=jax.tree.map(jnp.copy, params),
+        guard=Guard(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
+    )

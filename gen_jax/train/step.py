@@ -1,0 +1,186 @@
+"""One training step, for any model with any number of players."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax.ops import keys as rng
+from gen_jax.protocols import LOCAL, Across, Aux, Batch, Context, Loss, Model, Params
+from gen_jax.train.state import Guard, TrainState
+from gen_jax.typing import Array, Key, Keys, PyTree, Scalar
+
+__all__ = ["TrainStep", "ema_decay_at", "make_train_step"]
+
+TrainStep = Callable[
+    [TrainState, PyTree, Batch, Key[Array, ""]], tuple[TrainState, Mapping[str, Scalar]]
+]
+
+
+# Where the keys of statistics begin among a step's keys, beyond any example's index.
+_STATS = 2**30
+
+
+def make_train_step(
+    model: Model,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    turns: Sequence[str] | None = None,
+    ema_decay: float = 0.9999,
+    microbatches: int = 1,
+    across: Across = LOCAL,
+) -> TrainStep:
+    """Make the pure function ``(state, frozen, batch, key) -> (state, metrics)``.
+
+    A step takes its turns in order. Each turn differentiates one loss with respect to its own
+    player's parameters only, so that the opponent needs no stop_gradient, and keeps only that
+    player's statistics. A turn whose loss or gradient is not finite changes nothing and is counted.
+
+    Args:
+        model: what is trained.
+        optimizers: one for each player.
+        turns: names of losses, in order, repeats allowed; None for each loss once.
+        ema_decay: of the exponential moving average of all parameters, in [0, 1); see
+            :func:`ema_decay_at` for its warm-up.
+        microbatches: into how many parts the batch is cut to save memory; their gradients,
+            statistics and metrics are averaged.
+        across: reductions over the global batch, given by the engine.
+
+    Returns:
+        The step. ``key`` is the run's own, the same at every step; metrics are named
+        ``<turn>/<metric>``, and ``guard/skipped`` and ``guard/consecutive`` count refused steps.
+
+    Raises:
+        ValueError: if a turn names no loss, ema_decay lies outside [0, 1) or microbatches < 1.
+    """
+    turns = tuple(model.losses) if turns is None else tuple(turns)
+    if unknown := [turn for turn in turns if turn not in model.losses]:
+        raise ValueError(f"turns: {unknown[0]!r} is none of the losses {sorted(model.losses)}")
+    if not 0 <= ema_decay < 1:
+        raise ValueError(f"ema_decay: a number in [0, 1) is needed, got {ema_decay}")
+    if microbatches < 1:
+        raise ValueError(f"microbatches: at least 1 is needed, got {microbatches}")
+
+    def train_step(
+        state: TrainState, frozen: PyTree, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[TrainState, Mapping[str, Scalar]]:
+        num_examples = len(jax.tree.leaves(batch)[0])
+        step_key = jax.random.fold_in(key, state.step)
+        keys = rng.per_example(step_key, 0, num_examples)
+        context = Context(frozen, state.step, across, train=True)
+        metrics: dict[str, Scalar] = {}
+        all_finite = jnp.array(True)
+
+        for number, turn in enumerate(turns):
+            loss = model.losses[turn]
+            turn_keys = rng.fold_in(keys, number)
+            value, aux, grads = _accumulate(
+                loss, state, batch, turn_keys, context, microbatches
+            )
+            value, aux, grads = across.mean((value, aux, grads))
+            norm = optax.global_norm(grads)
+            finite = jnp.isfinite(value) & jnp.isfinite(norm)
+
+            stats_key = jax.random.fold_in(step_key, _STATS + number)
+            # cond, not where: a clean run then has the same bits as one without a guard.
+            state, stats_metrics = jax.lax.cond(
+                finite,
+                *_outcomes(model, optimizers, loss.player, stats_key, grads, aux.observed),
+                state,
+            )
+            all_finite &= finite
+            reported = {"loss": value, "grad_norm": norm, **aux.metrics, **stats_metrics}
+            metrics |= {f"{turn}/{name}": scalar for name, scalar in reported.items()}
+
+        decay = jnp.where(all_finite, ema_decay_at(state.step, ema_decay), 1.0)
+        ema_params = jax.tree.map(
+            lambda ema, new: ema + (1 - decay) * (new - ema), state.ema_params, state.params
+        )
+        guard = Guard(
+            skipped=state.guard.skipped + ~all_finite,
+            consecutive=jnp.where(all_finite, 0, state.guard.consecutive + 1),
+        )
+        metrics |= {f"guard/{name}": number for name, number in guard._asdict().items()}
+        state = state.replace(step=state.step + 1, ema_params=ema_params, guard=guard)
+        return state, metrics
+
+    return train_step
+
+
+def ema_decay_at(step: Array, decay: float) -> Scalar:
+    """Give the decay of the moving average after step ``step``: min(decay, (1 + n) / (10 + n)).
+
+    The warm-up keeps the random start from weighing on short runs.
+    """
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def _outcomes(
+    model: Model,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    player: str,
+    key: Array,
+    grads: PyTree,
+    observed: PyTree,
+) -> tuple[Callable, Callable]:
+    """Make the two ways a turn can end: with the update, or with nothing."""
+
+    def accept(state: TrainState) -> tuple[TrainState, Mapping[str, Scalar]]:
+        updates, opt_state = optimizers[player].update(
+            grads, state.opt_state[player], state.params[player]
+        )
+        params = optax.apply_updates(state.params[player], updates)
+        stats, metrics = model.update_stats(state.stats, {player: observed}, key, state.step)
+        state = state.replace(
+            params={**state.params, player: params},
+            opt_state={**state.opt_state, player: opt_state},
+            stats=stats,
+        )
+        return state, metrics
+
+    def refuse(state: TrainState) -> tuple[TrainState, Mapping[str, Scalar]]:
+        _, metrics = jax.eval_shape(accept, state)
+        return state, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
+
+    return accept, refuse
+
+
+def _accumulate(
+    loss: Loss,
+    state: TrainState,
+    batch: Batch,
+    keys: Keys,
+    context: Context,
+    microbatches: int,
+) -> tuple[Scalar, Aux, PyTree]:
+    """Average a loss, what it observed and its gradient over microbatches."""
+
+    def objective(
+        own: PyTree, batch: Batch, keys: Keys
+    ) -> tuple[Scalar, Aux]:
+        params: Params = {**state.params, loss.player: own}
+        return loss.fn(params, state.stats, batch, keys, context)
+
+    def evaluate(batch: Batch, keys: Keys) -> tuple[Scalar, Aux, PyTree]:
+        (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(
+            state.params[loss.player], batch, keys
+        )
+        return value, aux, grads
+
+    if microbatches == 1:
+        return evaluate(batch, keys)
+    if len(keys) % microbatches:
+        raise ValueError(f"microbatches: {microbatches} does not divide a batch of {len(keys)}")
+    # Part i takes every microbatches-th example, so that each part stays spread over all devices.
+    parts = jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), (batch, keys)
+    )
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(evaluate, *first))
+
+    def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, evaluate(*part)), None
+
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda x: x / microbatches, total)

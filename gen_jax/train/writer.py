@@ -1,0 +1,87 @@
+"""Metrics and pictures of a run, on disk."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from gen_jax.errors import StorageError
+from gen_jax.files import png_bytes, write_file
+
+__all__ = ["Writer", "close", "open_writer", "write_images", "write_metrics"]
+
+
+class Writer(NamedTuple):
+    """Open files of a work directory."""
+
+    workdir: Path
+    metrics: TextIO
+    events: SummaryWriter
+
+
+def open_writer(workdir: Path, first_step: int) -> Writer:
+    """Open ``metrics.jsonl`` and the event files of a run that goes on after ``first_step``.
+
+    Lines of later steps, left by a run that was cut off after its last checkpoint, are dropped: they
+    will be written again.
+
+    Raises:
+        StorageError: if the files cannot be written.
+    """
+    path = workdir / "metrics.jsonl"
+    if path.exists():
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if _step_of(line) <= first_step]
+        if kept != lines:
+            write_file(path, "".join(f"{line}\n" for line in kept).encode())
+    try:
+        metrics = open(path, "a", buffering=1)  # noqa: SIM115: closed by close()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10)
+    return Writer(workdir, metrics, events)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a torn line
+
+
+def write_metrics(writer: Writer, step: int, metrics: Mapping[str, float]) -> None:
+    """Append one line of JSON, and the same scalars to the event files.
+
+    Numbers that are not finite become null, which JSON can say.
+
+    Raises:
+        StorageError: if the line cannot be written.
+    """
+    line = {"step": step} | {
+        name: value if math.isfinite(value) else None for name, value in metrics.items()
+    }
+    try:
+        writer.metrics.write(json.dumps(line) + "\n")
+    except OSError as error:
+        path = writer.workdir / "metrics.jsonl"
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    for name, value in metrics.items():
+        writer.events.add_scalar(name, value, step)
+
+
+def write_images(writer: Writer, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Write uint8 [H, W, C] pictures as ``images/<step>_<name>.png`` and to the event files."""
+    for name, image in images.items():
+        write_file(writer.workdir / "images" / f"{step:07d}_{name}.png", png_bytes(image))
+        colour = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+        writer.events.add_image(name, colour, step, dataformats="HWC")
+
+
+def close(writer: Writer) -> None:
+    """Flush and close the files."""
+    writer.metrics.close()
+    writer.events.close()

@@ -1,0 +1,33 @@
+"""Names for arrays and trees, shared by every floor.
+
+Shapes are jaxtyping annotations: they document always and are checked only under the test
+suite's import hook, so that users pay nothing for them.
+"""
+
+from typing import Any, TypeAlias
+
+import jax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, UInt8
+
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Bool",
+    "Float",
+    "Image",
+    "Int",
+    "Key",
+    "Keys",
+    "PyTree",
+    "Scalar",
+    "ScalarLike",
+    "Shape",
+    "UInt8",
+]
+
+PyTree: TypeAlias = Any
+Shape: TypeAlias = tuple[int, ...]
+Image: TypeAlias = UInt8[Array, "batch height width channels"]
+Keys: TypeAlias = Key[Array, "batch"]
+Scalar: TypeAlias = Float[Array, ""]
+ScalarLike: TypeAlias = float | int | jax.Array
