@@ -1,7 +1,8 @@
 """DDPM on scikit-learn's 8x8 handwritten digits: minutes on two CPU cores."""
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -12,7 +13,7 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "channels": 32,
             "multipliers": (1, 2),
-            "num_res_blocks": 2,
+            "num_res_blocks": 1,
             "attention_resolutions": (4,),
             "groups": 8,
             "dropout": 0.0,
@@ -20,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optimizer.update({"learning_rate": 2e-3, "warmup_steps": 50, "decay": "cosine"})
     config.train.update(
-        {"steps": 1500, "ema_decay": 0.99, "log_every": 50, "sample_every": 500, "save_every": 500}
+        {"steps": 750, "ema_decay": 0.99, "log_every": 50, "sample_every": 375, "save_every": 250}
     )
     if variant == "tiny":
         return common.tiny_diffusion(config, "digits", (8, 8, 1))

@@ -45,8 +45,8 @@ def with_codec(model: Model, codec: Codec) -> Model:
         codec: between images and x.
 
     Returns:
-        A model whose batches may hold ``image``, whose samples and reconstructions are uint8 images,
-        and whose log-density, where the codec passes one, is over pixels in units of a grey level.
+        A model whose batches may hold ``image``, whose samples are uint8 images, and whose
+        log-density, where the codec passes one, is over pixels in units of one grey level.
     """
 
     def encoded(frozen: PyTree, batch: Batch, keys: Keys) -> Batch:
@@ -80,9 +80,7 @@ def with_codec(model: Model, codec: Codec) -> Model:
         x = model.sample(params, stats, keys, frozen, cond, **options)
         return codec.decode(frozen["codec"], x)
 
-    def log_prob(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree
-    ) -> LogProb:
+    def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
         batch = encoded(frozen["codec"], batch, keys)
         estimate = model.log_prob(params, stats, batch, keys, frozen)
         num_dims = math.prod(batch["x"].shape[1:])

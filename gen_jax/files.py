@@ -26,7 +26,7 @@ def write_file(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -47,5 +47,5 @@ def png_bytes(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
 def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
     """Encode arrays as a compressed npz file."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()

@@ -141,7 +141,9 @@ class Codec(NamedTuple):
 class Evaluator(Protocol):
     """Measures a trained model on batches: ``(params, stats, frozen) -> {name: number}``."""
 
-    def __call__(self, params: Params, stats: Stats, frozen: PyTree) -> Mapping[str, float]: ...
+    def __call__(self, params: Params, stats: Stats, frozen: PyTree) -> Mapping[str, float]:
+        """Measure."""
+        ...
 
 
 def no_statistics(

@@ -124,7 +124,9 @@ def train_batches(
         dataset = grain.MapDataset.range(_ENDLESS).map(read_example).batch(rows)
     dataset = dataset.map_with_index(transform)
     threads = 1 if source.in_memory else 16
-    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads))
+    batches = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    )
     if num_workers:
         _let_grain_read_flags()
         batches = batches.mp_prefetch(

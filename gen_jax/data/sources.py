@@ -3,7 +3,7 @@
 ``digits``             1,797 handwritten digits, 8x8x1, shipped with scikit-learn
 ``npz:PATH``           arrays x_train, y_train, x_test, y_test (the Keras layout; labels optional)
 ``folder:PATH``        one subfolder of PNG, JPEG or WebP files for each class
-``tfds:NAME``          a TensorFlow dataset already prepared as array_record, read without TensorFlow
+``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
 ``synthetic:HxWxC``    coloured discs, made on the spot, for tests and dry runs
 """
 
@@ -100,13 +100,13 @@ def _from_arrays(name: str, images: np.ndarray, labels: np.ndarray | None) -> So
         return examples
 
     # crc32 runs at gigabytes a second; this is to notice a changed file, not an attacker.
-    digest = zlib.crc32(images)
+    digest = zlib.crc32(images.data)
     if labels is not None:
-        digest = zlib.crc32(np.ascontiguousarray(labels), digest)
+        digest = zlib.crc32(np.ascontiguousarray(labels).data, digest)
     return Source(
         name=name,
         size=len(images),
-        image_shape=images.shape[1:],
+        image_shape=tuple(images.shape[1:]),
         num_classes=num_classes,
         in_memory=True,
         fingerprint=f"{len(images)}x{_times(images.shape[1:])}-{digest:08x}",
@@ -129,9 +129,7 @@ def _npz(path: Path, split: str) -> Source:
     name = f"npz:{path}"
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {
-                key: file[key] for key in (f"x_{split}", f"y_{split}") if key in file.files
-            }
+            arrays = {key: file[key] for key in (f"x_{split}", f"y_{split}") if key in file.files}
             keys = file.files
     except Exception as error:  # zipfile, zlib, numpy and the file system all raise their own
         raise DataError(f"{name}: cannot be read as npz: {error}") from error
@@ -172,9 +170,7 @@ def _folder(path: Path, split: str, image_shape: tuple[int, int, int]) -> Source
         if file.suffix.lower() in _SUFFIXES
     ]
     if not has_splits:  # hold out every tenth file
-        files = [
-            entry for i, entry in enumerate(files) if (i % 10 == 9) == (split == "test")
-        ]
+        files = [entry for i, entry in enumerate(files) if (i % 10 == 9) == (split == "test")]
 
     def read(indices: np.ndarray) -> Examples:
         images, labels = [], []
@@ -192,7 +188,7 @@ def _folder(path: Path, split: str, image_shape: tuple[int, int, int]) -> Source
     return Source(
         name=f"{name}/{split}",
         size=len(files),
-        image_shape=tuple(image_shape),
+        image_shape=image_shape,
         num_classes=len(classes),
         in_memory=False,
         fingerprint=f"{len(files)}-{hashlib.sha256(listing.encode()).hexdigest()[:16]}",
@@ -255,7 +251,7 @@ def _tfds(
     return Source(
         name=name,
         size=len(records),
-        image_shape=tuple(image_shape),
+        image_shape=image_shape,
         num_classes=features["label"].num_classes if has_label else None,
         in_memory=False,
         fingerprint=f"{builder.info.full_name}-{len(records)}",

@@ -98,7 +98,7 @@ def integrate(
 
     steps = (jnp.arange(len(times) - 1), times[:-1], times[1:])
     state, trajectory = jax.lax.scan(step, solver.init(x), steps)
-    return jnp.concatenate([x[None], trajectory]) if trace else state.x
+    return state.x if trajectory is None else jnp.concatenate([x[None], trajectory])
 
 
 def sample(

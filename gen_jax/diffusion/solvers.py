@@ -14,7 +14,10 @@ from gen_jax.diffusion.schedules import Schedule
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, Float, Keys, ScalarLike
 
-__all__ = ["Solver", "SolverState", "ddim", "ddpm"]
+__all__ = ["Solver", "SolverState", "Variance", "ddim", "ddpm"]
+
+
+Variance = Literal["beta", "beta_tilde"]
 
 
 class SolverState(NamedTuple):
@@ -54,7 +57,7 @@ def _transition(schedule: Schedule, t: Array, s: Array) -> _Transition:
     return _Transition(alpha_s, sigma_s, ratio, added, posterior, sigma_t)
 
 
-def ddpm(variance: Literal["beta", "beta_tilde"] = "beta") -> Solver:
+def ddpm(variance: Variance = "beta") -> Solver:
     """Make the ancestral sampler of DDPM (Ho et al. 2020, Algorithm 2).
 
     x_s = E[q(x_s | x_t, x_0)] + std z with the predicted x_0 (their Eq. 7), and no noise in the

@@ -69,8 +69,12 @@ def _run(arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> int:
     overrides, rest = _take_overrides(arguments)
     values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "config file, FILE.py or FILE.py:VARIANT", values)
-    flags.DEFINE_string("workdir", None, "where everything about the run is kept", values)
+    flags.DEFINE_string(
+        "config", None, "config file, FILE.py or FILE.py:VARIANT", flag_values=values
+    )
+    flags.DEFINE_string(
+        "workdir", None, "where everything about the run is kept", flag_values=values
+    )
     if _parse("train", values, rest):
         return 0
     _need(values, "config", "workdir")
@@ -83,10 +87,10 @@ def _train(arguments: list[str]) -> int:
 
 def _sample(arguments: list[str]) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "of the training run", values)
-    flags.DEFINE_integer("num", 64, "how many samples", values, lower_bound=1)
-    flags.DEFINE_string("out", None, "FILE.png for a grid, FILE.npz for arrays", values)
-    flags.DEFINE_integer("label", None, "class; by default all in turn", values)
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_integer("num", 64, "how many samples", flag_values=values, lower_bound=1)
+    flags.DEFINE_string("out", None, "FILE.png for a grid, FILE.npz for arrays", flag_values=values)
+    flags.DEFINE_integer("label", None, "class; by default all in turn", flag_values=values)
     _define_sampling(values, batch_size=128)
     if (rest := _parse_known("sample", values, arguments)) is None:
         return 0
@@ -112,8 +116,10 @@ def _sample(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "of the training run", values)
-    flags.DEFINE_integer("num", 1000, "samples for the Fréchet distance", values, lower_bound=2)
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_integer(
+        "num", 1000, "samples for the Fréchet distance", flag_values=values, lower_bound=2
+    )
     _define_sampling(values, batch_size=256)
     if (rest := _parse_known("evaluate", values, arguments)) is None:
         return 0
@@ -135,9 +141,11 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _define_sampling(values: flags.FlagValues, batch_size: int) -> None:
     flags.DEFINE_integer(
-        "seed", 0, "names the samples", values, lower_bound=0, upper_bound=2**32 - 1
+        "seed", 0, "names the samples", flag_values=values, lower_bound=0, upper_bound=2**32 - 1
     )
-    flags.DEFINE_integer("batch_size", batch_size, "samples at once", values, lower_bound=1)
+    flags.DEFINE_integer(
+        "batch_size", batch_size, "samples at once", flag_values=values, lower_bound=1
+    )
 
 
 def _trained_and_options(
@@ -149,9 +157,13 @@ def _trained_and_options(
     trained = load_trained(Path(values.workdir))
     options = trained.experiment.model.sample_options
     own = flags.FlagValues()
-    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    define: Mapping[type, Callable[..., Any]] = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
     for name, option in options.items():
-        define[option.kind](name, None, f"{option.help} ({option.accepts})", own)
+        define[option.kind](name, None, f"{option.help} ({option.accepts})", flag_values=own)
     if _parse(command, own, rest):
         raise ConfigError(f"--help: give it without --workdir for the flags of {command}")
     chosen = {name: own[name].value for name in options if own[name].value is not None}
@@ -188,9 +200,7 @@ def _parse(command: str, values: flags.FlagValues, arguments: list[str]) -> bool
     return False
 
 
-def _parse_known(
-    command: str, values: flags.FlagValues, arguments: list[str]
-) -> list[str] | None:
+def _parse_known(command: str, values: flags.FlagValues, arguments: list[str]) -> list[str] | None:
     """Parse the flags that are defined and give the other arguments; None after ``--help``."""
     if "--help" in arguments or "-h" in arguments:
         print(f"gen-jax {command}\n{values.get_help()}")

@@ -90,13 +90,17 @@ def run_evaluation(
     write_file(path, (json.dumps(results, indent=2) + "\n").encode())
     width = max(map(len, results))
     for name, value in results.items():
-        print(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+        print(
+            f"{name:<{width}}  {value:.6g}"
+            if isinstance(value, float)
+            else f"{name:<{width}}  {value}"
+        )
     print(f"written to {path}", flush=True)
     return results
 
 
 def _images(source: Source, num: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read the first ``num`` examples, spread over the source, so that all classes are among them."""
+    """Read ``num`` examples, spread over the source so that all classes are among them."""
     indices = np.linspace(0, source.size - 1, num).round().astype(np.int64)
     parts = [source.read(part) for part in np.array_split(indices, -(-num // 1024))]
     images = np.concatenate([part["image"] for part in parts])

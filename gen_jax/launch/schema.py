@@ -152,7 +152,7 @@ def fields_of(family: str) -> Mapping[str, Field]:
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Give the leaves of nested mappings by dotted name."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping) or hasattr(value, "items"):
             leaves |= flatten(value, f"{prefix}{name}.")
@@ -204,7 +204,9 @@ def _relations(values: Mapping[str, Any], family: str) -> list[Fault]:
     faults = []
     batch, micro = values["data.batch_size"], values["train.microbatches"]
     if batch % micro:
-        faults.append(Fault("train.microbatches", f"{micro} does not divide data.batch_size {batch}"))
+        faults.append(
+            Fault("train.microbatches", f"{micro} does not divide data.batch_size {batch}")
+        )
     devices = values["mesh.data"]
     if devices == 0 or (devices > 0 and batch % (devices * micro)):
         faults.append(
@@ -219,7 +221,9 @@ def _relations(values: Mapping[str, Any], family: str) -> list[Fault]:
         faults.append(Fault("data.shape", f"{channels} channels; 1 or 3 are needed"))
     if values["data.crop"] >= min(height, width):
         crop = values["data.crop"]
-        faults.append(Fault("data.crop", f"{crop}; less than the image's {min(height, width)} pixels"))
+        faults.append(
+            Fault("data.crop", f"{crop}; less than the image's {min(height, width)} pixels")
+        )
     steps, warmup = values["train.steps"], values["optimizer.warmup_steps"]
     if values["optimizer.decay"] == "cosine" and warmup >= steps:
         faults.append(
@@ -247,7 +251,8 @@ def frozen_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list
     """
     before, after = flatten(old), flatten(new)
     fields = fields_of(str(after.get("family")))
-    frozen, free = [], []
+    frozen: list[str] = []
+    free: list[str] = []
     for name in sorted({*before, *after}):
         was, now = before.get(name), after.get(name)
         if _plain(was) == _plain(now):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from gen_jax.diffusion.guidance import clip_x_0
@@ -12,7 +11,7 @@ from gen_jax.diffusion.parameterization import Parameterization, denoiser
 from gen_jax.diffusion.sampling import sample as sample_x
 from gen_jax.diffusion.sampling import uniform_times
 from gen_jax.diffusion.schedules import Schedule
-from gen_jax.diffusion.solvers import ddim, ddpm
+from gen_jax.diffusion.solvers import Variance, ddim, ddpm
 from gen_jax.diffusion.time_sampling import discrete
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import (
@@ -66,6 +65,13 @@ def diffusion(
     def label_of(batch: Batch) -> Int[Array, "batch"] | None:
         return batch["label"] if num_classes is not None else None
 
+    def apply_network(
+        params: Params, x: Array, t: Array, label: Array | None, keys: Keys | None
+    ) -> Array:
+        output = network.apply({"params": params["net"]}, x, t, label, keys)
+        assert isinstance(output, Array)  # a tuple only for modules that mutate collections
+        return output
+
     def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
         x = batch["x"]
         variables = network.init(key, x, jnp.ones(len(x)), label_of(batch))
@@ -80,12 +86,8 @@ def diffusion(
         eps = batch["eps"] if "eps" in batch else rng.normal(noise_keys, shape)
 
         def apply(x_t: Float[Array, "batch *dims"], t: Float[Array, "batch"]) -> Array:
-            return network.apply(
-                {"params": params["net"]},
-                x_t,
-                t,
-                label_of(batch),
-                dropout_keys if context.train else None,
+            return apply_network(
+                params, x_t, t, label_of(batch), dropout_keys if context.train else None
             )
 
         losses = denoising_loss(apply, schedule, parameterization, x_0, times_of(time_keys), eps)
@@ -103,14 +105,12 @@ def diffusion(
         solver: str = "ddim",
         steps: int | None = None,
         eta: Float[Array, ""] | float = 0.0,
-        variance: str = "beta",
+        variance: Variance = "beta",
     ) -> Float[Array, "batch *dims"]:
         """Draw samples; see ``sample_options`` for what the options mean."""
         del stats, frozen
         denoise = denoiser(
-            lambda x, t: network.apply({"params": params["net"]}, x, t, cond),
-            schedule,
-            parameterization,
+            lambda x, t: apply_network(params, x, t, cond, None), schedule, parameterization
         )
         if clip:
             denoise = clip_x_0(denoise, schedule)

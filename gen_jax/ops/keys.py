@@ -32,7 +32,11 @@ def fold_in(keys: Keys, data: int | Int[Array, ""]) -> Keys:
 
 
 def split(keys: Keys, num: int) -> tuple[Keys, ...]:
-    """Split each key into ``num``; returns ``num`` arrays of keys, each [batch]."""
+    """Split each key into ``num``; returns ``num`` arrays of keys, each [batch].
+
+    Piece i of JAX's default generator is the key folded with i, so a key that is split must not be
+    folded with small integers as well.
+    """
     pieces = jax.vmap(lambda key: jax.random.split(key, num))(keys)
     return tuple(pieces[:, i] for i in range(num))
 

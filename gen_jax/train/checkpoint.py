@@ -63,7 +63,11 @@ def latest_step(manager: ocp.CheckpointManager) -> int | None:
 
 
 def save(
-    manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, Any], *, wait: bool = False
+    manager: ocp.CheckpointManager,
+    state: TrainState,
+    meta: Mapping[str, Any],
+    *,
+    wait: bool = False,
 ) -> None:
     """Save a state under its own step, in the background unless ``wait``.
 
@@ -130,9 +134,7 @@ def restore_weights(manager: ocp.CheckpointManager, step: int, abstract: TrainSt
     _check_spec(manager, step, spec)
     # Said explicitly, or orbax would look for the devices that the checkpoint was written on.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    weights = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), weights
-    )
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), weights)
     return _restore_items(manager, step, weights=weights).weights
 
 
@@ -151,9 +153,7 @@ def _check_spec(manager: ocp.CheckpointManager, step: int, expected: Mapping[str
     """Compare names, shapes and types ourselves: orbax casts silently and names no parameter."""
     meta = read_meta(manager, step)
     prefixes = {name.split("[")[0] for name in expected}
-    found = {
-        name: list(x) for name, x in meta["spec"].items() if name.split("[")[0] in prefixes
-    }
+    found = {name: list(x) for name, x in meta["spec"].items() if name.split("[")[0] in prefixes}
     different = [
         f"{name}: checkpoint {_describe(found.get(name))}, config {_describe(expected.get(name))}"
         for name in sorted({*found, *expected})

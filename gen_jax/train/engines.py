@@ -51,9 +51,7 @@ def jit_engine(
     everywhere, rows = replicated(mesh), batch_sharding(mesh)
 
     def put(batch: Mapping[str, np.ndarray]) -> Batch:
-        return jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(rows, x), dict(batch)
-        )
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), dict(batch))
 
     def init(key: jax.Array, batch: Batch) -> TrainState:
         return init_state(model, optimizers, key, batch)
@@ -65,11 +63,14 @@ def jit_engine(
         )
 
     step = make_train_step(model, optimizers, **step_options)
+    # It runs once, and on CPU optimising it takes longer than it will ever run.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    quickly = {"xla_backend_optimization_level": 0} if on_cpu else None
     return Engine(
         put=put,
         # Under jit, because a typed key cannot be put on devices of several processes.
         key=lambda seed: jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)(),
-        init=jax.jit(init, out_shardings=everywhere),
+        init=jax.jit(init, out_shardings=everywhere, compiler_options=quickly),
         abstract=abstract,
         step=jax.jit(
             step,

@@ -75,9 +75,7 @@ def make_train_step(
         for number, turn in enumerate(turns):
             loss = model.losses[turn]
             turn_keys = rng.fold_in(keys, number)
-            value, aux, grads = _accumulate(
-                loss, state, batch, turn_keys, context, microbatches
-            )
+            value, aux, grads = _accumulate(loss, state, batch, turn_keys, context, microbatches)
             value, aux, grads = across.mean((value, aux, grads))
             norm = optax.global_norm(grads)
             finite = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -156,9 +154,7 @@ def _accumulate(
 ) -> tuple[Scalar, Aux, PyTree]:
     """Average a loss, what it observed and its gradient over microbatches."""
 
-    def objective(
-        own: PyTree, batch: Batch, keys: Keys
-    ) -> tuple[Scalar, Aux]:
+    def objective(own: PyTree, batch: Batch, keys: Keys) -> tuple[Scalar, Aux]:
         params: Params = {**state.params, loss.player: own}
         return loss.fn(params, state.stats, batch, keys, context)
 

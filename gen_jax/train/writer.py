@@ -26,8 +26,8 @@ class Writer(NamedTuple):
 def open_writer(workdir: Path, first_step: int) -> Writer:
     """Open ``metrics.jsonl`` and the event files of a run that goes on after ``first_step``.
 
-    Lines of later steps, left by a run that was cut off after its last checkpoint, are dropped: they
-    will be written again.
+    Lines of later steps, left by a run that was cut off after its last checkpoint, are dropped:
+    they will be written again.
 
     Raises:
         StorageError: if the files cannot be written.
@@ -39,7 +39,7 @@ def open_writer(workdir: Path, first_step: int) -> Writer:
         if kept != lines:
             write_file(path, "".join(f"{line}\n" for line in kept).encode())
     try:
-        metrics = open(path, "a", buffering=1)  # noqa: SIM115: closed by close()
+        metrics = open(path, "a", buffering=1)  # noqa: SIM115 closed by close()
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
     events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10)

@@ -1,0 +1,61 @@
+# make demo   train on real digits and sample, in minutes
+# make test   the whole suite
+# make quick  an answer within three minutes
+# PYTHON=... chooses the interpreter; by default the newest that really runs and is supported.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+
+PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && { echo python$$v; exit; }; done; echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+
+.PHONY: demo test quick test-parity lint format install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.cfg Makefile $(wildcard constraints/*.txt)
+	@start=$$SECONDS
+	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	minor=$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])')
+	pins=constraints/py$$minor.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(test -f $$pins && echo "-c $$pins") -e '.[test]'
+	echo "installed in $$((SECONDS - start)) s with $$($(BIN)/python --version)"
+	touch $@
+
+demo: $(STAMP)
+	@start=$$SECONDS
+	$(BIN)/gen-jax train --config configs/ddpm_digits.py --workdir runs/digits
+	trained=$$SECONDS
+	$(BIN)/gen-jax sample --workdir runs/digits --num 64 --solver ddim --steps 50 --out runs/digits/ddim.png
+	$(BIN)/gen-jax sample --workdir runs/digits --num 16 --solver ddpm --out runs/digits/ddpm.png
+	echo
+	echo "trained in $$((trained - start)) s, sampled in $$((SECONDS - trained)) s; look at"
+	echo "  $(CURDIR)/runs/digits/ddim.png   64 digits, DDIM, 50 steps"
+	echo "  $(CURDIR)/runs/digits/ddpm.png   16 digits, DDPM, 1000 steps"
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 -m "not parity" $(ARGS)
+
+quick: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not parity and not slow" $(ARGS)
+
+test-parity: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,parity]'
+	$(BIN)/python -m pytest -m parity $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

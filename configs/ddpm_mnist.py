@@ -1,0 +1,40 @@
+"""DDPM on MNIST, with a network that two CPU cores can train in an hour or two.
+
+gen-jax train --config configs/ddpm_mnist.py --workdir runs/mnist \\
+    --config.data.source=npz:mnist.npz
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Give the experiment, or its ``tiny`` variant."""
+    config = common.diffusion()
+    config.data.update({"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 64})
+    config.model.update(
+        {
+            "channels": 32,
+            "multipliers": (1, 2, 2),
+            "num_res_blocks": 1,
+            "attention_resolutions": (7,),
+            "groups": 8,
+            "dropout": 0.0,
+        }
+    )
+    config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
+    config.train.update(
+        {
+            "steps": 8000,
+            "ema_decay": 0.999,
+            "log_every": 100,
+            "sample_every": 2000,
+            "save_every": 500,
+        }
+    )
+    if variant == "tiny":
+        return common.tiny_diffusion(config, "synthetic:28x28x1", (28, 28, 1))
+    if variant:
+        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
+    return config

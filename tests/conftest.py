@@ -1,0 +1,20 @@
+"""The suite runs on eight virtual devices, with shapes of every annotation checked.
+
+These settings must be made before JAX starts, so they stand before the imports that need them.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Most tests compile more than they compute.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# Left installed: modules are imported by the tests.
+install_import_hook("gen_jax", "beartype.beartype")
