@@ -12,7 +12,7 @@ from configs import common
 def get_config(variant: str = "") -> ConfigDict:
     """Give the experiment, or its ``tiny`` variant."""
     config = common.diffusion()
-    config.data.update({"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 64})
+    config.data.update({"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 32})
     config.model.update(
         {
             "channels": 32,
@@ -26,10 +26,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
     config.train.update(
         {
-            "steps": 8000,
+            "steps": 6000,
             "ema_decay": 0.999,
             "log_every": 100,
-            "sample_every": 2000,
+            "sample_every": 1500,
             "save_every": 500,
         }
     )
