@@ -7,12 +7,14 @@ suite's import hook, so that users pay nothing for them.
 from typing import Any, TypeAlias
 
 import jax
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, UInt8
 
 __all__ = [
     "Array",
     "ArrayLike",
     "Bool",
+    "DTypeLike",
     "Float",
     "Image",
     "Int",

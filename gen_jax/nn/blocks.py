@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
-from gen_jax.typing import Array, Float, Keys
+from gen_jax.typing import Array, DTypeLike, Float, Keys
 
 __all__ = ["AttentionBlock", "Downsample", "Dropout", "ResBlock", "Upsample"]
 
@@ -46,7 +46,7 @@ class ResBlock(nn.Module):
     channels: int
     groups: int
     dropout: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -80,7 +80,7 @@ class AttentionBlock(nn.Module):
 
     num_heads: int
     groups: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -105,7 +105,7 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Module):
     """Halve height and width with a strided 3x3 convolution."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -124,7 +124,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double height and width: nearest neighbour, then a 3x3 convolution."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

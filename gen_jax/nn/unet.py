@@ -13,7 +13,7 @@ from gen_jax.nn.blocks import (
 )
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import unet_faults
-from gen_jax.typing import Array, Float, Int, Keys
+from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
 
 __all__ = ["UNet"]
 
@@ -52,7 +52,7 @@ class UNet(nn.Module):
     groups: int = 32
     dropout: float = 0.1
     num_classes: int | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
         faults = unet_faults(

@@ -7,7 +7,7 @@ noise is then the same on one device or eight, and in one batch or four.
 import jax
 import jax.numpy as jnp
 
-from gen_jax.typing import Array, Int, Key, Keys, Shape
+from gen_jax.typing import Array, DTypeLike, Int, Key, Keys, Shape
 
 __all__ = ["fold_in", "normal", "per_example", "split"]
 
@@ -41,6 +41,6 @@ def split(keys: Keys, num: int) -> tuple[Keys, ...]:
     return tuple(pieces[:, i] for i in range(num))
 
 
-def normal(keys: Keys, shape: Shape, dtype: jnp.dtype = jnp.float32) -> Array:
+def normal(keys: Keys, shape: Shape, dtype: DTypeLike = jnp.float32) -> Array:
     """Draw standard normals, one array of ``shape`` from each key: [batch, *shape]."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)

@@ -23,9 +23,12 @@ class Guard(NamedTuple):
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint holds. There is no key in it: keys are made of seed and step."""
+    """Everything that a checkpoint holds. There is no key in it: keys are made of seed and step.
 
-    step: Array  # int32, steps taken
+    The leaves are arrays, or in an abstract state their shapes.
+    """
+
+    step: PyTree  # int32, steps taken
     params: Params
     stats: Stats
     opt_state: Mapping[str, Any]  # one for each player

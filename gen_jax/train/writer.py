@@ -48,7 +48,7 @@ def open_writer(workdir: Path, first_step: int) -> Writer:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf  # a torn line
 

@@ -1,0 +1,275 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gen_jax.data import open_source
+from gen_jax.data.decode import decode_image, fit_image
+from gen_jax.errors import DataError
+
+RNG = np.random.default_rng(0)
+
+
+def test_digits_are_the_real_ones():
+    from sklearn.datasets import load_digits
+
+    train, test = (open_source("digits", split, (8, 8, 1)) for split in ("train", "test"))
+    assert (train.size, test.size, train.num_classes) == (1500, 297, 10)
+    data = load_digits()
+    batch = test.read(np.array([0, 296]))
+    assert batch["image"].dtype == np.uint8
+    np.testing.assert_allclose(batch["image"][..., 0], data.images[[1500, 1796]] * 15.9375, atol=0.5)
+    np.testing.assert_array_equal(batch["label"], data.target[[1500, 1796]])
+
+
+def write_npz(path, **arrays):
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+def test_npz_reads_the_keras_layout(tmp_path):
+    images = RNG.integers(0, 256, (6, 4, 5), np.uint8)
+    spec = write_npz(
+        tmp_path / "a.npz", x_train=images, y_train=np.arange(6).reshape(6, 1), x_test=images[:2]
+    )
+    train, test = (open_source(spec, split, (4, 5, 1)) for split in ("train", "test"))
+    batch = train.read(np.array([5, 0]))
+    np.testing.assert_array_equal(batch["image"][..., 0], images[[5, 0]])
+    np.testing.assert_array_equal(batch["label"], [5, 0])
+    assert batch["label"].dtype == np.int32
+    assert train.num_classes == 6
+    assert test.num_classes is None
+    assert "label" not in test.read(np.array([0]))
+    assert train.fingerprint != test.fingerprint
+
+
+IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_test": IMAGES}, "no array x_train; found x_test"),
+        ({"x_train": IMAGES.astype(np.float32)}, "x_train: uint8 .* is needed, got float32"),
+        ({"x_train": IMAGES[0, 0]}, r"x_train: uint8 .* got uint8 \[4, 1\]"),
+        ({"x_train": IMAGES, "y_train": np.zeros(2, int)}, "y_train: 3 whole numbers are needed"),
+        ({"x_train": IMAGES, "y_train": np.zeros(3)}, "y_train: 3 whole numbers .* got float64"),
+        ({"x_train": IMAGES, "y_train": np.array([0, -1, 0])}, "y_train: index 1: label -1 < 0"),
+        ({"x_train": IMAGES[:0]}, "no examples"),
+        ({"x_train": np.zeros((3, 5, 4), np.uint8)}, "images are 5x4x1, but data.shape is 4x4x1"),
+        ({"x_train": np.array([{}], object)}, "cannot be read as npz: .*allow_pickle"),
+    ],
+)
+def test_unusable_npz_is_refused_by_name(tmp_path, arrays, message):
+    with pytest.raises(DataError, match=message) as error:
+        open_source(write_npz(tmp_path / "bad.npz", **arrays), "train", (4, 4, 1))
+    assert "bad.npz" in str(error.value)
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path):
+    (tmp_path / "no.npz").write_bytes(b"PK\x03\x04 not really")
+    for name in ("no.npz", "missing.npz"):
+        with pytest.raises(DataError, match=f"{name}: cannot be read as npz"):
+            open_source(f"npz:{tmp_path / name}", "train", (4, 4, 1))
+
+
+def encode(array, kind="PNG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def make_folder(root, per_class=10, size=(6, 8)):
+    for label, kind in enumerate(("PNG", "JPEG", "WEBP")):
+        folder = root / f"class{label}"
+        folder.mkdir(parents=True)
+        for index in range(per_class):
+            array = np.full((*size, 3), 80 * label + index, np.uint8)
+            (folder / f"{index:02d}.{kind.lower()}").write_bytes(encode(array, kind))
+        (folder / "notes.txt").write_text("not an image")
+    return root
+
+
+def test_folder_reads_classes_and_holds_out_every_tenth(tmp_path):
+    spec = f"folder:{make_folder(tmp_path)}"
+    train, test = (open_source(spec, split, (4, 4, 3)) for split in ("train", "test"))
+    assert (train.size, test.size, train.num_classes) == (27, 3, 3)
+    batch = train.read(np.array([0, 9, 26]))
+    assert batch["image"].shape == (3, 4, 4, 3)
+    np.testing.assert_array_equal(batch["label"], [0, 1, 2])
+    np.testing.assert_allclose(batch["image"][:, 0, 0, 0], [0, 80, 168], atol=3)
+
+
+def test_folder_uses_its_own_splits_where_it_has_them(tmp_path):
+    make_folder(tmp_path / "train")
+    make_folder(tmp_path / "test", per_class=2)
+    sizes = [open_source(f"folder:{tmp_path}", s, (4, 4, 1)).size for s in ("train", "test")]
+    assert sizes == [30, 6]
+
+
+def test_folder_names_a_bad_file(tmp_path):
+    make_folder(tmp_path)
+    bad = tmp_path / "class1" / "03.jpeg"
+    bad.write_bytes(bad.read_bytes()[:100])
+    source = open_source(f"folder:{tmp_path}", "train", (4, 4, 3))
+    with pytest.raises(DataError, match=r"class1/03.jpeg: not a usable image"):
+        source.read(np.arange(source.size))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mnist", "unknown source; digits, npz:PATH"),
+        ("npz:", "unknown source"),
+        ("folder:/nowhere", "folder:/nowhere: no such folder"),
+        ("synthetic:8x8x2", "HxWxC with 1 or 3 channels"),
+        ("tfds:no_such_dataset", "cannot be opened"),
+    ],
+)
+def test_unknown_sources_are_refused(spec, message):
+    with pytest.raises(DataError, match=message):
+        open_source(spec, "train", (8, 8, 1))
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no subfolders; one for each class"):
+        open_source(f"folder:{tmp_path}", "train", (8, 8, 1))
+
+
+@pytest.mark.slow
+def test_tfds_reads_array_record_without_tensorflow(tmp_path):
+    """Prepared on the spot, by a builder of our own and without TensorFlow."""
+    import sys
+
+    import tensorflow_datasets as tfds
+
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (12, 9, 7, 3), np.uint8)
+
+    class TinyDiscs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(9, 7, 3), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(num_classes=4),
+                }
+            )
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples(range(8)), "test": self._generate_examples(range(8, 12))}
+
+        def _generate_examples(self, indices):
+            for i in indices:
+                yield i, {"image": Image.fromarray(images[i]), "label": i % 4}
+
+    TinyDiscs(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    assert "tensorflow" not in sys.modules
+
+    train = open_source("tfds:tiny_discs", "train", (9, 7, 3), str(tmp_path))
+    assert (train.size, train.num_classes) == (8, 4)
+    batch = train.read(np.arange(8))
+    truth = {images[i].tobytes(): i % 4 for i in range(8)}
+    assert [truth[image.tobytes()] for image in batch["image"]] == batch["label"].tolist()
+    grey = open_source("tfds:tiny_discs", "test", (5, 5, 1), str(tmp_path))
+    assert grey.read(np.arange(4))["image"].shape == (4, 5, 5, 1)
+
+
+def test_synthetic_discs_lie_in_the_quadrant_of_their_label():
+    source = open_source("synthetic:16x16x3", "train", (16, 16, 3))
+    batch = source.read(np.arange(64))
+    assert batch["image"].dtype == np.uint8
+    for image, label in zip(batch["image"].astype(float), batch["label"], strict=True):
+        halves = image.sum(-1).reshape(2, 8, 2, 8).sum((1, 3))
+        assert halves.argmax() == label
+
+
+GREY = RNG.integers(0, 256, (5, 6), np.uint8)
+
+
+def bomb():
+    return encode(np.zeros((10_000, 5_001), np.uint8))
+
+
+def animated():
+    frames = [Image.fromarray(np.full((4, 4), v, np.uint8)) for v in (0, 255)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def gif():
+    return encode(GREY, "GIF")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "cannot identify image"),
+        (b"plain text", "cannot identify image"),
+        (gif(), "cannot identify image"),
+        (encode(GREY)[:60], "not a usable image"),
+        (encode(RNG.integers(0, 60_000, (5, 5)).astype(np.uint16)), "eight bits a channel"),
+        (animated(), "2 frames; a still image is needed"),
+        (bomb(), "10000 pixels; at most|pixels"),
+    ],
+    ids=["empty", "text", "gif", "truncated", "16bit", "animated", "bomb"],
+)
+def test_what_is_not_one_plain_picture_is_refused(data, message):
+    with pytest.raises(DataError, match=message) as error:
+        decode_image(data, "here")
+    assert str(error.value).startswith("here: not a usable image")
+
+
+def test_damaged_bytes_give_nothing_but_our_error():
+    """Two thousand mutations of real files."""
+    rng = np.random.default_rng(0)
+    originals = [encode(np.stack([GREY] * 3, -1), kind) for kind in ("PNG", "JPEG", "WEBP")]
+    refused = 0
+    for _ in range(700):
+        for original in originals:
+            data = bytearray(original)
+            for _ in range(rng.integers(1, 6)):
+                data[rng.integers(len(data))] = rng.integers(256)
+            try:
+                fit_image(decode_image(bytes(data), "x"), (4, 4, 3), "x")
+            except DataError:
+                refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(GREY), np.stack([GREY] * 3, -1)),
+        (Image.fromarray(np.stack([GREY] * 3 + [np.full_like(GREY, 255)], -1), "RGBA"), None),
+        (Image.new("RGBA", (6, 5), (10, 20, 30, 0)), np.full((5, 6, 3), 255)),
+        (Image.new("1", (6, 5), 1), np.full((5, 6, 3), 255)),
+        (Image.new("P", (6, 5), 0), np.zeros((5, 6, 3))),
+    ],
+    ids=["grey", "opaque", "transparent", "bilevel", "palette"],
+)
+def test_modes_become_rgb(image, expected):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    array = fit_image(decode_image(buffer.getvalue(), "x"), (5, 6, 3), "x")
+    np.testing.assert_array_equal(array, np.stack([GREY] * 3, -1) if expected is None else expected)
+
+
+def test_orientation_is_applied():
+    array = np.zeros((4, 8, 3), np.uint8)
+    array[:, 4:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to view
+    image = decode_image(encode(array, "JPEG", exif=exif, quality=95), "x")
+    assert image.size == (4, 8)
+    assert np.asarray(image)[-1].min() > 200
+
+
+def test_fitting_crops_the_centre():
+    array = np.zeros((4, 12), np.uint8)
+    array[:, 4:8] = 200
+    np.testing.assert_array_equal(fit_image(Image.fromarray(array), (4, 4, 1), "x"), 200)

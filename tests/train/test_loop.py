@@ -1,0 +1,167 @@
+import itertools
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from gen_jax.errors import NonFiniteError
+from gen_jax.train.engines import jit_engine
+from gen_jax.train.loop import Loop, train
+from gen_jax.train.sharding import make_mesh
+from gen_jax.train.writer import close, open_writer, write_images, write_metrics
+from tests.train.toy import toy
+
+X = np.random.default_rng(0).normal(size=(100, 8, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return jit_engine(toy(), {"gen": optax.adam(0.01), "disc": optax.adam(0.01)}, make_mesh())
+
+
+def batches(first=0, bad=()):
+    for i in itertools.count(first):
+        yield {"x": np.where(i in bad, np.nan, X[i % 100]).astype(np.float32)}
+
+
+class Record:
+    """Everything that a loop reported."""
+
+    def __init__(self):
+        self.metrics, self.images, self.saved, self.inspected = [], [], [], []
+
+    def loop(self, **options):
+        def inspect(state):
+            self.inspected.append(int(state.step))
+            return {"look": 1.0}, {"picture": np.zeros((2, 2, 1), np.uint8)}
+
+        settings = {
+            "steps": 10,
+            "log_every": 4,
+            "inspect_every": 5,
+            "save_every": 3,
+            "max_bad_steps": 3,
+            "report": lambda step, metrics: self.metrics.append((step, dict(metrics))),
+            "show": lambda step, images: self.images.append((step, set(images))),
+            "save": lambda state, wait: self.saved.append((int(state.step), wait)),
+            "inspect": inspect,
+            "stop": lambda: False,
+        }
+        return Loop(**{**settings, **options})
+
+
+def start(engine):
+    return engine.init(engine.key(0), engine.put({"x": X[0]}))
+
+
+def test_everything_happens_when_it_should(engine, capsys):
+    record = Record()
+    state = train(engine, start(engine), {}, batches(), engine.key(0), record.loop())
+    assert int(state.step) == 10
+    logged = [step for step, metrics in record.metrics if "gen/loss" in metrics]
+    assert logged == [4, 8, 10]
+    assert record.inspected == [5, 10]
+    assert record.images == [(5, {"picture"}), (10, {"picture"})]
+    assert record.saved == [(3, False), (6, False), (9, False), (10, True)]
+    numbers = record.metrics[0][1]
+    assert numbers["time/images_seen"] == 32
+    assert numbers["time/steps_per_second"] > 0
+    out = capsys.readouterr().out
+    assert "compiled the training step in" in out
+    assert "step 10/10  disc/loss" in out
+    assert "images/s" in out
+
+
+def test_metrics_are_means_over_the_steps_between_lines(engine):
+    fine, coarse = Record(), Record()
+    for record, every in ((fine, 1), (coarse, 5)):
+        loop = record.loop(log_every=every, inspect_every=0, save_every=100)
+        train(engine, start(engine), {}, batches(), engine.key(0), loop)
+    losses = [metrics["gen/loss"] for _, metrics in fine.metrics]
+    assert coarse.metrics[0][1]["gen/loss"] == pytest.approx(np.mean(losses[:5]), rel=1e-6)
+
+
+def test_a_stopped_run_saves_the_step_it_is_at(engine):
+    record = Record()
+    asked = itertools.count()
+    loop = record.loop(stop=lambda: next(asked) >= 4, inspect_every=0)
+    state = train(engine, start(engine), {}, batches(), engine.key(0), loop)
+    assert int(state.step) == 4
+    assert record.saved[-1] == (4, True)
+
+
+def test_stopping_and_going_on_is_bitwise_the_uninterrupted_run(engine):
+    quiet = {"inspect_every": 0, "save_every": 100}
+    whole = train(
+        engine, start(engine), {}, batches(), engine.key(0), Record().loop(steps=9, **quiet)
+    )
+    for cut in (1, 4, 8):
+        part = train(
+            engine, start(engine), {}, batches(), engine.key(0), Record().loop(steps=cut, **quiet)
+        )
+        part = train(
+            engine, part, {}, batches(cut), engine.key(0), Record().loop(steps=9, **quiet)
+        )
+        jax.tree.map(np.testing.assert_array_equal, whole, part)
+
+
+def test_bad_batches_are_survived_and_left_out_of_the_means(engine):
+    record = Record()
+    loop = record.loop(log_every=10, inspect_every=0)
+    state = train(engine, start(engine), {}, batches(bad=(2, 5)), engine.key(0), loop)
+    numbers = record.metrics[0][1]
+    assert numbers["guard/skipped"] == 2
+    assert np.isfinite(numbers["gen/loss"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_too_many_bad_batches_in_a_row_end_the_run(engine):
+    record = Record()
+    loop = record.loop(steps=50, log_every=100, inspect_every=0, save_every=100)
+    with pytest.raises(NonFiniteError, match="step 8: .* not finite in 3 consecutive steps"):
+        train(engine, start(engine), {}, batches(bad=range(5, 99)), engine.key(0), loop)
+    assert record.saved == []
+
+
+def test_a_finished_run_does_nothing(engine):
+    record = Record()
+    state = start(engine).replace(step=np.int32(10))
+    train(engine, state, {}, iter(()), engine.key(0), record.loop())
+    assert record.saved == record.metrics == []
+
+
+def test_the_step_is_compiled_once(engine):
+    step = engine.step
+    state = start(engine)
+    before = step._cache_size()
+    for i in range(3):
+        state, _ = step(state, {}, engine.put({"x": X[i]}), engine.key(0))
+    assert step._cache_size() == before + (0 if before else 1)
+
+
+def test_the_writer_keeps_lines_up_to_the_resumed_step(tmp_path):
+    writer = open_writer(tmp_path, 0)
+    for step in (1, 2, 3):
+        write_metrics(writer, step, {"loss": float(step), "bad": float("nan")})
+    close(writer)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')  # torn by a crash
+    writer = open_writer(tmp_path, 2)
+    write_metrics(writer, 3, {"loss": 30.0})
+    write_images(writer, 3, {"samples": np.zeros((4, 4, 1), np.uint8)})
+    close(writer)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert lines[0]["bad"] is None
+    assert (tmp_path / "images" / "0000003_samples.png").stat().st_size > 0
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_meshes_use_every_device_or_nothing():
+    assert make_mesh().size == 8
+    assert make_mesh(8).size == 8
+    for wrong in (3, 0, 16):
+        with pytest.raises(ValueError, match=f"mesh.data: 8 devices are there, got {wrong}"):
+            make_mesh(wrong)

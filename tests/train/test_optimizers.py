@@ -1,0 +1,60 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax.train.optimizers import adamw, learning_rate
+
+
+def test_warm_up_then_constant():
+    rate = learning_rate(0.8, warmup_steps=4, decay="constant", total_steps=10)
+    np.testing.assert_allclose([rate(n) for n in range(6)], [0.2, 0.4, 0.6, 0.8, 0.8, 0.8], 1e-6)
+
+
+def test_warm_up_then_cosine_to_zero():
+    rate = learning_rate(1.0, warmup_steps=2, decay="cosine", total_steps=12)
+    np.testing.assert_allclose(rate(2), 1.0)
+    np.testing.assert_allclose(rate(7), 0.5, atol=1e-6)
+    np.testing.assert_allclose(rate(12), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_short_warm_ups_reach_the_peak_at_once(warmup):
+    rate = learning_rate(1.0, warmup_steps=warmup, decay="constant", total_steps=5)
+    assert float(rate(warmup)) == 1.0
+
+
+def test_impossible_schedules_are_refused():
+    with pytest.raises(ValueError, match="decay: 'constant' or 'cosine' is needed, got 'step'"):
+        learning_rate(1.0, warmup_steps=0, decay="step", total_steps=5)
+    with pytest.raises(ValueError, match="total_steps: more than the 5 of the warm-up"):
+        learning_rate(1.0, warmup_steps=5, decay="cosine", total_steps=5)
+
+
+PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+
+
+def test_decay_pulls_kernels_and_spares_biases():
+    optimizer = adamw(0.1, weight_decay=0.5)
+    zeros = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], 0.0)
+
+
+def test_the_first_step_is_adam_s():
+    """m / (sqrt(v) + eps), both corrected, is the gradient's sign where eps is small."""
+    optimizer = adamw(0.1, clip_norm=0.0)
+    grads = {"kernel": jnp.full((2, 2), -3.0), "bias": jnp.full(2, 0.5)}
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["kernel"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], -0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("limit", "seen"), [(1.0, 1.0), (0.0, 60.0), (100.0, 60.0)])
+def test_clipping_bounds_the_global_norm(limit, seen):
+    """A large eps makes the first step proportional to the gradient that Adam saw."""
+    optimizer = adamw(1e6, eps=1e6, clip_norm=limit)
+    grads = {"kernel": jnp.full((2, 2), 18.0), "bias": jnp.full(2, 24.0 * np.sqrt(2))}
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    norm = np.sqrt(sum(np.square(u).sum() for u in updates.values()))
+    assert norm == pytest.approx(seen, rel=1e-3)

@@ -1,0 +1,175 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gen_jax.ops import keys as rng
+from gen_jax.protocols import LOCAL, Context
+from gen_jax.train.state import init_state
+from gen_jax.train.step import ema_decay_at, make_train_step
+from tests.train.toy import toy
+
+KEY = jax.random.key(0)
+BATCH = {"x": jax.random.normal(jax.random.key(1), (16, 3)) + 1.0}
+SGD = {"gen": optax.sgd(0.1), "disc": optax.sgd(0.1)}
+
+
+def start(model, optimizers=SGD):
+    return init_state(model, optimizers, KEY, BATCH)
+
+
+def run(step, state, num=1, batch=BATCH):
+    step = jax.jit(step)
+    for _ in range(num):
+        state, metrics = step(state, {}, batch, KEY)
+    return state, metrics
+
+
+def assert_trees_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def differs(a, b):
+    return any((np.asarray(x) != y).any() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@pytest.mark.parametrize(("turn", "other"), [("gen", "disc"), ("disc", "gen")])
+def test_a_turn_leaves_the_other_player_bit_identical(turn, other):
+    model = toy()
+    before = start(model, {"gen": optax.adam(0.1), "disc": optax.adam(0.1)})
+    optimizers = {"gen": optax.adam(0.1), "disc": optax.adam(0.1)}
+    after, metrics = run(make_train_step(model, optimizers, turns=(turn,)), before)
+    assert differs(before.params[turn], after.params[turn])
+    assert_trees_equal(before.params[other], after.params[other])
+    assert_trees_equal(before.opt_state[other], after.opt_state[other])
+    assert {name.split("/")[0] for name in metrics} == {turn, "guard"}
+
+
+def test_only_the_turn_s_own_player_changes_statistics():
+    """The discriminator's loss observes a million on purpose."""
+    after, _ = run(make_train_step(toy(), SGD), start(toy()))
+    assert float(jnp.abs(after.stats["gen"]["mean"]).max()) < 10
+
+
+def test_a_step_is_the_gradient_of_its_loss():
+    model = toy()
+    state = start(model)
+    after, metrics = run(make_train_step(model, SGD, turns=("gen",)), state)
+    keys = rng.fold_in(rng.per_example(jax.random.fold_in(KEY, 0), 0, 16), 0)
+    context = Context({}, state.step, LOCAL, True)
+
+    def loss(own):
+        params = {**state.params, "gen": own}
+        return model.losses["gen"].fn(params, state.stats, BATCH, keys, context)[0]
+
+    value, grads = jax.value_and_grad(loss)(state.params["gen"])
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params["gen"], grads)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params["gen"], expected
+    )
+    assert float(metrics["gen/loss"]) == pytest.approx(float(value), rel=1e-6)
+    assert float(metrics["gen/grad_norm"]) == pytest.approx(float(optax.global_norm(grads)), 1e-5)
+
+
+def test_turns_repeat_with_noise_of_their_own():
+    model = toy(noise=1.0)
+    once, _ = run(make_train_step(model, SGD, turns=("disc",)), start(model))
+    twice, _ = run(make_train_step(model, SGD, turns=("disc", "disc")), start(model))
+    first = once.params["disc"]["w"] - start(model).params["disc"]["w"]
+    second = twice.params["disc"]["w"] - once.params["disc"]["w"]
+    assert float(jnp.abs(first - second).max()) > 1e-4
+    assert int(twice.step) == 1
+
+
+@pytest.mark.parametrize("microbatches", [2, 4])
+def test_accumulation_is_the_big_batch_for_means_over_examples(microbatches):
+    """The discriminator's loss is one; its noise belongs to the example, not to the part."""
+    model = toy()
+    whole, big = run(make_train_step(model, SGD, turns=("disc",)), start(model))
+    step = make_train_step(model, SGD, turns=("disc",), microbatches=microbatches)
+    parts, small = run(step, start(model))
+    np.testing.assert_allclose(whole.params["disc"]["w"], parts.params["disc"]["w"], atol=1e-6)
+    assert float(big["disc/loss"]) == pytest.approx(float(small["disc/loss"]), rel=1e-5)
+
+
+def test_statistics_are_those_of_the_whole_batch_under_accumulation():
+    model = toy()
+    whole, _ = run(make_train_step(model, SGD, turns=("gen",)), start(model))
+    parts, _ = run(make_train_step(model, SGD, turns=("gen",), microbatches=4), start(model))
+    np.testing.assert_allclose(whole.stats["gen"]["mean"], parts.stats["gen"]["mean"], atol=1e-6)
+
+
+def test_microbatches_that_do_not_divide_are_refused():
+    step = make_train_step(toy(), SGD, microbatches=3)
+    with pytest.raises(ValueError, match="microbatches: 3 does not divide a batch of 16"):
+        run(step, start(toy()))
+
+
+def test_a_bad_batch_changes_nothing_and_is_counted():
+    model = toy()
+    optimizers = {"gen": optax.adam(0.1), "disc": optax.adam(0.1)}
+    step = jax.jit(make_train_step(model, optimizers))
+    good, _ = step(start(model, optimizers), {}, BATCH, KEY)
+    bad_batch = {"x": BATCH["x"].at[3, 1].set(jnp.nan)}
+    bad, metrics = step(good, {}, bad_batch, KEY)
+    for name in ("params", "opt_state", "stats", "ema_params"):
+        assert_trees_equal(getattr(good, name), getattr(bad, name))
+    assert int(bad.step) == 2
+    assert [int(x) for x in bad.guard] == [1, 1]
+    assert int(metrics["guard/skipped"]) == 1
+    again, _ = step(bad, {}, bad_batch, KEY)
+    assert [int(x) for x in again.guard] == [2, 2]
+    healed, _ = step(again, {}, BATCH, KEY)
+    assert [int(x) for x in healed.guard] == [2, 0]
+    assert differs(again.params, healed.params)
+
+
+def test_the_average_follows_its_definition():
+    model = toy()
+    step = jax.jit(make_train_step(model, SGD, ema_decay=0.5))
+    state = start(model)
+    expected = state.params
+    for n in range(12):
+        state, _ = step(state, {}, BATCH, KEY)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, expected, state.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        state.ema_params,
+        expected,
+    )
+
+
+def test_decay_warms_up():
+    decays = [float(ema_decay_at(jnp.int32(n), 0.999)) for n in (0, 90, 10**6)]
+    np.testing.assert_allclose(decays, [0.1, 0.91, 0.999], rtol=1e-6)
+
+
+def test_training_draws_new_noise_every_step_and_the_same_again():
+    model = toy(noise=1.0)
+    step = make_train_step(model, {"gen": optax.sgd(0.0), "disc": optax.sgd(0.0)}, turns=("disc",))
+    step = jax.jit(step)
+    first, a = step(start(model), {}, BATCH, KEY)
+    _, b = step(first, {}, BATCH, KEY)
+    _, again = step(start(model), {}, BATCH, KEY)
+    assert float(a["disc/loss"]) != float(b["disc/loss"])
+    assert float(a["disc/loss"]) == float(again["disc/loss"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"turns": ("vae",)}, "turns: 'vae' is none of the losses"),
+        ({"ema_decay": 1.0}, r"ema_decay: a number in \[0, 1\) is needed, got 1.0"),
+        ({"microbatches": 0}, "microbatches: at least 1 is needed, got 0"),
+    ],
+)
+def test_impossible_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_train_step(toy(), SGD, **options)
+
+
+def test_optimisers_must_be_those_of_the_players():
+    with pytest.raises(ValueError, match=r"optimizers: one for each of \['disc', 'gen'\]"):
+        start(toy(), {"gen": optax.sgd(0.1)})
