@@ -39,10 +39,10 @@ demo: $(STAMP)
 	echo "  $(CURDIR)/runs/digits/ddpm.png   16 digits, DDPM, 1000 steps"
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 -m "not parity" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity" $(ARGS)
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not parity and not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not slow" $(ARGS)
 
 test-parity: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,parity]'

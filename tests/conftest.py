@@ -12,6 +12,8 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 import jax
 from jaxtyping import install_import_hook
 
+import tests.typechecker  # noqa: F401 named below
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -19,4 +21,4 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # Left installed: modules are imported by the tests. Without gen_jax.data, which knows NumPy alone
 # and whose functions travel to worker processes, which decorated ones cannot.
 ROOMS = ("ops", "diffusion", "nn", "codecs", "models", "train", "evals", "launch")
-install_import_hook([f"gen_jax.{room}" for room in ROOMS], "beartype.beartype")
+install_import_hook([f"gen_jax.{room}" for room in ROOMS], "tests.typechecker.check")

@@ -44,7 +44,9 @@ def rooms_imported(path):
     return {name.split(".")[1] for name in names}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_imports_go_downward(path):
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     assert rooms_imported(path) <= ALLOWED[room] | OPEN | {room}

@@ -35,18 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         return _run([argument for argument in arguments if argument != "--debug"])
-    except GenJaxError as error:
-        message, code = f"gen_jax: {error.area}: {error}", error.exit_code
-    except KeyboardInterrupt:
-        message, code = "gen_jax: interrupted", 130
-    except Exception as error:  # not foreseen: still one line, and the way to learn more
-        reason = (str(error).strip().splitlines() or [""])[0]
-        message = f"gen_jax: unexpected {type(error).__name__}: {reason}; --debug shows where"
-        code = 1
-    if debug:
-        traceback.print_exc()
-    print(message, file=sys.stderr, flush=True)
-    return code
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _describe(error)
+        print(f"gen_jax: {message}", file=sys.stderr, flush=True)
+        return code
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, GenJaxError):
+        return f"{error.area}: {error}", error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    # Not foreseen: still one line, and the way to learn more.
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {reason}; --debug shows where", 1
 
 
 def _run(arguments: list[str]) -> int:

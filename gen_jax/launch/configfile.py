@@ -17,7 +17,7 @@ from gen_jax.launch.schema import Fault, fields_of, find_faults, flatten, neares
 __all__ = ["from_json", "load_config", "to_json"]
 
 
-def load_config(path: str, overrides: Sequence[str]) -> config_dict.ConfigDict:
+def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Load a config file, apply overrides, and check the whole.
 
     A config file is a program and is run; give only files that you would run.
@@ -27,24 +27,29 @@ def load_config(path: str, overrides: Sequence[str]) -> config_dict.ConfigDict:
             ``sys.path``, so that ``from configs import common`` works wherever the project lies.
         overrides: ``section.field=value``, in order.
 
+    Returns:
+        Nested dicts: no one further in sees a ConfigDict.
+
     Raises:
         ConfigError: telling all faults, one a line.
     """
     config = _run_config_file(path)
     fields = fields_of(str(config.get("family", "")))
+    names = flatten(config.to_dict())
     faults = []
     for override in overrides:
         name, equals, value = override.partition("=")
-        if name not in flatten(config):
+        if name not in names:
             faults.append(Fault(name, f"unknown field{nearest(name, fields)}"))
         elif not equals or not _apply(config, name, value):
             accepts = fields[name].accepts if name in fields else "another type"
             faults.append(Fault(name, f"{value!r}; {accepts} is needed"))
     known = {fault.field for fault in faults}
-    faults += [fault for fault in find_faults(config) if fault.field not in known]
+    values = config.to_dict()
+    faults += [fault for fault in find_faults(values) if fault.field not in known]
     if faults:
         raise ConfigError(_report(path, faults))
-    return config
+    return values
 
 
 def _report(where: str, faults: Sequence[Fault]) -> str:
@@ -66,6 +71,9 @@ def _run_config_file(path: str) -> config_dict.ConfigDict:
     try:
         holder(argv)
         config = holder.config
+        # ml_collections keeps an OSError for whoever reads the config.
+        if (kept := getattr(config, "_error", None)) is not None:
+            raise kept
     except Exception as error:  # the file is a program: anything may come out of it
         raise ConfigError(f"{path}: {_last_line(error)}") from error
     if not isinstance(config, config_dict.ConfigDict):
@@ -92,8 +100,7 @@ def _apply(config: config_dict.ConfigDict, name: str, value: str) -> bool:
 
 def to_json(config: Mapping[str, Any]) -> str:
     """Write a config as data."""
-    plain = config.to_dict() if isinstance(config, config_dict.ConfigDict) else config
-    return json.dumps(plain, indent=2) + "\n"
+    return json.dumps(config, indent=2) + "\n"
 
 
 def from_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from gen_jax.launch.experiment import Experiment
 from gen_jax.ops import keys as rng
-from gen_jax.train.sharding import batch_sharding, make_mesh
+from gen_jax.train.sharding import batch_sharding, make_mesh, replicated
 from gen_jax.typing import PyTree
 
 __all__ = ["draw_samples"]
@@ -52,7 +52,9 @@ def draw_samples(
     traced = {name: value for name, value in options.items() if not known[name].static}
     sampler = jax.jit(functools.partial(experiment.model.sample, **static))
 
-    rows = batch_sharding(make_mesh())
+    mesh = make_mesh()
+    rows = batch_sharding(mesh)
+    params, stats, frozen = jax.device_put((params, stats, experiment.frozen), replicated(mesh))
     devices = jax.device_count()
     batch_size = -(-min(batch_size, num) // devices) * devices
     key = jax.random.key(seed)
@@ -64,6 +66,6 @@ def draw_samples(
         if labels is not None:
             part = labels[np.minimum(np.arange(first, first + batch_size), num - 1)]
             cond = jax.device_put(jnp.asarray(part), rows)
-        batch = sampler(params, stats, keys, experiment.frozen, cond, **traced)
+        batch = sampler(params, stats, keys, frozen, cond, **traced)
         images.append(np.asarray(batch)[: num - first])
     return np.concatenate(images)

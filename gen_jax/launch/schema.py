@@ -154,7 +154,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Give the leaves of nested mappings by dotted name."""
     leaves: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, Mapping) or hasattr(value, "items"):
+        if isinstance(value, Mapping):
             leaves |= flatten(value, f"{prefix}{name}.")
         else:
             leaves[f"{prefix}{name}"] = value
@@ -165,7 +165,7 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
     """Find everything that is wrong with a config.
 
     Args:
-        config: nested mappings, as a ConfigDict or as read from JSON.
+        config: nested mappings.
 
     Returns:
         Faults in the order of the fields; empty if the config can be built.
@@ -236,10 +236,9 @@ def _relations(values: Mapping[str, Any], family: str) -> list[Fault]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest what a misspelt name may have meant: ``; did you mean 'x'?``, or nothing."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, 1, 0.6)
-    if not close:  # right field, wrong section
-        last = name.rpartition(".")[2]
-        close = [field for field in known if field.rpartition(".")[2] == last]
+    last = name.rpartition(".")[2]
+    close = [field for field in known if field.rpartition(".")[2] == last]  # in another section
+    close = close or difflib.get_close_matches(name, known, 1, 0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -123,7 +123,7 @@ def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[], bool]) -
         _introduce(config, source, experiment, state, workdir)
         write_file(workdir / "config.json", to_json(config).encode())
 
-        meta = {"config": _plain(config), "data": source.fingerprint}
+        meta = {"config": config, "data": source.fingerprint}
         writer = open_writer(workdir, step or 0)
         try:
             loop = Loop(
@@ -206,10 +206,6 @@ def _introduce(
         + (f"resuming at step {int(state.step)}" if int(state.step) else "starting"),
         flush=True,
     )
-
-
-def _plain(config: Any) -> Mapping[str, Any]:
-    return config.to_dict() if hasattr(config, "to_dict") else config
 
 
 def _make_inspect(config: Mapping[str, Any], experiment: Any) -> Callable:

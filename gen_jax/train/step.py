@@ -77,7 +77,7 @@ def make_train_step(
             turn_keys = rng.fold_in(keys, number)
             value, aux, grads = _accumulate(loss, state, batch, turn_keys, context, microbatches)
             value, aux, grads = across.mean((value, aux, grads))
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
             stats_key = jax.random.fold_in(step_key, _STATS + number)

@@ -19,7 +19,9 @@ def test_digits_are_the_real_ones():
     data = load_digits()
     batch = test.read(np.array([0, 296]))
     assert batch["image"].dtype == np.uint8
-    np.testing.assert_allclose(batch["image"][..., 0], data.images[[1500, 1796]] * 15.9375, atol=0.5)
+    np.testing.assert_allclose(
+        batch["image"][..., 0], data.images[[1500, 1796]] * 15.9375, atol=0.5
+    )
     np.testing.assert_array_equal(batch["label"], data.target[[1500, 1796]])
 
 
@@ -160,7 +162,10 @@ def test_tfds_reads_array_record_without_tensorflow(tmp_path):
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, manager):
-            return {"train": self._generate_examples(range(8)), "test": self._generate_examples(range(8, 12))}
+            return {
+                "train": self._generate_examples(range(8)),
+                "test": self._generate_examples(range(8, 12)),
+            }
 
         def _generate_examples(self, indices):
             for i in indices:

@@ -1,7 +1,7 @@
 """What diffusers' schedulers make of given network outputs and given noise.
 
 ``python -m tests.diffusion.diffusers_reference`` writes ``diffusers_reference.npz``; it needs torch
-and diffusers, which ``make test-parity`` installs. The versions that made the stored file are in it.
+and diffusers, which ``make test-parity`` installs. The stored file holds their versions.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ class Case(NamedTuple):
     clip: bool = False
 
 
-# DDPM only on grids that end with index 0: on others diffusers' DDPMScheduler adds noise to its very
+# DDPM only on grids that end with index 0: on others diffusers' DDPMScheduler adds noise to its
 # last output, because it asks whether the index is 0 and not whether the step is the last.
 CASES = {
     "ddpm_full_grid": Case("ddpm", "linear", "eps", "leading", 1000),
@@ -108,7 +108,9 @@ def main():
     import diffusers
     import torch
 
-    arrays = {"versions": np.array([f"diffusers {diffusers.__version__}", f"torch {torch.__version__}"])}
+    arrays = {
+        "versions": np.array([f"diffusers {diffusers.__version__}", f"torch {torch.__version__}"])
+    }
     for name, case in CASES.items():
         points, last = kept(run_diffusers(case, *draw(case, name)))
         arrays |= {f"{name}/points": points, f"{name}/last": last}

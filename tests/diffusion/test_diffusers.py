@@ -38,7 +38,13 @@ def run_ours(case, start, noise, monkeypatch):
     )
     keys = jax.random.split(jax.random.key(0), len(start))  # not drawn from
     trace = process.integrate(
-        denoise, schedule, solver, GRIDS[case.spacing](case.steps, 1000), jnp.asarray(start), keys, trace=True
+        denoise,
+        schedule,
+        solver,
+        GRIDS[case.spacing](case.steps, 1000),
+        jnp.asarray(start),
+        keys,
+        trace=True,
     )
     return np.asarray(trace)[1:]
 

@@ -35,9 +35,7 @@ def test_every_pair_converts_there_and_back(a, b):
     there = KINDS[a].read(output, x_t, alpha, sigma)
     as_b = KINDS[b].target(there.x_0, there.eps, alpha, sigma)
     back = KINDS[b].read(as_b, x_t, alpha, sigma)
-    np.testing.assert_allclose(
-        KINDS[a].target(back.x_0, back.eps, alpha, sigma), output, atol=1e-5
-    )
+    np.testing.assert_allclose(KINDS[a].target(back.x_0, back.eps, alpha, sigma), output, atol=1e-5)
 
 
 def test_v_reads_schedules_that_do_not_preserve_variance():
@@ -118,7 +116,10 @@ def test_continuous_times_stay_off_zero():
         (lambda: process.discrete(0), "num_steps: at least 1"),
         (lambda: process.continuous(0.0), "t_min: a number in"),
         (lambda: process.ddim(1.5), r"eta: a number in \[0, 1\] is needed, got 1.5"),
-        (lambda: process.ddpm.__wrapped__("small"), "variance: 'beta' or 'beta_tilde' is needed, got 'small'"),
+        (
+            lambda: process.ddpm.__wrapped__("small"),
+            "variance: 'beta' or 'beta_tilde' is needed, got 'small'",
+        ),
         (lambda: process.uniform_times(0), "num_steps: at least 1"),
         (lambda: process.uniform_times(11, 10), "num_steps: at most the 10 steps"),
         (lambda: process.leading_times(11, 10), "num_steps: at most the 10 steps"),

@@ -51,9 +51,7 @@ def test_ddpm_is_algorithm_2_step_by_step():
                 LINEAR,
                 process.epsilon,
             )
-            noise = jax.lax.map(
-                lambda i: rng.normal(rng.fold_in(keys, i), (2,)), jnp.arange(1000)
-            )
+            noise = jax.lax.map(lambda i: rng.normal(rng.fold_in(keys, i), (2,)), jnp.arange(1000))
             times = process.uniform_times(1000, 1000)
             solver = process.ddpm(variance)
             return noise, process.integrate(denoise, LINEAR, solver, times, start, keys, trace=True)
@@ -149,9 +147,7 @@ def test_ddim_converges_with_order_1():
 def test_ddim_walks_back_to_the_noise_it_came_from():
     x = rng.normal(keys_of(8), (2,))
     times = np.linspace(1, 0.02, 400)
-    move = functools.partial(
-        process.integrate, gaussian_denoiser(LINEAR), LINEAR, process.ddim()
-    )
+    move = functools.partial(process.integrate, gaussian_denoiser(LINEAR), LINEAR, process.ddim())
     there = move(times, x, keys_of(8))
     back = move(times[::-1].copy(), there, keys_of(8))
     np.testing.assert_allclose(back, x, atol=0.05)

@@ -71,7 +71,10 @@ def test_examples_do_not_see_each_other(tiny):
 def test_time_matters_and_every_pixel_reaches_every_other(tiny):
     apply, variables = tiny
     assert float(jnp.abs(apply(variables, X, T) - apply(variables, X, T[::-1])).max()) > 1e-3
-    one = lambda x: apply(variables, x[None], T[:1])[0, 0, 0, 0]
+
+    def one(x):
+        return apply(variables, x[None], T[:1])[0, 0, 0, 0]
+
     assert (np.abs(jax.grad(one)(X[0])) > 0).all()
 
 
@@ -125,7 +128,10 @@ def test_unexpected_labels_and_sizes_are_refused(tiny):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attention_resolutions": (16,)}, "attention_resolutions: 16 never occurs: .* visits 8, 4"),
+        (
+            {"attention_resolutions": (16,)},
+            "attention_resolutions: 16 never occurs: .* visits 8, 4",
+        ),
         ({"groups": 3}, "groups: 3 does not divide the 8 channels"),
         ({"groups": 16}, "groups: 16 does not divide the 8 channels"),
         ({"num_heads": 3}, "num_heads: 3 does not divide the 16 channels"),
@@ -176,7 +182,7 @@ def test_attention_is_softmax_attention():
 
 
 def test_a_residual_block_is_what_the_paper_draws():
-    """GroupNorm, SiLU, convolution, embedding, GroupNorm, SiLU, convolution, sum; in NumPy at 1x1."""
+    """GroupNorm, SiLU, convolution, embedding, the same again, sum; in NumPy, at 1x1."""
     from gen_jax.nn.blocks import ResBlock
 
     block = ResBlock(channels=4, groups=2, dropout=0.0)

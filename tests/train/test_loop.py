@@ -101,9 +101,7 @@ def test_stopping_and_going_on_is_bitwise_the_uninterrupted_run(engine):
         part = train(
             engine, start(engine), {}, batches(), engine.key(0), Record().loop(steps=cut, **quiet)
         )
-        part = train(
-            engine, part, {}, batches(cut), engine.key(0), Record().loop(steps=9, **quiet)
-        )
+        part = train(engine, part, {}, batches(cut), engine.key(0), Record().loop(steps=9, **quiet))
         jax.tree.map(np.testing.assert_array_equal, whole, part)
 
 

@@ -19,8 +19,10 @@ def toy(noise=0.1):
 
     def generate(params, batch, keys):
         x = batch["x"]
-        return x @ params["gen"]["w"] + params["gen"]["b"][None] + noise * rng.normal(
-            keys, x.shape[1:]
+        return (
+            x @ params["gen"]["w"]
+            + params["gen"]["b"][None]
+            + noise * rng.normal(keys, x.shape[1:])
         )
 
     def score(params, y):

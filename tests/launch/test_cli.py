@@ -1,0 +1,275 @@
+"""The contract with users: what is printed, what is written, and the exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gen_jax.launch.cli import main
+from gen_jax.launch.pictures import grid
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ["--config", str(ROOT / "configs" / "ddpm_digits.py:tiny")]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A class-conditional run, trained once."""
+    folder = tmp_path_factory.mktemp("run") / "work"
+    overrides = ["--config.model.num_classes=10", "--config.train.sample_every=2"]
+    assert main(["train", *TINY, "--workdir", str(folder), *overrides]) == 0
+    return folder
+
+
+def sample(work, out, *arguments):
+    return main(["sample", "--workdir", str(work), "--out", str(out), *arguments])
+
+
+@pytest.mark.slow
+class TestWorkdir:
+    def test_layout(self, work):
+        names = {str(p.relative_to(work)) for p in work.rglob("*")}
+        assert {
+            "config.json",
+            "metrics.jsonl",
+            "checkpoints/2",
+            "images/0000002_samples.png",
+        } <= names
+        assert any(name.startswith("tensorboard/events") for name in names)
+        assert not [name for name in names if "tmp" in name or "probe" in name]
+
+    def test_metrics(self, work):
+        lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2]
+        assert {
+            "diffusion/loss",
+            "diffusion/grad_norm",
+            "guard/skipped",
+            "time/images_seen",
+            "time/images_per_second",
+        } <= lines[0].keys()
+
+    def test_samples_do_not_depend_on_the_batch(self, work, tmp_path):
+        results = []
+        for size in ("8", "16"):
+            out = tmp_path / f"{size}.npz"
+            assert sample(work, out, "--num", "16", "--batch_size", size, "--steps", "4") == 0
+            with np.load(out) as arrays:
+                results.append(arrays["images"].astype(int))
+        np.testing.assert_allclose(*results, atol=1)
+
+    def test_labels_are_written_and_chosen(self, work, tmp_path):
+        for flags, labels in (([], np.arange(12) % 10), (["--label", "7"], np.full(12, 7))):
+            out = tmp_path / "x.npz"
+            assert sample(work, out, "--num", "12", "--steps", "2", *flags) == 0
+            with np.load(out) as arrays:
+                np.testing.assert_array_equal(arrays["labels"], labels)
+
+    def test_both_solvers_and_every_option(self, work, tmp_path):
+        for flags in (
+            ["--solver", "ddpm"],
+            ["--solver=ddpm", "--variance=beta_tilde", "--steps=7"],
+            ["--solver", "ddim", "--eta", "0.5", "--steps", "3", "--seed", "4294967295"],
+        ):
+            out = tmp_path / "x.png"
+            assert sample(work, out, "--num", "2", *flags) == 0
+            assert out.exists()
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--steps", "21"], "--steps: 21; a whole number from 1 to 20 is needed"),
+            (["--steps", "0"], "--steps: 0; a whole number"),
+            (["--steps", "x"], "steps"),
+            (["--eta", "1.5"], "--eta: 1.5; a number from 0 to 1 is needed"),
+            (["--solver", "euler"], "--solver: 'euler'; ddim or ddpm is needed"),
+            (["--variance", "small"], "--variance: 'small'; beta or beta_tilde"),
+            (["--label", "10"], "--label: 10; a class from 0 to 9 is needed"),
+            (["--label", "-1"], "--label: -1; a class from 0 to 9"),
+            (["--setps", "3"], "did you mean 'steps'?"),
+            (["--num", "0"], "num"),
+            (["--seed", "-1"], "seed"),
+            (["--seed", "4294967296"], "seed"),
+        ],
+    )
+    def test_bad_flags_are_usage_errors(self, work, tmp_path, capsys, flags, message):
+        assert sample(work, tmp_path / "x.png", *flags) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert "Traceback" not in err
+        assert not list(tmp_path.iterdir())
+
+    def test_evaluation(self, work, capsys):
+        assert main(["evaluate", "--workdir", str(work), "--num", "16", "--steps", "2"]) == 0
+        out = capsys.readouterr().out
+        results = json.loads((work / "eval" / "2.json").read_text())
+        for name in (
+            "diffusion_loss_test",
+            "diffusion_loss_train",
+            "frechet_pixels_samples_to_test",
+            "frechet_pixels_train_to_test",
+        ):
+            assert results[name] > 0
+            assert name in out
+        assert results["frechet_num"] == 16
+
+    def test_frozen_fields_are_refused_on_resume(self, work, capsys):
+        before = sorted(work.rglob("*"))
+        again = ["train", *TINY, "--workdir", str(work), "--config.model.num_classes=10"]
+        assert main([*again, "--config.seed=5"]) == 4
+        assert "seed: checkpoint 0, config 5" in capsys.readouterr().err
+        assert sorted(work.rglob("*")) == before
+
+    def test_changed_data_is_refused_on_resume(self, work, tmp_path, capsys, monkeypatch):
+        import gen_jax.data
+
+        original = gen_jax.data.open_source
+        monkeypatch.setattr(
+            gen_jax.data, "open_source", lambda *a: original(*a)._replace(fingerprint="other")
+        )
+        again = ["train", *TINY, "--workdir", str(work), "--config.model.num_classes=10"]
+        assert main([*again, "--config.train.sample_every=2", "--config.train.steps=4"]) == 3
+        assert "not what the checkpoint was trained on: other" in capsys.readouterr().err
+
+
+def fails(arguments, code, message, capsys):
+    assert main(arguments) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("gen_jax: ")
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_usage(capsys):
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.count("usage: gen-jax COMMAND") == 2
+    for command in ("train", "sample", "evaluate"):
+        assert main([command, "--help"]) == 0
+        assert "--workdir" in capsys.readouterr().out
+
+
+def test_errors_are_one_line_with_the_code_of_their_resource(tmp_path, capsys):
+    work = str(tmp_path / "w")
+    fails(["fly"], 2, "'fly' is no command; train, sample, evaluate are", capsys)
+    fails(["train"], 2, "--config and --workdir: missing", capsys)
+    fails(["train", *TINY, "--workdir", work, "--stpes", "3"], 2, "--stpes: not a flag", capsys)
+    fails(["sample", "--workdir", work], 2, "--out: missing", capsys)
+    fails(
+        ["sample", "--workdir", work, "--out", "x.jpg"], 2, "a name ending in .png or .npz", capsys
+    )
+    fails(["sample", "--workdir", work, "--out", "x.png"], 4, "config.json: cannot be read", capsys)
+    fails(["evaluate", "--workdir", work], 4, "config.json: cannot be read", capsys)
+    source = "--config.data.source=npz:/nowhere/x.npz"
+    fails(["train", *TINY, "--workdir", work, source], 3, "/nowhere/x.npz: cannot be read", capsys)
+    (tmp_path / "file").write_text("")
+    in_file = str(tmp_path / "file" / "w")
+    fails(["train", *TINY, "--workdir", in_file], 7, "cannot be written to", capsys)
+
+
+def test_data_that_does_not_fit_is_a_data_error(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", x_train=np.zeros((20, 8, 8), np.uint8))
+    base = ["train", *TINY, "--workdir", str(tmp_path / "w")]
+    source = f"--config.data.source=npz:{tmp_path / 'x.npz'}"
+    fails([*base, source, "--config.model.num_classes=3"], 3, "no classes, but", capsys)
+    fails([*base, source, "--config.data.batch_size=64"], 3, "64 is more than its 20", capsys)
+    fails(
+        [*base, "--config.model.num_classes=3"], 3, "10 classes, but model.num_classes is 3", capsys
+    )
+
+
+def test_devices_that_do_not_fit_are_a_config_error(tmp_path, capsys):
+    """The suite has eight devices."""
+    base = ["train", *TINY, "--workdir", str(tmp_path / "w")]
+    fails([*base, "--config.mesh.data=4"], 2, "mesh.data: 8 devices are there, got 4", capsys)
+    fails([*base, "--config.data.batch_size=12"], 2, "12 is not a multiple of 8", capsys)
+
+
+def test_unforeseen_errors_are_one_line_too(tmp_path, capsys, monkeypatch):
+    from gen_jax.launch import configfile
+
+    def broken(*_):
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(configfile, "load_config", broken)
+    arguments = ["train", *TINY, "--workdir", str(tmp_path)]
+    fails(arguments, 1, "unexpected RuntimeError: first line; --debug shows where", capsys)
+    assert main([*arguments, "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_workdir_without_checkpoints_is_not_sampled(tmp_path, capsys):
+    from gen_jax.launch.configfile import load_config, to_json
+
+    (tmp_path / "config.json").write_text(to_json(load_config(TINY[1], [])))
+    fails(["sample", "--workdir", str(tmp_path), "--out", "x.png"], 4, "no checkpoint yet", capsys)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    fails(["sample", "--workdir", str(tmp_path), "--out", "x.png"], 4, "3: cannot be read", capsys)
+    # Never from scratch where something was.
+    fails(["train", *TINY, "--workdir", str(tmp_path)], 4, "3: cannot be read", capsys)
+
+
+def start(*arguments):
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "gen_jax", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def steps_of(work):
+    return sorted(int(p.name) for p in (work / "checkpoints").iterdir() if p.name.isdecimal())
+
+
+def wait_for(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_the_same_line_goes_on(tmp_path):
+    """SIGTERM ends with 143, SIGINT with 130; in between another job is refused with 6."""
+    work = tmp_path / "w"
+    endless = ["train", *TINY, "--workdir", str(work), "--config.train.steps=1000000"]
+    endless += ["--config.train.save_every=1000000", "--config.optimizer.decay=constant"]
+    last = 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = start(*endless)
+        metrics = work / "metrics.jsonl"
+        lines = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+        wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > lines + 3, process)
+        if number == signal.SIGTERM:
+            second = start(*endless)
+            out, _ = second.communicate(timeout=60)
+            assert second.returncode == 6
+            assert f"in use by process {process.pid} on" in out
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == code, out
+        assert (f"resuming at step {last}" in out) == (last > 0)
+        (saved,) = steps_of(work)[-1:]
+        assert saved > last
+        assert json.loads(metrics.read_text().splitlines()[-1])["step"] == saved
+        last = saved
+    assert not list(work.rglob("*tmp*"))
+
+
+def test_grids_have_borders_and_hard_edges():
+    images = np.zeros((5, 8, 8, 1), np.uint8)
+    images[0, 0, 0] = 255
+    picture = grid(images)
+    assert picture.shape == (2 * 34 + 2, 3 * 34 + 2, 1)
+    assert (picture[:2] == 128).all()
+    assert (picture[2:6, 2:6] == 255).all()
+    assert (picture[6, 2:6] == 0).all()
+    assert (picture[36:, 70:] == 128).all()  # the sixth cell is empty
+    large = grid(np.zeros((2, 40, 40, 3), np.uint8), columns=1)
+    assert large.shape == (2 * 42 + 2, 44, 3)

@@ -1,0 +1,216 @@
+"""What a config may not say is refused at once, all of it, by name."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gen_jax.errors import CheckpointError, ConfigError
+from gen_jax.launch.configfile import from_json, load_config, to_json
+from gen_jax.launch.schema import find_faults, frozen_changes
+
+ROOT = Path(__file__).parent.parent.parent
+DIGITS = str(ROOT / "configs" / "ddpm_digits.py")
+
+# One override, and what the message must contain beside the field's own name.
+BAD = [
+    ("train.stpes=5", "did you mean 'train.steps'?"),
+    ("optimiser.learning_rate=1", "did you mean 'optimizer.learning_rate'?"),
+    ("model.seed=1", "did you mean 'seed'?"),
+    ("train.steps=abc", "'abc'; a whole number from 1 is needed"),
+    ("train.steps=5.5", "'5.5'; a whole number"),
+    ("train.steps=True", "'True'; a whole number"),
+    ("train.steps=0", "0; a whole number from 1"),
+    ("train.steps=-3", "-3; a whole number from 1"),
+    ("train.steps=None", "a whole number from 1"),
+    ("train.log_every=0", "0; a whole number from 1"),
+    ("train.save_every=0", "0; a whole number from 1"),
+    ("train.sample_every=-1", "-1; a whole number from 0"),
+    ("train.keep=0", "0; a whole number from 1"),
+    ("train.max_bad_steps=0", "0; a whole number from 1"),
+    ("train.microbatches=0", "0; a whole number from 1"),
+    ("train.microbatches=7", "7 does not divide data.batch_size 64"),
+    ("train.ema_decay=1.0", "1.0; a number from 0 to below 1"),
+    ("train.ema_decay=-0.1", "-0.1; a number from 0"),
+    ("seed=-1", "-1; a whole number from 0 to 4294967295"),
+    ("seed=4294967296", "4294967296; a whole number"),
+    ("optimizer.learning_rate=nan", "nan; a number above 0"),
+    ("optimizer.learning_rate=inf", "inf; a number above 0"),
+    ("optimizer.learning_rate=0", "0.0; a number above 0"),
+    ("optimizer.learning_rate=fast", "'fast'; a number above 0"),
+    ("optimizer.eps=0", "0.0; a number above 0"),
+    ("optimizer.b1=1", "1.0; a number from 0 to below 1"),
+    ("optimizer.b2=-1", "-1.0; a number from 0 to below 1"),
+    ("optimizer.weight_decay=-0.1", "-0.1; a number from 0"),
+    ("optimizer.clip_norm=-1", "-1.0; a number from 0"),
+    ("optimizer.warmup_steps=-1", "-1; a whole number from 0"),
+    ("optimizer.warmup_steps=100000", "100000; less than train.steps"),
+    ("optimizer.decay=linear", "'linear'; 'constant' or 'cosine'"),
+    ("data.source=minst", "'minst'; digits, npz:PATH"),
+    ("data.source=npz:", "'npz:'; digits, npz:PATH"),
+    ("data.shape=(8,8)", "(8, 8); a tuple of 3 whole numbers"),
+    ("data.shape=(8,0,1)", "(8, 0, 1); a tuple of 3 whole numbers"),
+    ("data.shape=(8,8,2)", "2 channels; 1 or 3"),
+    ("data.shape=(8,12,1)", "8x12; the U-Net needs square images"),
+    ("data.shape=(9,9,1)", "its side 9 is not a multiple of 2"),
+    ("data.batch_size=0", "0; a whole number from 1"),
+    ("data.flip=maybe", "'maybe'; True or False"),
+    ("data.crop=-1", "-1; a whole number from 0"),
+    ("data.crop=8", "8; less than the image's 8 pixels"),
+    ("data.num_workers=-1", "-1; a whole number from 0 to 256"),
+    ("model.channels=0", "0; a whole number from 4"),
+    ("model.channels=33", "8 does not divide the 33 channels"),
+    ("model.multipliers=()", "at least one level"),
+    ("model.multipliers=(1,-2)", "(1, -2); a tuple"),
+    ("model.multipliers=(1,2,2,2,2)", "5 levels halve the image 4 times"),
+    ("model.num_res_blocks=0", "0; a whole number from 1"),
+    ("model.attention_resolutions=(16,)", "16 never occurs: the network visits 8, 4"),
+    ("model.num_heads=5", "5 does not divide the 64 channels of an attention layer"),
+    ("model.groups=5", "5 does not divide the 32 channels"),
+    ("model.dropout=1", "1.0; a number from 0 to below 1"),
+    ("model.num_classes=-1", "-1; a whole number from 0"),
+    ("model.dtype=float61", "'float61'; 'float32' or 'bfloat16'"),
+    ("diffusion.schedule=sigmoid", "'sigmoid'; 'linear' or 'cosine'"),
+    ("diffusion.num_steps=0", "0; a whole number from 1"),
+    ("diffusion.beta_start=0", "0.0; a number above 0 to below 1"),
+    ("diffusion.beta_end=1", "1.0; a number above 0 to below 1"),
+    ("diffusion.beta_start=0.5", "0.5; at most diffusion.beta_end 0.02"),
+    ("diffusion.prediction=noise", "'noise'; 'eps' or 'x_0' or 'v'"),
+    ("diffusion.clip=2", "True or False"),
+    ("mesh.data=0", "0; -1 for all devices"),
+    ("mesh.data=7", "divides data.batch_size 64"),
+    ("mesh.data=-2", "-2; a whole number from -1"),
+    ("mesh.fsdp=2", "unknown field"),
+    ("family=difusion", "'difusion'; one of diffusion"),
+]
+
+# Where a relation fails, the message stands at the field that can be changed.
+ELSEWHERE = {
+    "data.shape=(9,9,1)": "model.multipliers",
+    "model.channels=33": "model.groups",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), BAD, ids=[bad for bad, _ in BAD])
+def test_impossible_values_are_refused_by_name(override, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(DIGITS, [override])
+    field = ELSEWHERE.get(override, override.partition("=")[0])
+    assert f"{field}: " in str(error.value)
+    assert message in str(error.value)
+
+
+def test_all_faults_are_told_together():
+    names = ["train.steps=x", "seed=-1", "model.groups=0", "optimizer.lr=1", "data.flip=2"]
+    with pytest.raises(ConfigError, match="5 faults") as error:
+        load_config(DIGITS, names)
+    lines = str(error.value).splitlines()[1:]
+    assert sorted(line.split(":")[0].strip() for line in lines) == sorted(
+        name.partition("=")[0] for name in names
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.steps=70", 70),
+        ("optimizer.learning_rate=1", 1.0),
+        ("model.multipliers=(1, 2)", (1, 2)),
+        ("model.attention_resolutions=()", ()),
+        ("data.flip=true", True),
+        ("data.source=npz:/some where/a=b.npz", "npz:/some where/a=b.npz"),
+    ],
+)
+def test_good_overrides_are_taken(override, value):
+    config = load_config(DIGITS, [override])
+    section, field = override.partition("=")[0].split(".")
+    assert config[section][field] == value
+    assert type(config[section][field]) is type(value)
+
+
+@pytest.mark.slow
+def test_an_answer_takes_less_than_five_seconds_and_no_jax(tmp_path):
+    start = time.perf_counter()
+    command = [sys.executable, "-X", "importtime", "-m", "gen_jax", "train", "--config", DIGITS]
+    command += ["--workdir", str(tmp_path / "w"), "--config.train.steps=no", "--config.seed=-1"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert time.perf_counter() - start < 5
+    assert answer.returncode == 2
+    assert "train.steps: 'no'" in answer.stderr
+    assert "seed: -1" in answer.stderr
+    assert " jax\n" not in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise OSError('boom')", "boom"),
+        ("def get_config(): return None", "get_config"),
+        ("x = 1", "get_config"),
+        ("import nothing_of_this_name", "nothing_of_this_name"),
+        ("syntax error", "syntax"),
+    ],
+)
+def test_broken_config_files_are_one_line(tmp_path, source, message):
+    path = tmp_path / "configs" / "bad.py"
+    path.parent.mkdir()
+    path.write_text(source)
+    with pytest.raises(ConfigError, match="bad.py") as error:
+        load_config(str(path), [])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_config_file_is_named():
+    with pytest.raises(ConfigError, match="nowhere.py: no such file"):
+        load_config("nowhere.py", [])
+
+
+def test_unknown_and_missing_fields_of_a_file_are_found():
+    config = load_config(DIGITS, [])
+    config["model"]["depth"] = 3
+    del config["train"]["keep"]
+    assert [str(fault) for fault in find_faults(config)] == [
+        "train.keep: missing; a whole number from 1 is needed",
+        "model.depth: unknown field; did you mean 'model.dropout'?",
+    ]
+
+
+def test_a_config_survives_json(tmp_path):
+    config = load_config(DIGITS, ["train.steps=300"])
+    path = tmp_path / "config.json"
+    path.write_text(to_json(config))
+    assert frozen_changes(from_json(path), config) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no object"),
+        ("[" * 100_000, "not JSON"),
+        ("{}", "family: missing"),
+    ],
+)
+def test_damaged_json_is_a_checkpoint_error(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        from_json(path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        from_json(tmp_path / "missing.json")
+
+
+def test_changes_are_told_by_their_weight():
+    old = load_config(DIGITS, [])
+    new = load_config(DIGITS, ["train.steps=9000", "model.channels=64", "seed=3"])
+    frozen, free = frozen_changes(old, new)
+    assert frozen == [
+        "model.channels: checkpoint 32, config 64",
+        "seed: checkpoint 0, config 3",
+    ]
+    assert [line.split(":")[0] for line in free] == ["train.steps"]

@@ -1,0 +1,60 @@
+"""Every config is without faults, and its tiny variant trains, resumes, samples and evaluates."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from gen_jax.launch.cli import main
+from gen_jax.launch.configfile import load_config
+from gen_jax.launch.experiment import abstract_state, build
+from gen_jax.launch.schema import fields_of, flatten
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+IDS = [path.stem for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+@pytest.mark.parametrize("variant", ["", ":tiny"])
+def test_configs_build_and_every_field_is_classified(path, variant):
+    config = load_config(f"{path}{variant}", [])
+    fields = fields_of(config["family"])
+    assert set(flatten(config)) == set(fields)
+    assert {field.change for field in fields.values()} == {"frozen", "free"}
+    state = abstract_state(build(config), config["data"]["shape"])
+    assert sum(x.size for x in jax.tree.leaves(state.params)) > 1000
+
+
+def test_unknown_variants_are_refused(capsys):
+    for path in CONFIGS:
+        assert main(["train", "--config", f"{path}:tyni", "--workdir", "/nowhere"]) == 2
+        assert "'tiny' or none is known, got 'tyni'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_tiny_variants_go_all_the_way(path, tmp_path, capsys):
+    work = tmp_path / "work"
+    train = ["train", "--config", f"{path}:tiny", "--workdir", str(work)]
+    # On the suite's eight devices, one example each.
+    assert main(train) == 0, capsys.readouterr().err
+    config = json.loads((work / "config.json").read_text())
+    assert main([*train, "--config.train.steps=3"]) == 0
+    assert "resuming at step 2" in capsys.readouterr().out
+    steps = [json.loads(line)["step"] for line in (work / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+    png, npz = tmp_path / "a.png", tmp_path / "b.npz"
+    base = ["sample", "--workdir", str(work), "--num", "8", "--seed", "1"]
+    assert main([*base, "--out", str(png)]) == 0
+    assert main([*base, "--out", str(npz)]) == 0
+    with np.load(npz) as arrays:
+        images = arrays["images"]
+    assert images.shape == (8, *config["data"]["shape"])
+    assert images.dtype == np.uint8
+    with Image.open(png) as picture:
+        assert "step 3, seed 1" in picture.text["gen_jax"]

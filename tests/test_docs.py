@@ -1,0 +1,58 @@
+"""What the README and the guides show is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gen_jax.launch.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+PYTHON = [(page, i, code) for page in PAGES for i, code in enumerate(blocks(page, "python"))]
+COMMANDS = [
+    line
+    for page in PAGES
+    for block in blocks(page, "bash")
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("gen-jax ")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "index", "code"), PYTHON, ids=[f"{p.stem}-{i}" for p, i, _ in PYTHON]
+)
+def test_python_blocks_run(page, index, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, f"{page.name}[{index}]", "exec"), {"__name__": "__main__"})
+
+
+def test_there_are_blocks_to_run():
+    assert len(PYTHON) >= 4
+    assert len(COMMANDS) >= 3
+
+
+@pytest.mark.slow
+def test_the_readme_s_commands_run_in_order(tmp_path, monkeypatch, capsys):
+    """With the tiny variant of the config that they name, and in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for line in COMMANDS:
+        words = [re.sub(r"(configs/\w+\.py)$", r"\1:tiny", word) for word in line.split()]
+        words = ["--steps=10" if w == "--steps=50" else w for w in words[1:]]
+        words = ["--config.train.steps=4" if "train.steps" in w else w for w in words]
+        words = [w for w in words if not w.startswith("--config.data.source")]
+        assert main(words) == 0, (line, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
