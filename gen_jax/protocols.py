@@ -5,7 +5,7 @@ carries (params, stats) is kept apart from what it reports (metrics).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,13 +18,13 @@ __all__ = [
     "Batch",
     "Codec",
     "Context",
-    "Evaluator",
     "LogProb",
     "Loss",
     "Model",
     "Params",
     "SampleOption",
     "Stats",
+    "no_statistics",
 ]
 
 Batch = Mapping[str, PyTree]
@@ -136,14 +136,6 @@ class Codec(NamedTuple):
     decode: Callable[[PyTree, PyTree], Array]
     num_categories: int | None
     log_scale: float | None
-
-
-class Evaluator(Protocol):
-    """Measures a trained model on batches: ``(params, stats, frozen) -> {name: number}``."""
-
-    def __call__(self, params: Params, stats: Stats, frozen: PyTree) -> Mapping[str, float]:
-        """Measure."""
-        ...
 
 
 def no_statistics(

@@ -24,7 +24,7 @@ def clip_x_0(
         high: largest value of the data.
     """
 
-    def denoise(x: Float[Array, "batch *dims"], t: Float[Array, "*t"]) -> Prediction:
+    def denoise(x: Float[Array, "batch *dims"], t: Float[Array, "*t"] | float) -> Prediction:
         x_0 = jnp.clip(denoiser(x, t).x_0, low, high)
         alpha, sigma = like(schedule.alpha(t), x), like(schedule.sigma(t), x)
         return Prediction(x_0=x_0, eps=eps_from_x_0(x_0, x, alpha, sigma))

@@ -22,7 +22,7 @@ class Prediction(NamedTuple):
     eps: Float[Array, "batch *dims"]
 
 
-Denoiser = Callable[[Float[Array, "batch *dims"], Float[Array, ""]], Prediction]
+Denoiser = Callable[[Float[Array, "batch *dims"], Float[Array, "*t"] | float], Prediction]
 """``(x [B, ...], t in (0, 1], a scalar or [B]) -> Prediction``; parameters, condition and guidance
 are already closed over."""
 
@@ -93,7 +93,7 @@ def denoiser(
         parameterization: what the network was trained to predict.
     """
 
-    def denoise(x: Float[Array, "batch *dims"], t: Float[Array, "*t"]) -> Prediction:
+    def denoise(x: Float[Array, "batch *dims"], t: Float[Array, "*t"] | float) -> Prediction:
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
         alpha, sigma = like(schedule.alpha(t), x), like(schedule.sigma(t), x)
         return parameterization.read(network(x, t), x, alpha, sigma)

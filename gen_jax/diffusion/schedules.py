@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.typing import Array, Float, ScalarLike
+from gen_jax.typing import Array, ArrayLike, Float
 
 __all__ = ["Schedule", "cosine", "diffuse", "from_betas", "linear_beta", "logsnr"]
 
@@ -19,8 +19,8 @@ __all__ = ["Schedule", "cosine", "diffuse", "from_betas", "linear_beta", "logsnr
 class Schedule(NamedTuple):
     """Signal and noise levels as functions of time t in [0, 1], of any shape."""
 
-    alpha: Callable[[ScalarLike], Float[Array, "*t"]]
-    sigma: Callable[[ScalarLike], Float[Array, "*t"]]
+    alpha: Callable[[ArrayLike], Float[Array, "*t"]]
+    sigma: Callable[[ArrayLike], Float[Array, "*t"]]
 
 
 def from_betas(betas: np.ndarray) -> Schedule:
@@ -54,7 +54,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
     logsnrs[0] = logsnrs[1]  # never read: the first interval interpolates sigma instead
     logsnrs = logsnrs.astype(np.float32)
 
-    def read(t: ScalarLike) -> tuple[Array, Array]:
+    def read(t: ArrayLike) -> tuple[Array, Array]:
         u = jnp.asarray(t, jnp.float32) * num_steps
         nearest = jnp.round(u)
         on_grid = jnp.abs(u - nearest) < 1e-3
@@ -117,7 +117,7 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
     return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta))
 
 
-def logsnr(schedule: Schedule, t: ScalarLike) -> Float[Array, "*t"]:
+def logsnr(schedule: Schedule, t: ArrayLike) -> Float[Array, "*t"]:
     """Give log(alpha(t)^2 / sigma(t)^2), the log signal-to-noise ratio in nats."""
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 

@@ -44,17 +44,19 @@ def open_checkpoints(
     manager = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
         yield manager
-        _finish(manager)
+    except BaseException:
+        # A save under way is finished even so, but the first error is the one to show.
+        with contextlib.suppress(Exception):
+            manager.wait_until_finished()
+        raise
+    else:
+        try:
+            manager.wait_until_finished()
+        except Exception as error:
+            raise _storage_error(manager, error) from error
     finally:
-        with contextlib.suppress(Exception):  # the first error is the one to show
+        with contextlib.suppress(Exception):
             manager.close()
-
-
-def _finish(manager: ocp.CheckpointManager) -> None:
-    try:
-        manager.wait_until_finished()
-    except Exception as error:
-        raise _storage_error(manager, error) from error
 
 
 def latest_step(manager: ocp.CheckpointManager) -> int | None:

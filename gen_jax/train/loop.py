@@ -1,6 +1,7 @@
 """The training loop, readable from top to bottom."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -73,38 +74,38 @@ def train(
         return state
     batch = engine.put(next(batches))
     compiled = _compile(engine, state, frozen, batch, key)
-    clock = _Clock(images_per_step=_global_size(batch))
-    window: list[Mapping[str, jax.Array]] = []
-    saved = None
+    saved, unread = first, None
     with _progress(loop.steps, first) as bar:
+        meter = _Meter(loop, bar, _global_size(batch))
         while done < loop.steps and not loop.stop():
             state, metrics = compiled(state, frozen, batch, key)
             done += 1
             if done < loop.steps:
                 batch = engine.put(next(batches))
-            if window:
-                _check_finite(window[-1], done - 1, loop.max_bad_steps)
-            window.append(metrics)
-            bar.update()
+            # Only now, with the next step under way, are the last one's numbers asked for.
+            if unread is not None:
+                meter.read(*unread)
+            unread = done, metrics
 
-            if done % loop.log_every == 0 or done == loop.steps:
-                numbers = _summarise(window)
-                numbers |= clock.rates(len(window), done)
-                window = []
-                _check_finite(numbers, done, loop.max_bad_steps)
-                loop.report(done, numbers)
-                _tell(bar, done, loop.steps, numbers)
-            if loop.inspect_every and (done % loop.inspect_every == 0 or done == loop.steps):
-                with clock.paused(state):
-                    metrics, images = loop.inspect(state)
-                    loop.show(done, images)
-                    if metrics:
-                        loop.report(done, metrics)
-            if done % loop.save_every == 0 and done < loop.steps:
-                with clock.paused(state):
-                    loop.save(state, False)
-                    saved = done
-    if saved != done and done > first:
+            inspecting = loop.inspect_every and (
+                done % loop.inspect_every == 0 or done == loop.steps
+            )
+            saving = done % loop.save_every == 0 and done < loop.steps
+            if inspecting or saving:
+                meter.read(*unread)
+                unread = None
+                with meter.paused():
+                    if inspecting:
+                        numbers, images = loop.inspect(state)
+                        loop.show(done, images)
+                        if numbers:
+                            loop.report(done, numbers)
+                    if saving:
+                        loop.save(state, False)
+                        saved = done
+        if unread is not None:
+            meter.read(*unread)
+    if saved != done:
         loop.save(state, True)
     return state
 
@@ -121,55 +122,64 @@ def _global_size(batch: Batch) -> int:
     return jax.tree.leaves(batch)[0].shape[0]
 
 
-def _check_finite(numbers: Mapping[str, jax.Array | float], step: int, limit: int) -> None:
-    bad = int(numbers["guard/consecutive"])
-    if bad >= limit:
-        raise NonFiniteError(
-            f"step {step}: the loss or its gradient was not finite in {bad} consecutive steps; "
-            "the state was left as it was before them"
-        )
+class _Meter:
+    """Reads the numbers of each step, and reports means and rates every ``log_every`` of them.
 
+    It measures training alone: neither compilation, nor pictures, nor the copy to a checkpoint.
+    """
 
-def _summarise(window: list[Mapping[str, jax.Array]]) -> dict[str, float]:
-    """Average over steps, leaving out refused ones; counters are taken from the last."""
-    columns = {name: [float(m[name]) for m in jax.device_get(window)] for name in window[0]}
-    numbers = {}
-    for name, values in columns.items():
-        finite = [value for value in values if np.isfinite(value)]
-        if name.startswith("guard/"):
-            numbers[name] = values[-1]
-        else:
-            numbers[name] = float(np.mean(finite)) if finite else float("nan")
-    return numbers
-
-
-class _Clock:
-    """Measures training alone: neither compilation, nor pictures, nor the copy to a checkpoint."""
-
-    def __init__(self, images_per_step: int) -> None:
-        self._images_per_step = images_per_step
+    def __init__(self, loop: Loop, bar: tqdm, images_per_step: int) -> None:
+        self._loop, self._bar, self._images_per_step = loop, bar, images_per_step
         self._begin = self._last = time.perf_counter()
         self._away = 0.0
+        self._window: list[dict[str, float]] = []
 
-    def rates(self, num_steps: int, step: int) -> dict[str, float]:
-        """Give the rates of the last ``num_steps`` steps, and start to measure anew."""
+    def read(self, step: int, metrics: PyTree) -> None:
+        """Wait for a step, take its numbers, and report if it is time to."""
+        numbers = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        self._window.append(numbers)
+        self._bar.update()
+        bad = int(numbers["guard/consecutive"])
+        if step % self._loop.log_every == 0 or step == self._loop.steps:
+            self._report(step)
+        if bad >= self._loop.max_bad_steps:
+            raise NonFiniteError(
+                f"step {step}: the loss or its gradient was not finite in {bad} consecutive "
+                "steps; the state was left as it was before them"
+            )
+
+    def _report(self, step: int) -> None:
         now = time.perf_counter()
-        rate = num_steps / max(now - self._last - self._away, 1e-9)
-        self._last, self._away = now, 0.0
-        return {
+        rate = len(self._window) / max(now - self._last - self._away, 1e-9)
+        numbers = _summarise(self._window) | {
             "time/seconds": now - self._begin,
             "time/steps_per_second": rate,
             "time/images_per_second": rate * self._images_per_step,
             "time/images_seen": float(step * self._images_per_step),
         }
+        self._window, self._last, self._away = [], now, 0.0
+        self._loop.report(step, numbers)
+        _tell(self._bar, step, self._loop.steps, numbers)
 
     @contextlib.contextmanager
-    def paused(self, state: PyTree) -> Iterator[None]:
-        """Leave out what happens inside, once the steps before it are done."""
-        jax.block_until_ready(state)
+    def paused(self) -> Iterator[None]:
+        """Leave out what happens inside."""
         start = time.perf_counter()
         yield
         self._away += time.perf_counter() - start
+
+
+def _summarise(window: list[dict[str, float]]) -> dict[str, float]:
+    """Average over steps, leaving out refused ones; counters are taken from the last."""
+    numbers = {}
+    for name in window[0]:
+        values = [metrics[name] for metrics in window]
+        finite = [value for value in values if math.isfinite(value)]
+        if name.startswith("guard/"):
+            numbers[name] = values[-1]
+        else:
+            numbers[name] = sum(finite) / len(finite) if finite else math.nan
+    return numbers
 
 
 def _progress(steps: int, first: int) -> tqdm:

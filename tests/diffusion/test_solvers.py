@@ -95,21 +95,45 @@ def test_samplers_draw_from_the_data(schedule, solver, steps):
     assert float(x.std()) == pytest.approx(STD, rel=0.03)
 
 
-def test_at_eta_1_every_marginal_is_kept():
-    """Stationarity: x_t of N(0, 1) data stays N(0, 1) at every time, on a coarse grid too."""
-    trace = process.sample(
-        gaussian_denoiser(LINEAR, 0.0, 1.0),
-        LINEAR,
-        process.ddim(1.0),
-        process.uniform_times(20, 1000),
-        (8,),
-        keys_of(4000),
-        trace=True,
-    )
-    deviations = np.asarray(trace).std(axis=(1, 2))
-    # The denoiser's posterior variance is missing from a step of the chain, more so on coarse
-    # grids; a misplaced alpha (that of t for that of s) is an order of magnitude further off.
-    np.testing.assert_allclose(deviations, 1.0, atol=0.06)
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_every_marginal_is_kept_exactly_where_x_0_is_known(eta):
+    """q(x_s) = N(alpha_s x_0, sigma_s^2) for every eta and any grid (Song et al. 2021, Lemma 1)."""
+    times = process.uniform_times(12, 1000)
+    num = 20_000
+    trace = jax.jit(
+        lambda keys: process.sample(
+            gaussian_denoiser(LINEAR, MEAN, 0.0),
+            LINEAR,
+            process.ddim(eta),
+            times,
+            (1,),
+            keys,
+            trace=True,
+        )
+    )(keys_of(num))
+    # From t = 1 with mean 0 instead of alpha(1) x_0: what is missing there shrinks with sigma.
+    alpha, sigma = np.asarray(LINEAR.alpha(times)), np.asarray(LINEAR.sigma(times))
+    missing = MEAN * alpha[0]
+    means = np.asarray(trace).mean(axis=(1, 2))
+    np.testing.assert_allclose(means, MEAN * alpha, atol=missing + 4 / np.sqrt(num))
+    np.testing.assert_allclose(np.asarray(trace).std(axis=(1, 2)), sigma, rtol=0.02, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [process.ddim(1.0), process.ddpm()], ids=["ddim", "ddpm"])
+def test_unit_gaussian_data_stays_a_unit_gaussian_at_every_time(solver):
+    """Stationarity; an alpha of t where that of s belongs is found here."""
+    trace = jax.jit(
+        lambda keys: process.sample(
+            gaussian_denoiser(LINEAR, 0.0, 1.0),
+            LINEAR,
+            solver,
+            process.uniform_times(1000, 1000),
+            (8,),
+            keys,
+            trace=True,
+        )
+    )(keys_of(1000))
+    np.testing.assert_allclose(np.asarray(trace).std(axis=(1, 2)), 1.0, atol=0.03)
 
 
 def test_ddim_at_eta_1_is_ddpm_with_beta_tilde():

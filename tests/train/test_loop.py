@@ -163,3 +163,36 @@ def test_meshes_use_every_device_or_nothing():
     for wrong in (3, 0, 16):
         with pytest.raises(ValueError, match=f"mesh.data: 8 devices are there, got {wrong}"):
             make_mesh(wrong)
+
+
+def test_numbers_are_asked_for_only_when_the_next_step_is_under_way(engine):
+    """Else the device would wait for the host at every step."""
+    events = []
+
+    class Number:
+        def __init__(self, step, value):
+            self.step, self.value = step, value
+
+        def __float__(self):
+            events.append(("read", self.step))
+            return float(self.value)
+
+    class Lowered:
+        def lower(self, *_):
+            return self
+
+        def compile(self):
+            def step(state, frozen, batch, key):
+                number = int(state.step) + 1
+                events.append(("dispatch", number))
+                return state.replace(step=number), {"guard/consecutive": Number(number, 0)}
+
+            return step
+
+    fake = engine._replace(step=Lowered())
+    loop = Record().loop(steps=6, log_every=2, inspect_every=0, save_every=100)
+    train(fake, start(engine), {}, batches(), engine.key(0), loop)
+    expected = [("dispatch", 1)]
+    for step in range(2, 7):
+        expected += [("dispatch", step), ("read", step - 1)]
+    assert events == [*expected, ("read", 6)]
