@@ -44,9 +44,12 @@ test: $(STAMP) lint
 quick: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not slow" $(ARGS)
 
-test-parity: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,parity]'
-	$(BIN)/python -m pytest -m parity $(ARGS)
+# In a virtual environment of its own. Where pip's index offers only CUDA builds of torch, set
+# PIP_EXTRA_INDEX_URL to the one with CPU builds.
+test-parity:
+	@$(MAKE) --no-print-directory install VENV=.venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,parity]'
+	.venv-parity/bin/python -m pytest -m parity $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -58,4 +61,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-parity .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -97,6 +97,7 @@ class SampleOption(NamedTuple):
     ok: Callable[[Any], bool]
     static: bool
     help: str
+    goes_with: tuple[str, str] | None = None  # another option's name and the value it needs
 
 
 class Model(NamedTuple):

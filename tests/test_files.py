@@ -30,9 +30,10 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch)
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
 
 
-def test_a_full_device_is_a_storage_error():
-    with pytest.raises(StorageError, match="/dev/full"):
-        write_file(__import__("pathlib").Path("/dev/full/x"), b"x")
+def test_a_place_that_is_no_folder_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file/x: cannot be written"):
+        write_file(tmp_path / "file" / "x", b"x")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,7 +1,6 @@
 """Image files to uint8 arrays, refusing whatever is not plainly one picture."""
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -32,24 +31,22 @@ def decode_image(data: bytes, where: str) -> Image.Image:
         DataError: naming ``where``, for anything else.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS}")
-            if getattr(image, "n_frames", 1) != 1:
-                raise ValueError(f"{image.n_frames} frames; a still image is needed")
-            if image.mode not in _EIGHT_BIT_MODES:
-                raise ValueError(f"mode {image.mode}; eight bits a channel are needed")
-            image = ImageOps.exif_transpose(image)
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image).convert("RGB")
-            elif image.mode not in ("L", "RGB"):
-                image = image.convert("L" if image.mode == "1" else "RGB")
-            image.load()
-            return image
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS}")
+        if getattr(image, "n_frames", 1) != 1:
+            raise ValueError("more than one frame; a still image is needed")
+        if image.mode not in _EIGHT_BIT_MODES:
+            raise ValueError(f"mode {image.mode}; eight bits a channel are needed")
+        image = ImageOps.exif_transpose(image)
+        if "A" in image.getbands() or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image).convert("RGB")
+        elif image.mode not in ("L", "RGB"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        image.load()
+        return image
     # Decoders raise many types, SyntaxError among them; a bad picture must never end a run unnamed.
     except Exception as error:
         raise DataError(f"{where}: not a usable image: {error}") from error

@@ -7,6 +7,7 @@ across epoch boundaries, so that none is ever short.
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from gen_jax.data.sources import Examples, Source
 from gen_jax.data.transforms import augment
 from gen_jax.errors import DataError
 
-__all__ = ["ordered_batches", "shuffled_indices", "train_batches"]
+__all__ = ["ordered_batches", "shuffled_indices", "spread_indices", "train_batches"]
 
 _ENDLESS = 2**48
 
@@ -116,16 +117,15 @@ def train_batches(
         )
         return {**batch, "image": image}
 
-    # In memory the unit is a batch, one indexing operation; otherwise an example, so that slow
-    # decoding is spread over threads or processes.
+    # In memory a whole batch costs one indexing operation. Otherwise examples are read one by one,
+    # each batch by one of several threads; the buffer is of batches and must stay small.
     if source.in_memory:
-        dataset = grain.MapDataset.range(_ENDLESS).map(read_batch)
+        dataset, threads = grain.MapDataset.range(_ENDLESS).map(read_batch), 1
     else:
-        dataset = grain.MapDataset.range(_ENDLESS).map(read_example).batch(rows)
+        dataset, threads = grain.MapDataset.range(_ENDLESS).map(read_example).batch(rows), 8
     dataset = dataset.map_with_index(transform)
-    threads = 1 if source.in_memory else 16
     batches = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
     )
     if num_workers:
         _let_grain_read_flags()
@@ -136,6 +136,15 @@ def train_batches(
     return iter(batches)
 
 
+def spread_indices(source: Source, limit: int | None = None) -> np.ndarray:
+    """Choose ``limit`` examples evenly from a source, so that all classes are among them.
+
+    Sources often lie class by class. None chooses all; so does a limit beyond the size.
+    """
+    num = source.size if limit is None else min(limit, source.size)
+    return np.linspace(0, source.size - 1, num).round().astype(np.int64)
+
+
 def ordered_batches(
     source: Source, batch_size: int, limit: int | None = None
 ) -> Iterator[Examples]:
@@ -144,17 +153,18 @@ def ordered_batches(
     Args:
         source: an open source.
         batch_size: of every batch; the last is padded by repeating its last example.
-        limit: use only this many examples; None for all.
+        limit: use only this many examples, spread evenly; None for all.
 
     Yields:
         ``image``, where there are classes ``label``, and ``weight`` float32 [batch_size]: 1 for an
         example and 0 for padding.
     """
-    size = source.size if limit is None else min(limit, source.size)
+    indices = spread_indices(source, limit)
+    size = len(indices)
 
     def read(index: int) -> Examples:
         positions = index * batch_size + np.arange(batch_size)
-        batch = source.read(np.minimum(positions, size - 1))
+        batch = source.read(indices[np.minimum(positions, size - 1)])
         return {**batch, "weight": (positions < size).astype(np.float32)}
 
     dataset = grain.MapDataset.range(-(-size // batch_size)).map(read)
@@ -170,8 +180,14 @@ def _let_grain_read_flags() -> None:
 
 
 def _end_with_parent(worker: int, num_workers: int) -> None:
-    """End this worker when its parent does; Grain leaves orphans behind a killed trainer."""
+    """End this worker when its parent does, and only then.
+
+    Grain leaves orphans behind a killed trainer; and a terminal's Ctrl-C or a scheduler's SIGTERM,
+    sent to every process of a job, must not take the workers from a trainer that is saving.
+    """
     del worker, num_workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
 
     def watch() -> None:

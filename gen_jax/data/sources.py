@@ -160,14 +160,17 @@ def _folder(path: Path, split: str, image_shape: tuple[int, int, int]) -> Source
         raise DataError(f"{name}: no such folder")
     has_splits = (path / "train").is_dir() and (path / "test").is_dir()
     root = path / split if has_splits else path
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    # Labels are numbered by the training classes, whichever of them a test folder has.
+    classes = _subfolders(path / "train" if has_splits else path)
     if not classes:
-        raise DataError(f"{name}: no subfolders; one for each class is needed in {root}")
+        raise DataError(f"{name}: no subfolders; one for each class is needed")
+    if unknown := sorted(set(_subfolders(root)) - set(classes)):
+        raise DataError(f"{root / unknown[0]}: no class of that name in {path / 'train'}")
     files = [
         (file, label)
         for label, class_name in enumerate(classes)
-        for file in sorted((root / class_name).iterdir())
-        if file.suffix.lower() in _SUFFIXES
+        for file in sorted((root / class_name).glob("[!.]*"))
+        if file.suffix.lower() in _SUFFIXES and file.is_file()
     ]
     if not has_splits:  # hold out every tenth file
         files = [entry for i, entry in enumerate(files) if (i % 10 == 9) == (split == "test")]
@@ -196,6 +199,11 @@ def _folder(path: Path, split: str, image_shape: tuple[int, int, int]) -> Source
     )
 
 
+def _subfolders(path: Path) -> list[str]:
+    names = (entry.name for entry in path.iterdir() if entry.is_dir())
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def _tfds(
     dataset: str, split: str, image_shape: tuple[int, int, int], data_dir: str | None
 ) -> Source:
@@ -215,14 +223,15 @@ def _tfds(
     except DataError:
         raise
     except Exception as error:  # TFDS raises dozens of types for a dataset that is not there
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{name}: cannot be opened: {str(error).strip().splitlines()[0]}; prepare it first "
-            "with file_format='array_record'"
+            f"{name}: cannot be opened: {reason}; prepare it first with file_format='array_record'"
         ) from error
     features = builder.info.features
     if "image" not in features:
         raise DataError(f"{name}: no feature 'image'; found {', '.join(features)}")
-    has_label = "label" in features
+    label_feature = features["label"] if "label" in features else None  # noqa: SIM401 no get()
+    num_classes = getattr(label_feature, "num_classes", None)
 
     def read(indices: np.ndarray) -> Examples:
         from PIL import Image
@@ -230,7 +239,10 @@ def _tfds(
         images, labels = [], []
         for index in indices:
             where = f"{name}[{index}]"
-            record = records[int(index)]
+            try:
+                record = records[int(index)]
+            except Exception as error:  # whatever the reader of records or of images raises
+                raise DataError(f"{where}: cannot be read: {error}") from error
             array = np.asarray(record["image"])
             if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
                 raise DataError(
@@ -241,10 +253,13 @@ def _tfds(
                 picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
                 array = fit_image(picture, image_shape, where)
             images.append(array)
-            if has_label:
-                labels.append(record["label"])
+            if num_classes is not None:
+                label = int(record["label"])
+                if not 0 <= label < num_classes:
+                    raise DataError(f"{where}: label: {label}; 0 to {num_classes - 1} is needed")
+                labels.append(label)
         examples = {"image": np.stack(images)}
-        if has_label:
+        if num_classes is not None:
             examples["label"] = np.asarray(labels, np.int32)
         return examples
 
@@ -252,7 +267,7 @@ def _tfds(
         name=name,
         size=len(records),
         image_shape=image_shape,
-        num_classes=features["label"].num_classes if has_label else None,
+        num_classes=num_classes,
         in_memory=False,
         fingerprint=f"{builder.info.full_name}-{len(records)}",
         read=read,

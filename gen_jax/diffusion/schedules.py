@@ -16,6 +16,9 @@ from gen_jax.typing import Array, ArrayLike, Float
 __all__ = ["Schedule", "cosine", "diffuse", "from_betas", "linear_beta", "logsnr"]
 
 
+MIN_ALPHA = 1e-18  # its square is still a normal number in single precision
+
+
 class Schedule(NamedTuple):
     """Signal and noise levels as functions of time t in [0, 1], of any shape."""
 
@@ -37,7 +40,8 @@ def from_betas(betas: np.ndarray) -> Schedule:
         A schedule whose two functions take t of any shape and give float32 of that shape.
 
     Raises:
-        ValueError: if betas are not a vector of numbers in (0, 1).
+        ValueError: if betas are not a vector of numbers in (0, 1), or leave so little of the signal
+            that x_0 could not be told from x_1 in single precision.
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
@@ -46,6 +50,11 @@ def from_betas(betas: np.ndarray) -> Schedule:
         )
     num_steps = len(betas)
     log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
+    if log_alpha_bar[-1] < 2 * np.log(MIN_ALPHA):
+        raise ValueError(
+            f"betas: alpha(1) is {np.exp(0.5 * log_alpha_bar[-1]):.1g}; at least {MIN_ALPHA} is "
+            "needed"
+        )
     sigma_squared = -np.expm1(log_alpha_bar)
     # Computed in double precision: 1 - alpha^2 would lose all digits of the first steps in single.
     alphas = np.exp(0.5 * log_alpha_bar).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from gen_jax.errors import ConfigError, GenJaxError
+from gen_jax.errors import ConfigError, GenJaxError, StorageError
 
 __all__ = ["main"]
 
@@ -64,9 +64,6 @@ def _run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if arguments[0] not in commands:
         raise ConfigError(f"{arguments[0]!r} is no command; {', '.join(commands)} are")
-    # Keeps libraries that ask about flags, Grain's workers among them, from failing.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
     return commands[arguments[0]](arguments[1:])
 
 
@@ -102,6 +99,7 @@ def _sample(arguments: list[str]) -> int:
     out = Path(values.out)
     if out.suffix not in (".png", ".npz"):
         raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is needed")
+    _see_that_it_can_be_written(out)
     trained, options = _trained_and_options("sample", values, rest)
 
     from gen_jax.launch.sample import run_sampling
@@ -121,6 +119,7 @@ def _sample(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_string("data", None, "where the data is now, if it has moved", flag_values=values)
     flags.DEFINE_integer(
         "num", 1000, "samples for the Fréchet distance", flag_values=values, lower_bound=2
     )
@@ -129,6 +128,9 @@ def _evaluate(arguments: list[str]) -> int:
         return 0
     _need(values, "workdir")
     trained, options = _trained_and_options("evaluate", values, rest)
+    if values.data:
+        data = {**trained.config["data"], "source": values.data}
+        trained = trained._replace(config={**trained.config, "data": data})
 
     from gen_jax.launch.evaluate import run_evaluation
 
@@ -141,6 +143,13 @@ def _evaluate(arguments: list[str]) -> int:
         options=options,
     )
     return 0
+
+
+def _see_that_it_can_be_written(out: Path) -> None:
+    """Find out before an hour of sampling, and leave nothing behind."""
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)) or out.is_dir():
+        raise StorageError(f"{out}: cannot be written")
 
 
 def _define_sampling(values: flags.FlagValues, batch_size: int) -> None:
@@ -174,6 +183,9 @@ def _trained_and_options(
     for name, value in chosen.items():
         if not options[name].ok(value):
             raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is needed")
+        other, needed = options[name].goes_with or (name, value)
+        if chosen.get(other, options[other].default) != needed:
+            raise ConfigError(f"--{name}: has a meaning only with --{other} {needed}")
     return trained, chosen
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gen_jax.data import Source, ordered_batches
+from gen_jax.data import Source, ordered_batches, spread_indices
+from gen_jax.errors import DataError
 from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import write_file
@@ -47,8 +48,14 @@ def run_evaluation(
 
     Returns:
         What the file holds.
+
+    Raises:
+        DataError: if a split cannot be opened, or has a single image.
     """
     splits = {split: open_checked(trained.config, split) for split in ("train", "test")}
+    for source in splits.values():
+        if source.size < 2:
+            raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
     results: dict[str, float] = {"step": trained.step, "seed": seed}
     for split, source in splits.items():
         size = min(source.size, splits["test"].size)
@@ -79,7 +86,7 @@ def run_evaluation(
         batch_size=batch_size,
         progress=True,
     )
-    test_images, _ = _images(splits["test"], splits["test"].size)
+    test_images, _ = _images(splits["test"])
     held_out = fit_gaussian(raw_pixels(test_images))
     results["frechet_num"] = num
     for name, images in (("samples", samples), ("train", train_images)):
@@ -99,10 +106,10 @@ def run_evaluation(
     return results
 
 
-def _images(source: Source, num: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read ``num`` examples, spread over the source so that all classes are among them."""
-    indices = np.linspace(0, source.size - 1, num).round().astype(np.int64)
-    parts = [source.read(part) for part in np.array_split(indices, -(-num // 1024))]
+def _images(source: Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read images, and labels where there are any, spread over the source."""
+    indices = spread_indices(source, limit)
+    parts = [source.read(part) for part in np.array_split(indices, -(-len(indices) // 1024))]
     images = np.concatenate([part["image"] for part in parts])
     labels = np.concatenate([part["label"] for part in parts]) if "label" in parts[0] else None
     return images, labels

@@ -1,7 +1,7 @@
 """Drawing any number of samples from a model, in batches of one shape."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,14 @@ from gen_jax.train.sharding import batch_sharding, make_mesh, replicated
 from gen_jax.typing import PyTree
 
 __all__ = ["draw_samples"]
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    sample: Callable[..., Any], static: tuple[tuple[str, Any], ...]
+) -> Callable[..., Any]:
+    """Keep the jitted sampler: a new one for every picture of a run would be compiled anew."""
+    return jax.jit(functools.partial(sample, **dict(static)))
 
 
 def draw_samples(
@@ -50,7 +58,7 @@ def draw_samples(
     known = experiment.model.sample_options
     static = {name: value for name, value in options.items() if known[name].static}
     traced = {name: value for name, value in options.items() if not known[name].static}
-    sampler = jax.jit(functools.partial(experiment.model.sample, **static))
+    sampler = _compiled(experiment.model.sample, tuple(sorted(static.items())))
 
     mesh = make_mesh()
     rows = batch_sharding(mesh)

@@ -108,9 +108,8 @@ _SOURCE = r"digits|(npz|folder|tfds):.+|synthetic:\d+x\d+x[13]"
 COMMON: Mapping[str, Field] = {
     "family": text(r"\w+", "the name of a model family", change="frozen"),
     "seed": integer(0, 2**32 - 1, change="frozen"),
-    "data.source": text(
-        _SOURCE, "digits, npz:PATH, folder:PATH, tfds:NAME or synthetic:HxWxC", change="frozen"
-    ),
+    # Free, because data may move; its fingerprint, kept with each checkpoint, may not change.
+    "data.source": text(_SOURCE, "digits, npz:PATH, folder:PATH, tfds:NAME or synthetic:HxWxC"),
     "data.dir": text(".*", "a folder of prepared TFDS datasets, or nothing for its default"),
     "data.shape": integers(1, length=3, change="frozen"),
     "data.batch_size": integer(1, change="frozen"),

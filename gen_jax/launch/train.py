@@ -60,7 +60,8 @@ def _signals() -> Iterator[list[int]]:
         if received:
             os._exit(128 + number)
         received.append(number)
-        print(f"{signal.Signals(number).name}: saving, then ending", flush=True)
+        # Not print(): the signal may have come in the middle of one.
+        os.write(1, f"{signal.Signals(number).name}: saving, then ending\n".encode())
 
     caught = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, note) for number in caught}

@@ -42,15 +42,20 @@ def lock(workdir: Path) -> Iterator[None]:
         WorkdirInUseError: at once, naming the holder.
     """
     path = workdir / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            holder = {"host": socket.gethostname(), "pid": os.getpid()}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except BlockingIOError as error:
             raise WorkdirInUseError(f"{workdir}: in use by {_holder(descriptor)}") from error
-        os.ftruncate(descriptor, 0)
-        holder = {"host": socket.gethostname(), "pid": os.getpid()}
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)

@@ -134,11 +134,11 @@ def diffusion(
         ),
         "eta": SampleOption(
             float, 0.0, "a number from 0 to 1", lambda eta: 0 <= eta <= 1, False,
-            "noise of ddim: 0 is deterministic, 1 is ddpm with beta_tilde",
+            "noise of ddim: 0 is deterministic, 1 is ddpm with beta_tilde", ("solver", "ddim"),
         ),
         "variance": SampleOption(
             str, "beta", "beta or beta_tilde", ("beta", "beta_tilde").__contains__, True,
-            "noise of ddpm",
+            "noise of ddpm", ("solver", "ddpm"),
         ),
     }  # fmt: skip
 

@@ -55,7 +55,7 @@ def unet_faults(
             f"{', '.join(map(str, unvisited))} never occurs: the network visits "
             f"{', '.join(map(str, visited))}"
         )
-    widths = sorted({channels * multiplier for multiplier in multipliers})
+    widths = sorted({channels, *(channels * multiplier for multiplier in multipliers)})
     undivided = [width for width in widths if groups < 1 or width % groups]
     if undivided:
         faults["groups"] = f"{groups} does not divide the {undivided[0]} channels of a level"

@@ -81,7 +81,11 @@ def train(
             state, metrics = compiled(state, frozen, batch, key)
             done += 1
             if done < loop.steps:
-                batch = engine.put(next(batches))
+                try:
+                    batch = engine.put(next(batches))
+                except BaseException:
+                    loop.save(state, True)  # bad data must not cost the steps before it
+                    raise
             # Only now, with the next step under way, are the last one's numbers asked for.
             if unread is not None:
                 meter.read(*unread)

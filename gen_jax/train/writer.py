@@ -1,8 +1,9 @@
 """Metrics and pictures of a run, on disk."""
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -33,17 +34,26 @@ def open_writer(workdir: Path, first_step: int) -> Writer:
         StorageError: if the files cannot be written.
     """
     path = workdir / "metrics.jsonl"
-    if path.exists():
-        lines = path.read_text().splitlines()
-        kept = [line for line in lines if _step_of(line) <= first_step]
-        if kept != lines:
-            write_file(path, "".join(f"{line}\n" for line in kept).encode())
-    try:
+    with _storage(path):
+        if path.exists():
+            lines = path.read_text(errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= first_step]
+            if kept != lines:
+                write_file(path, "".join(f"{line}\n" for line in kept).encode())
         metrics = open(path, "a", buffering=1)  # noqa: SIM115 closed by close()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-    events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10)
+    with _storage(workdir / "tensorboard"):
+        events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10
+        )
     return Writer(workdir, metrics, events)
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _step_of(line: str) -> float:
@@ -64,11 +74,8 @@ def write_metrics(writer: Writer, step: int, metrics: Mapping[str, float]) -> No
     line = {"step": step} | {
         name: value if math.isfinite(value) else None for name, value in metrics.items()
     }
-    try:
+    with _storage(writer.workdir / "metrics.jsonl"):
         writer.metrics.write(json.dumps(line) + "\n")
-    except OSError as error:
-        path = writer.workdir / "metrics.jsonl"
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
     for name, value in metrics.items():
         writer.events.add_scalar(name, value, step)
 
@@ -82,6 +89,14 @@ def write_images(writer: Writer, step: int, images: Mapping[str, np.ndarray]) ->
 
 
 def close(writer: Writer) -> None:
-    """Flush and close the files."""
-    writer.metrics.close()
-    writer.events.close()
+    """Flush and close the files.
+
+    Raises:
+        StorageError: if what was still to be written cannot be.
+    """
+    try:
+        with _storage(writer.workdir / "metrics.jsonl"):
+            writer.metrics.close()
+    finally:
+        with _storage(writer.workdir / "tensorboard"):
+            writer.events.close()

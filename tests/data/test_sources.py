@@ -110,6 +110,22 @@ def test_folder_uses_its_own_splits_where_it_has_them(tmp_path):
     assert sizes == [30, 6]
 
 
+def test_folder_numbers_test_labels_by_training_classes(tmp_path):
+    make_folder(tmp_path / "train")
+    make_folder(tmp_path / "test", per_class=1)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "class0" / "gone.png").symlink_to("nowhere")
+    for file in (tmp_path / "test" / "class1").iterdir():
+        file.unlink()
+    (tmp_path / "test" / "class1").rmdir()
+    test = open_source(f"folder:{tmp_path}", "test", (4, 4, 1))
+    assert test.read(np.arange(2))["label"].tolist() == [0, 2]
+    assert test.num_classes == 3
+    (tmp_path / "test" / "class9").mkdir()
+    with pytest.raises(DataError, match="class9: no class of that name"):
+        open_source(f"folder:{tmp_path}", "test", (4, 4, 1))
+
+
 def test_folder_names_a_bad_file(tmp_path):
     make_folder(tmp_path)
     bad = tmp_path / "class1" / "03.jpeg"
@@ -218,7 +234,7 @@ def gif():
         (gif(), "cannot identify image"),
         (encode(GREY)[:60], "not a usable image"),
         (encode(RNG.integers(0, 60_000, (5, 5)).astype(np.uint16)), "eight bits a channel"),
-        (animated(), "2 frames; a still image is needed"),
+        (animated(), "more than one frame; a still image is needed"),
         (bomb(), "10000 pixels; at most|pixels"),
     ],
     ids=["empty", "text", "gif", "truncated", "16bit", "animated", "bomb"],

@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gen_jax.files import png_bytes
+from gen_jax.launch import sampling
 from gen_jax.launch.cli import main
 from gen_jax.launch.pictures import grid
+from gen_jax.launch.sampling import draw_samples
+from gen_jax.launch.workdir import load_trained
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--config", str(ROOT / "configs" / "ddpm_digits.py:tiny")]
@@ -92,6 +96,8 @@ class TestWorkdir:
             (["--variance", "small"], "--variance: 'small'; beta or beta_tilde"),
             (["--label", "10"], "--label: 10; a class from 0 to 9 is needed"),
             (["--label", "-1"], "--label: -1; a class from 0 to 9"),
+            (["--solver", "ddpm", "--eta", "0.5"], "--eta: has a meaning only with --solver ddim"),
+            (["--variance", "beta"], "--variance: has a meaning only with --solver ddpm"),
             (["--setps", "3"], "did you mean 'steps'?"),
             (["--num", "0"], "num"),
             (["--seed", "-1"], "seed"),
@@ -118,6 +124,22 @@ class TestWorkdir:
             assert results[name] > 0
             assert name in out
         assert results["frechet_num"] == 16
+
+    def test_pictures_of_a_run_share_one_compiled_sampler(self, work):
+        trained = load_trained(work)
+        sampling._compiled.cache_clear()
+        for _ in range(3):
+            draw_samples(
+                trained.experiment,
+                trained.params,
+                trained.stats,
+                num=8,
+                seed=0,
+                options={"steps": 2, "eta": 0.5},
+                labels=np.zeros(8, np.int32),
+            )
+        info = sampling._compiled.cache_info()
+        assert (info.misses, info.hits) == (1, 2)
 
     def test_frozen_fields_are_refused_on_resume(self, work, capsys):
         before = sorted(work.rglob("*"))
@@ -165,6 +187,9 @@ def test_errors_are_one_line_with_the_code_of_their_resource(tmp_path, capsys):
         ["sample", "--workdir", work, "--out", "x.jpg"], 2, "a name ending in .png or .npz", capsys
     )
     fails(["sample", "--workdir", work, "--out", "x.png"], 4, "config.json: cannot be read", capsys)
+    (tmp_path / "file.txt").write_text("")
+    out = str(tmp_path / "file.txt" / "x.png")
+    fails(["sample", "--workdir", work, "--out", out], 7, "x.png: cannot be written", capsys)
     fails(["evaluate", "--workdir", work], 4, "config.json: cannot be read", capsys)
     source = "--config.data.source=npz:/nowhere/x.npz"
     fails(["train", *TINY, "--workdir", work, source], 3, "/nowhere/x.npz: cannot be read", capsys)
@@ -215,11 +240,11 @@ def test_a_workdir_without_checkpoints_is_not_sampled(tmp_path, capsys):
     fails(["train", *TINY, "--workdir", str(tmp_path)], 4, "3: cannot be read", capsys)
 
 
-def start(*arguments):
+def start(*arguments, group=False):
     environment = {**os.environ, "XLA_FLAGS": ""}
     command = [sys.executable, "-m", "gen_jax", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=group, **pipes)
 
 
 def steps_of(work):
@@ -260,6 +285,26 @@ def test_a_signal_saves_and_the_same_line_goes_on(tmp_path):
         assert json.loads(metrics.read_text().splitlines()[-1])["step"] == saved
         last = saved
     assert not list(work.rglob("*tmp*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_workers_too_and_still_saves(tmp_path):
+    """A terminal signals the whole process group."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+    for index, image in enumerate(images):
+        folder = tmp_path / "images" / str(index % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.png").write_bytes(png_bytes(image[..., None]))
+    work = tmp_path / "w"
+    arguments = ["train", *TINY, "--workdir", str(work), "--config.train.steps=1000000"]
+    arguments += ["--config.optimizer.decay=constant", "--config.data.num_workers=2"]
+    process = start(*arguments, f"--config.data.source=folder:{tmp_path / 'images'}", group=True)
+    metrics = work / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert json.loads(metrics.read_text().splitlines()[-1])["step"] == steps_of(work)[-1]
 
 
 def test_grids_have_borders_and_hard_edges():

@@ -77,6 +77,7 @@ BAD = [
     ("diffusion.beta_start=0", "0.0; a number above 0 to below 1"),
     ("diffusion.beta_end=1", "1.0; a number above 0 to below 1"),
     ("diffusion.beta_start=0.5", "0.5; at most diffusion.beta_end 0.02"),
+    ("diffusion.beta_end=0.5", "0.5; with 1000 steps nothing of the signal is left"),
     ("diffusion.prediction=noise", "'noise'; 'eps' or 'x_0' or 'v'"),
     ("diffusion.clip=2", "True or False"),
     ("mesh.data=0", "0; -1 for all devices"),

@@ -134,6 +134,7 @@ def test_unexpected_labels_and_sizes_are_refused(tiny):
         ),
         ({"groups": 3}, "groups: 3 does not divide the 8 channels"),
         ({"groups": 16}, "groups: 16 does not divide the 8 channels"),
+        ({"groups": 16, "multipliers": (2, 4)}, "groups: 16 does not divide the 8 channels"),
         ({"num_heads": 3}, "num_heads: 3 does not divide the 16 channels"),
         ({"resolution": 7, "attention_resolutions": ()}, "multipliers: .* its side 7 is not"),
         ({"multipliers": ()}, "multipliers: at least one level"),

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,11 +27,6 @@ def state(engine):
     return state
 
 
-def assert_same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def test_what_is_saved_is_restored_with_its_sharding(engine, state, tmp_path):
     with checkpoint.open_checkpoints(tmp_path) as manager:
         checkpoint.save(manager, state, {"config": {"a": (1, 2)}})
@@ -38,7 +34,7 @@ def test_what_is_saved_is_restored_with_its_sharding(engine, state, tmp_path):
         assert checkpoint.latest_step(manager) == 1
         restored = checkpoint.restore(manager, 1, engine.abstract(engine.put(BATCH)))
         meta = checkpoint.read_meta(manager, 1)
-    assert_same(state, restored)
+    chex.assert_trees_all_equal(state, restored)
     assert jax.tree.leaves(restored)[0].sharding == jax.tree.leaves(state)[0].sharding
     assert meta["config"] == {"a": [1, 2]}
     assert meta["step"] == 1
@@ -51,8 +47,8 @@ def test_sampling_restores_weights_alone(engine, state, tmp_path):
     training.rename(tmp_path / "gone")
     with checkpoint.open_checkpoints(tmp_path, read_only=True) as manager:
         weights = checkpoint.restore_weights(manager, 1, engine.abstract(engine.put(BATCH)))
-    assert_same(weights["ema_params"], state.ema_params)
-    assert_same(weights["stats"], state.stats)
+    chex.assert_trees_all_equal(weights["ema_params"], state.ema_params)
+    chex.assert_trees_all_equal(weights["stats"], state.stats)
 
 
 def test_only_the_latest_are_kept(engine, state, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from gen_jax.errors import NonFiniteError
+from gen_jax.errors import DataError, NonFiniteError, StorageError
 from gen_jax.train.engines import jit_engine
 from gen_jax.train.loop import Loop, train
 from gen_jax.train.sharding import make_mesh
@@ -155,6 +155,33 @@ def test_the_writer_keeps_lines_up_to_the_resumed_step(tmp_path):
     assert lines[0]["bad"] is None
     assert (tmp_path / "images" / "0000003_samples.png").stat().st_size > 0
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_full_disk_is_a_storage_error_in_writing_and_in_closing(tmp_path):
+    """/dev/full takes nothing; the unwritten line is tried again on closing."""
+    writer = open_writer(tmp_path, 0)
+    writer.metrics.close()
+    writer = writer._replace(metrics=open("/dev/full", "a", buffering=1))  # noqa: SIM115
+    for action in (lambda: write_metrics(writer, 1, {"loss": 1.0}), lambda: close(writer)):
+        with pytest.raises(StorageError, match=r"metrics.jsonl: cannot be written: No space"):
+            action()
+
+
+def test_bytes_that_are_no_text_do_not_stop_a_resumed_run(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n')
+    close(open_writer(tmp_path, 1))
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_bad_data_does_not_cost_the_steps_before_it(engine):
+    def broken():
+        yield from itertools.islice(batches(), 6)
+        raise DataError("record 6")
+
+    record = Record()
+    with pytest.raises(DataError, match="record 6"):
+        train(engine, start(engine), {}, broken(), engine.key(0), record.loop(save_every=100))
+    assert record.saved == [(6, True)]
 
 
 def test_meshes_use_every_device_or_nothing():

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +27,6 @@ def run(step, state, num=1, batch=BATCH):
     return state, metrics
 
 
-def assert_trees_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def differs(a, b):
     return any(
         (np.asarray(x) != y).any() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
@@ -43,8 +40,8 @@ def test_a_turn_leaves_the_other_player_bit_identical(turn, other):
     optimizers = {"gen": optax.adam(0.1), "disc": optax.adam(0.1)}
     after, metrics = run(make_train_step(model, optimizers, turns=(turn,)), before)
     assert differs(before.params[turn], after.params[turn])
-    assert_trees_equal(before.params[other], after.params[other])
-    assert_trees_equal(before.opt_state[other], after.opt_state[other])
+    chex.assert_trees_all_equal(before.params[other], after.params[other])
+    chex.assert_trees_all_equal(before.opt_state[other], after.opt_state[other])
     assert {name.split("/")[0] for name in metrics} == {turn, "guard"}
 
 
@@ -116,7 +113,7 @@ def test_a_bad_batch_changes_nothing_and_is_counted():
     bad_batch = {"x": BATCH["x"].at[3, 1].set(jnp.nan)}
     bad, metrics = step(good, {}, bad_batch, KEY)
     for name in ("params", "opt_state", "stats", "ema_params"):
-        assert_trees_equal(getattr(good, name), getattr(bad, name))
+        chex.assert_trees_all_equal(getattr(good, name), getattr(bad, name))
     assert int(bad.step) == 2
     assert [int(x) for x in bad.guard] == [1, 1]
     assert int(metrics["guard/skipped"]) == 1

@@ -1,5 +1,6 @@
 """Diffusion models with a U-Net."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,19 @@ def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(
             ("diffusion.beta_start", f"{start}; at most diffusion.beta_end {end} is needed")
         )
+    elif values["diffusion.schedule"] == "linear":
+        # As in diffusion.schedules.from_betas, whose MIN_ALPHA this is: there it would be found
+        # only after JAX is loaded.
+        num_steps = values["diffusion.num_steps"]
+        span = (end - start) / max(num_steps - 1, 1)
+        if sum(math.log1p(-start - span * i) for i in range(num_steps)) < 2 * math.log(1e-18):
+            found.append(
+                (
+                    "diffusion.beta_end",
+                    f"{end}; with {num_steps} steps nothing of the signal is left; a smaller one "
+                    "is needed",
+                )
+            )
     return found
 
 
