@@ -1,6 +1,7 @@
 """``gen-jax train``."""
 
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gen_jax.errors import CheckpointError, DataError
+from gen_jax.errors import CheckpointError, ConfigError, DataError
 from gen_jax.files import write_file
 from gen_jax.launch.configfile import from_json, to_json
 from gen_jax.launch.schema import frozen_changes
@@ -74,52 +75,33 @@ def _signals() -> Iterator[list[int]]:
 
 def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[], bool]) -> None:
     # Here and not above, so that what needs no JAX is refused before it is loaded.
-    import jax
-
-    from gen_jax.data import train_batches
     from gen_jax.launch.experiment import build
     from gen_jax.train import checkpoint
     from gen_jax.train.engines import jit_engine
-    from gen_jax.train.loop import Loop, train
-    from gen_jax.train.sharding import make_mesh
-    from gen_jax.train.writer import close, open_writer, write_images, write_metrics
+    from gen_jax.train.loop import train
+    from gen_jax.train.writer import close, open_writer
 
-    options = config["train"]
     source = open_checked(config, "train")
     experiment = build(config)
-    mesh = _mesh(config, make_mesh)
     engine = jit_engine(
         experiment.model,
         experiment.optimizers,
-        mesh,
-        ema_decay=options["ema_decay"],
-        microbatches=options["microbatches"],
+        _make_mesh(config),
+        ema_decay=config["train"]["ema_decay"],
+        microbatches=config["train"]["microbatches"],
     )
-
-    def batches_from(step: int) -> Iterator[Mapping[str, Any]]:
-        return train_batches(
-            source,
-            seed=config["seed"],
-            batch_size=config["data"]["batch_size"],
-            first_step=step,
-            flip=config["data"]["flip"],
-            crop=config["data"]["crop"],
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-            num_workers=config["data"]["num_workers"],
-        )
-
     key = engine.key(config["seed"])
-    first_batch = engine.put(next(batches_from(0)))
     folder = workdir / "checkpoints"
-    with checkpoint.open_checkpoints(folder, keep=options["keep"]) as manager:
+    with checkpoint.open_checkpoints(folder, keep=config["train"]["keep"]) as manager:
         step = checkpoint.latest_step(manager)
         if step is None and checkpoint_steps(workdir):
             raise CheckpointError(f"{folder}: no complete checkpoint among those that are there")
+        batches = _batches(config, source, step or 0)
+        first = next(batches)
         if step is None:
-            state = engine.init(key, first_batch)
+            state = engine.init(key, engine.put(first))
         else:
-            state = checkpoint.restore(manager, step, engine.abstract(first_batch))
+            state = checkpoint.restore(manager, step, engine.abstract(engine.put(first)))
             _check_data(checkpoint.read_meta(manager, step), source.fingerprint)
         _introduce(config, source, experiment, state, workdir)
         write_file(workdir / "config.json", to_json(config).encode())
@@ -127,27 +109,59 @@ def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[], bool]) -
         meta = {"config": config, "data": source.fingerprint}
         writer = open_writer(workdir, step or 0)
         try:
-            loop = Loop(
-                steps=options["steps"],
-                log_every=options["log_every"],
-                inspect_every=options["sample_every"],
-                save_every=options["save_every"],
-                max_bad_steps=options["max_bad_steps"],
-                report=lambda step, metrics: write_metrics(writer, step, metrics),
-                show=lambda step, images: write_images(writer, step, images),
+            loop = _make_loop(
+                config,
+                writer,
                 save=lambda state, wait: checkpoint.save(manager, state, meta, wait=wait),
                 inspect=_make_inspect(config, experiment),
                 stop=stop,
             )
             start = time.perf_counter()
-            state = train(engine, state, experiment.frozen, batches_from(step or 0), key, loop)
+            batches = itertools.chain([first], batches)
+            state = train(engine, state, experiment.frozen, batches, key, loop)
             print(
-                f"step {int(state.step)} of {options['steps']} after "
+                f"step {int(state.step)} of {loop.steps} after "
                 f"{time.perf_counter() - start:.1f} s; checkpoints in {folder}",
                 flush=True,
             )
         finally:
             close(writer)
+
+
+def _batches(config: Mapping[str, Any], source: Any, step: int) -> Iterator[Mapping[str, Any]]:
+    import jax
+
+    from gen_jax.data import train_batches
+
+    data = config["data"]
+    return train_batches(
+        source,
+        seed=config["seed"],
+        batch_size=data["batch_size"],
+        first_step=step,
+        flip=data["flip"],
+        crop=data["crop"],
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        num_workers=data["num_workers"],
+    )
+
+
+def _make_loop(config: Mapping[str, Any], writer: Any, **actions: Callable) -> Any:
+    from gen_jax.train.loop import Loop
+    from gen_jax.train.writer import write_images, write_metrics
+
+    options = config["train"]
+    return Loop(
+        steps=options["steps"],
+        log_every=options["log_every"],
+        inspect_every=options["sample_every"],
+        save_every=options["save_every"],
+        max_bad_steps=options["max_bad_steps"],
+        report=lambda step, metrics: write_metrics(writer, step, metrics),
+        show=lambda step, images: write_images(writer, step, images),
+        **actions,
+    )
 
 
 def open_checked(config: Mapping[str, Any], split: str) -> Any:
@@ -169,8 +183,8 @@ def open_checked(config: Mapping[str, Any], split: str) -> Any:
     return source
 
 
-def _mesh(config: Mapping[str, Any], make_mesh: Callable) -> Any:
-    from gen_jax.errors import ConfigError
+def _make_mesh(config: Mapping[str, Any]) -> Any:
+    from gen_jax.train.sharding import make_mesh
 
     batch = config["data"]["batch_size"]
     try:
