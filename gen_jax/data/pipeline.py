@@ -6,6 +6,7 @@ starts anywhere by counting, and any number of hosts reads the same global batch
 across epoch boundaries, so that none is ever short.
 """
 
+import functools
 import os
 import signal
 import threading
@@ -36,20 +37,24 @@ def shuffled_indices(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
         int64 [n] in [0, N).
     """
     epochs, offsets = np.divmod(positions, size)
-    seeds = {
-        epoch: int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-        for epoch in np.unique(epochs).tolist()
-    }
-    # Grain's permutation is a cipher: nothing to store, and each entry costs under a microsecond.
-    shuffle = grain.experimental.index_shuffle
-    return np.fromiter(
-        (
-            shuffle(offset, max_index=size - 1, seed=seeds[epoch], rounds=4)
-            for epoch, offset in zip(epochs.tolist(), offsets.tolist(), strict=True)
-        ),
-        np.int64,
-        len(positions),
-    )
+    indices = np.empty(len(positions), np.int64)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        indices[here] = _permutation(seed, epoch, size)[offsets[here]]
+    return indices
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """Sort raw random bits, whose streams NumPy promises never to change.
+
+    Grain's index_shuffle stores nothing, but walks through a domain of fixed size: measured, 1,500
+    examples cost it three times as much an index as 60,000 do. A million are sorted here in a
+    quarter of a second, once an epoch.
+    """
+    # Beyond the seeds, so that augmentation, keyed by (seed, step), draws other bits.
+    key = np.array([seed + 2**32, epoch], np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
 
 
 def train_batches(
