@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: demo test quick test-parity lint format install clean
+.PHONY: demo test quick test-parity test-slurm test-launch-files lint format install clean
 
 install: $(STAMP)
 
@@ -39,10 +39,10 @@ demo: $(STAMP)
 	echo "  $(CURDIR)/runs/digits/ddpm.png   16 digits, DDPM, 1000 steps"
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not slurm and not launchfiles" $(ARGS)
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not slurm and not launchfiles and not slow" $(ARGS)
 
 # In a virtual environment of its own. Where pip's index offers only CUDA builds of torch, set
 # PIP_EXTRA_INDEX_URL to the one with CPU builds.
@@ -50,6 +50,16 @@ test-parity:
 	@$(MAKE) --no-print-directory install VENV=.venv-parity
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,parity]'
 	.venv-parity/bin/python -m pytest -m parity $(ARGS)
+
+# Needs root, and Debian's slurm-wlm and munge; starts and stops daemons of its own on loopback.
+test-slurm: $(STAMP)
+	$(BIN)/python -m pytest -m slurm $(ARGS)
+
+# In a virtual environment of its own: SkyPilot and Kubernetes' types bring much along.
+test-launch-files:
+	@test -x .venv-launch/bin/python || $(PYTHON) -m venv .venv-launch
+	.venv-launch/bin/python -m pip install --quiet --disable-pip-version-check 'skypilot>=0.14' 'kubeflow-trainer-api>=2.3' pyyaml pytest pytest-timeout
+	.venv-launch/bin/python -m pytest --noconftest -m launchfiles tests/cluster/test_launch_files.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

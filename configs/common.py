@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
                 "eps": 1e-8,
                 "weight_decay": 0.0,
                 "clip_norm": 1.0,
+                "moments": "float32",
             },
             "train": {
                 "steps": 1000,
@@ -37,8 +38,10 @@ def get_config() -> ConfigDict:
                 "save_every": 500,
                 "keep": 2,
                 "max_bad_steps": 5,
+                "engine": "jit",
             },
-            "mesh": {"data": -1},
+            "profile": {"start": 0, "steps": 5},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "min_size": 2**16, "overrides": ()},
         }
     )
 
@@ -58,6 +61,7 @@ def diffusion() -> ConfigDict:
             "dropout": 0.1,
             "num_classes": 0,
             "dtype": "float32",
+            "remat": "none",
         }
     )
     config.diffusion = ConfigDict(
@@ -73,6 +77,26 @@ def diffusion() -> ConfigDict:
     return config
 
 
+def autoregressive() -> ConfigDict:
+    """Give the defaults of an autoregressive model: a transformer over pixels."""
+    config = get_config()
+    config.family = "autoregressive"
+    config.model = ConfigDict(
+        {
+            "levels": 256,
+            "width": 256,
+            "depth": 8,
+            "num_heads": 8,
+            "mlp_ratio": 4,
+            "dropout": 0.0,
+            "num_classes": 0,
+            "dtype": "float32",
+            "remat": "none",
+        }
+    )
+    return config
+
+
 def tiny(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
     """Shrink any experiment until it runs anywhere within seconds, on data that is always there."""
     config.data.update({"source": source, "shape": shape, "batch_size": 8})
@@ -80,6 +104,13 @@ def tiny(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> Config
         {"steps": 2, "log_every": 1, "sample_every": 0, "save_every": 2, "microbatches": 1}
     )
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 1)
+    return config
+
+
+def tiny_autoregressive(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
+    """Shrink an autoregressive experiment, keeping two layers and two heads."""
+    config = tiny(config, source, shape)
+    config.model.update({"width": 16, "depth": 2, "num_heads": 2, "dtype": "float32"})
     return config
 
 

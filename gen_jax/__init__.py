@@ -14,6 +14,9 @@ _PUBLIC = {
     "ops": "gen_jax.ops",
     "UNet": "gen_jax.nn.unet",
     "diffusion_model": "gen_jax.models.diffusion",
+    "CausalTransformer": "gen_jax.nn.transformer",
+    "autoregressive_model": "gen_jax.models.autoregressive",
+    "tokens": "gen_jax.codecs",
     "make_train_step": "gen_jax.train.step",
     "init_state": "gen_jax.train.state",
     "TrainState": "gen_jax.train.state",
@@ -23,7 +26,7 @@ _PUBLIC = {
     "with_codec": "gen_jax.codecs",
 }
 _MODULES = ("diffusion", "ops")
-_RENAMED = {"diffusion_model": "diffusion"}
+_RENAMED = {"diffusion_model": "diffusion", "autoregressive_model": "autoregressive"}
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import Aux, Batch, Codec, Context, LogProb, Loss, Model, Params, Stats
-from gen_jax.typing import Array, Float, Keys, PyTree, Scalar, UInt8
+from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, UInt8
 
-__all__ = ["rgb", "with_codec"]
+__all__ = ["rgb", "tokens", "with_codec"]
 
 # Folded into an example's key for the codec's own randomness, apart from the model's draws.
 _CODEC = 0x0C0DEC
@@ -32,6 +32,34 @@ def rgb() -> Codec:
         return jnp.round(jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)).astype(jnp.uint8)
 
     return Codec(encode, decode, num_categories=None, log_scale=-math.log(127.5))
+
+
+def tokens(levels: int = 256) -> Codec:
+    """Make the map between uint8 pixels and int32 tokens in [0, levels).
+
+    token = round(image (levels - 1) / 255). With 256 levels a token is a grey level, and
+    probabilities of tokens are probabilities of pixels. Fewer lose nothing where the data has no
+    other levels, but a probability of tokens is then not one of 8-bit pixels.
+
+    Args:
+        levels: from 2 to 256.
+
+    Raises:
+        ValueError: for other numbers.
+    """
+    if not 2 <= levels <= 256:
+        raise ValueError(f"levels: a whole number from 2 to 256 is needed, got {levels}")
+    scale = (levels - 1) / 255
+
+    def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
+        del frozen, keys
+        return jnp.round(image.astype(jnp.float32) * scale).astype(jnp.int32)
+
+    def decode(frozen: PyTree, x: Int[Array, "batch *dims"]) -> Array:
+        del frozen
+        return jnp.round(x.astype(jnp.float32) / scale).astype(jnp.uint8)
+
+    return Codec(encode, decode, num_categories=levels, log_scale=0.0 if levels == 256 else None)
 
 
 def with_codec(model: Model, codec: Codec) -> Model:

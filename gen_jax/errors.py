@@ -9,6 +9,7 @@ __all__ = [
     "DataError",
     "GenJaxError",
     "NonFiniteError",
+    "StalledError",
     "StorageError",
     "WorkdirInUseError",
 ]
@@ -19,6 +20,7 @@ class GenJaxError(Exception):
 
     exit_code = 1
     area = "error"
+    everywhere = False  # whether every process of a job raises it
 
 
 class ConfigError(GenJaxError):
@@ -54,6 +56,13 @@ class WorkdirInUseError(GenJaxError):
 
     exit_code = 6
     area = "workdir"
+
+
+class StalledError(GenJaxError):
+    """Another process of the job did not come, or no longer answers."""
+
+    exit_code = 8
+    area = "cluster"
 
 
 class StorageError(GenJaxError):

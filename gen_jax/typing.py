@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import jax
 from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, UInt8, UInt16
 
 __all__ = [
     "Array",
@@ -25,6 +25,7 @@ __all__ = [
     "ScalarLike",
     "Shape",
     "UInt8",
+    "UInt16",
 ]
 
 PyTree: TypeAlias = Any

@@ -9,6 +9,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Most tests compile more than they compute.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
+import hypothesis
 import jax
 from jaxtyping import install_import_hook
 
@@ -22,3 +23,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # and whose functions travel to worker processes, which decorated ones cannot.
 ROOMS = ("ops", "diffusion", "nn", "codecs", "models", "train", "evals", "launch")
 install_import_hook([f"gen_jax.{room}" for room in ROOMS], "tests.typechecker.check")
+
+# The same examples in every run: a suite that passed passes again. HYPOTHESIS_PROFILE=explore looks
+# for new ones.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))

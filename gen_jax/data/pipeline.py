@@ -65,8 +65,7 @@ def train_batches(
     first_step: int = 0,
     flip: bool = False,
     crop: int = 0,
-    host: int = 0,
-    num_hosts: int = 1,
+    rows: np.ndarray | None = None,
     num_workers: int = 0,
 ) -> Iterator[Examples]:
     """Iterate over this host's part of the training batches, for ever.
@@ -78,35 +77,30 @@ def train_batches(
         first_step: the step whose batch comes first.
         flip: random mirroring, left to right.
         crop: largest random shift in pixels.
-        host: of ``num_hosts``, from 0; it gets the ``host``-th of equal slices of each batch.
-        num_hosts: must divide the batch.
+        rows: int [n], which rows of each global batch this host is to have; None for all.
         num_workers: processes that read and decode; 0 reads in threads of this process.
 
     Yields:
-        ``image`` uint8 [batch_size / num_hosts, H, W, C] and, where there are classes, ``label``.
+        ``image`` uint8 [n, H, W, C] and, where there are classes, ``label``.
 
     Raises:
-        DataError: if the batch is larger than the source, or the hosts do not divide it.
+        DataError: if the batch is larger than the source, or it has no such rows.
     """
     if batch_size > source.size:
         raise DataError(
             f"{source.name}: data.batch_size: {batch_size} is more than its {source.size} examples"
         )
-    if batch_size % num_hosts:
-        raise DataError(f"data.batch_size: {batch_size} is not a multiple of {num_hosts} hosts")
-    rows = batch_size // num_hosts
-    first_row = host * rows
-
-    def position(index: int) -> tuple[int, int]:
-        return first_step + index // rows, first_row + index % rows
+    mine = np.arange(batch_size) if rows is None else np.asarray(rows)
+    if not len(mine) or min(mine) < 0 or max(mine) >= batch_size:
+        raise DataError(f"rows: some from 0 to {batch_size - 1} are needed, got {mine}")
 
     def read_batch(index: int) -> Examples:
-        positions = (first_step + index) * batch_size + first_row + np.arange(rows)
+        positions = (first_step + index) * batch_size + mine
         return source.read(shuffled_indices(positions, source.size, seed))
 
     def read_example(index: int) -> Examples:
-        step, row = position(index)
-        place = np.array([step * batch_size + row])
+        step, row = divmod(index, len(mine))
+        place = (first_step + step) * batch_size + mine[row : row + 1]
         examples = source.read(shuffled_indices(place, source.size, seed))
         return {name: value[0] for name, value in examples.items()}
 
@@ -115,8 +109,7 @@ def train_batches(
             batch["image"],
             seed=seed,
             step=first_step + index,
-            first_row=first_row,
-            batch_size=batch_size,
+            rows=mine,
             flip=flip,
             crop=crop,
         )
@@ -127,7 +120,7 @@ def train_batches(
     if source.in_memory:
         dataset, threads = grain.MapDataset.range(_ENDLESS).map(read_batch), 1
     else:
-        dataset, threads = grain.MapDataset.range(_ENDLESS).map(read_example).batch(rows), 8
+        dataset, threads = grain.MapDataset.range(_ENDLESS).map(read_example).batch(len(mine)), 8
     dataset = dataset.map_with_index(transform)
     batches = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))

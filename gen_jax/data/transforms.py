@@ -10,20 +10,18 @@ def augment(
     *,
     seed: int,
     step: int,
-    first_row: int,
-    batch_size: int,
+    rows: np.ndarray,
     flip: bool,
     crop: int,
 ) -> np.ndarray:
     """Flip images left to right at random, and shift them by reflection padding and cropping.
 
     Args:
-        images: uint8 [n, H, W, C], the rows ``first_row`` to ``first_row + n - 1`` of the global
-            batch.
+        images: uint8 [n, H, W, C].
         seed: of the run.
         step: of the global batch.
-        first_row: where these rows begin in the global batch.
-        batch_size: of the global batch; each row's luck does not depend on how many hosts share it.
+        rows: int [n], where each of them stands in the global batch; a row's luck does not depend
+            on which hosts share the batch.
         flip: whether each image is mirrored with probability one half.
         crop: largest shift in pixels, in each direction.
 
@@ -32,10 +30,10 @@ def augment(
     """
     if not flip and not crop:
         return images
-    num, height, width, _ = images.shape
+    _, height, width, _ = images.shape
     # Raw bits, because NumPy promises that these streams never change between versions.
-    bits = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw((batch_size, 3))
-    bits = bits[first_row : first_row + num]
+    bits = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw((max(rows) + 1, 3))
+    bits = bits[rows]
     if crop:
         shift = (bits[:, :2] % np.uint64(2 * crop + 1)).astype(np.int64).tolist()
         padded = np.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)), mode="reflect")

@@ -1,13 +1,14 @@
 """A model's own losses on held-out data."""
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.ops import keys as rng
-from gen_jax.protocols import LOCAL, Batch, Context, Model, Params, Stats
+from gen_jax.protocols import LOCAL, Batch, Context, Loss, Model, Params, Stats
 from gen_jax.typing import PyTree
 
 __all__ = ["mean_losses"]
@@ -36,18 +37,7 @@ def mean_losses(
     Returns:
         ``{name of the loss: mean}``.
     """
-
-    @jax.jit
-    def evaluate(
-        params: Params, stats: Stats, frozen: PyTree, batch: Batch, key: jax.Array, first: jax.Array
-    ) -> Mapping[str, jax.Array]:
-        context = Context(frozen, jnp.zeros((), jnp.int32), LOCAL, train=False)
-        keys = rng.per_example(key, first, len(batch["weight"]))
-        return {
-            name: loss.fn(params, stats, batch, keys, context)[0]
-            for name, loss in model.losses.items()
-        }
-
+    evaluate = _evaluator(tuple(model.losses.items()))
     sums = dict.fromkeys(model.losses, 0.0)
     total, first = 0.0, 0
     for batch in batches:
@@ -60,3 +50,18 @@ def mean_losses(
             total += weight
         first += len(batch["weight"])
     return {name: value / total for name, value in sums.items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluator(losses: tuple[tuple[str, Loss], ...]) -> Callable[..., Mapping[str, jax.Array]]:
+    """Keep the jitted losses: each split of the data would compile them anew."""
+
+    @jax.jit
+    def evaluate(
+        params: Params, stats: Stats, frozen: PyTree, batch: Batch, key: jax.Array, first: jax.Array
+    ) -> Mapping[str, jax.Array]:
+        context = Context(frozen, jnp.zeros((), jnp.int32), LOCAL, train=False)
+        keys = rng.per_example(key, first, len(batch["weight"]))
+        return {name: loss.fn(params, stats, batch, keys, context)[0] for name, loss in losses}
+
+    return evaluate

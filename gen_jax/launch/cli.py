@@ -18,18 +18,24 @@ usage: gen-jax COMMAND [flags]
 
 commands:
   train     --config FILE.py[:VARIANT] --workdir DIR [--config.section.field=VALUE ...]
+  plan      --config FILE.py[:VARIANT] --topology cpu:N|tpu:KIND:AxB|gpu:SxHxD
+            [--memory 80GiB] [--json] [--config.section.field=VALUE ...]
+  launch    local -n N -- train ...   N processes on this machine
   sample    --workdir DIR --num N --out FILE.png|FILE.npz
   evaluate  --workdir DIR
 
 gen-jax COMMAND --help lists a command's flags.
 """
 
+_PLACE = ("coordinator_address", "num_processes", "process_id")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code; errors become one line on stderr.
 
     0 done, 2 usage or config, 3 data, 4 checkpoint, 5 non-finite loss, 6 work directory in use,
-    7 storage, 130 and 143 stopped by a signal with a checkpoint saved.
+    7 storage, 8 another process did not come, 130 and 143 stopped by a signal with a checkpoint
+    saved.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -56,6 +62,8 @@ def _describe(error: BaseException) -> tuple[str, int]:
 def _run(arguments: list[str]) -> int:
     commands: Mapping[str, Callable[[list[str]], int]] = {
         "train": _train,
+        "launch": _launch,
+        "plan": _plan,
         "sample": _sample,
         "evaluate": _evaluate,
     }
@@ -76,14 +84,91 @@ def _train(arguments: list[str]) -> int:
     flags.DEFINE_string(
         "workdir", None, "where everything about the run is kept", flag_values=values
     )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "HOST:PORT of process 0, in a job of several; with --num_processes and --process_id, or "
+        "the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; found by "
+        "itself under Slurm, Open MPI and on TPU pods",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_processes", None, "of the job", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "of this process, from 0", flag_values=values)
+    flags.DEFINE_integer(
+        "init_timeout", 120, "seconds to wait for all", flag_values=values, lower_bound=1
+    )
     if _parse("train", values, rest):
         return 0
     _need(values, "config", "workdir")
 
+    from gen_jax.launch.cluster import connected, find_place
     from gen_jax.launch.configfile import load_config
     from gen_jax.launch.train import run_training
 
-    return run_training(load_config(values.config, overrides), Path(values.workdir))
+    config = load_config(values.config, overrides)
+    given = {name: values[name].value for name in _PLACE}
+    with connected(find_place(given, os.environ), values.init_timeout):
+        return run_training(config, Path(values.workdir))
+
+
+def _plan(arguments: list[str]) -> int:
+    overrides, rest = _take_overrides(arguments)
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "as for train", flag_values=values)
+    flags.DEFINE_string(
+        "topology", None, "cpu:64, tpu:v5e:16x16 or gpu:1x8x8, for example", flag_values=values
+    )
+    flags.DEFINE_string(
+        "target_config", None, "for GPUs: a GpuTargetConfig of XLA, as text", flag_values=values
+    )
+    flags.DEFINE_string(
+        "memory", None, "of each device, as 80GiB; by default the hardware's", flag_values=values
+    )
+    flags.DEFINE_string(
+        "hardware", None, "whose peaks to use for times: h100, v5e, ...", flag_values=values
+    )
+    for name in ("peak_flops", "link", "network"):
+        flags.DEFINE_float(
+            name, None, "instead of the hardware's, FLOP/s or bytes/s", flag_values=values
+        )
+    flags.DEFINE_boolean("json", False, "print JSON", flag_values=values)
+    if _parse("plan", values, rest):
+        return 0
+    _need(values, "config", "topology")
+
+    from gen_jax.launch.configfile import load_config
+    from gen_jax.launch.plan import choose_hardware, open_topology, parse_size, run_plan
+
+    config = load_config(values.config, overrides)
+    if config["train"]["engine"] == "pmap":
+        raise ConfigError("train.engine: 'pmap' cannot be planned; 'shard_map' is the same step")
+    memory = parse_size(values.memory) if values.memory else None
+    given = {name: values[name].value for name in ("peak_flops", "link", "network")}
+    target = Path(values.target_config) if values.target_config else None
+    topology = open_topology(values.topology, target)
+    hardware = choose_hardware(values.topology, values.hardware, given)
+    run_plan(config, topology, hardware, memory, as_json=values.json)
+    return 0
+
+
+def _launch(arguments: list[str]) -> int:
+    from gen_jax.launch.local import launch_local
+
+    if arguments[:1] != ["local"] or "--" not in arguments:
+        if "--help" in arguments:
+            print("gen-jax launch local -n N -- train ...: N processes on this machine")
+            return 0
+        raise ConfigError("launch: `launch local -n N -- train ...` is needed")
+    split = arguments.index("--")
+    values = flags.FlagValues()
+    flags.DEFINE_integer("n", None, "how many processes", flag_values=values, lower_bound=1)
+    if _parse("launch local", values, arguments[1:split]):
+        return 0
+    _need(values, "n")
+    command = arguments[split + 1 :]
+    if command[:1] != ["train"]:
+        raise ConfigError(f"launch: {' '.join(command[:1]) or 'nothing'!r}; train is needed")
+    return launch_local(values.n, command)
 
 
 def _sample(arguments: list[str]) -> int:
@@ -235,6 +320,9 @@ def _need(values: flags.FlagValues, *names: str) -> None:
 
 def run() -> None:
     """Run as a program: the entry point of the console script."""
+    from gen_jax.launch.cache import use_compilation_cache
+
+    use_compilation_cache(os.environ)
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

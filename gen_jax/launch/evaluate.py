@@ -83,6 +83,7 @@ def run_evaluation(
         seed=seed,
         options=options,
         labels=labels,
+        mesh=trained.mesh,
         batch_size=batch_size,
         progress=True,
     )

@@ -24,6 +24,7 @@ class Experiment(NamedTuple):
     optimizers: Mapping[str, optax.GradientTransformation]
     frozen: PyTree
     num_classes: int | None  # what sampling may be conditioned on
+    tensor_dims: Mapping[str, int] = {}  # see gen_jax.train.sharding.Rules
 
 
 def build(config: Mapping[str, Any]) -> Experiment:
@@ -43,7 +44,7 @@ def make_optimizer(values: Mapping[str, Any]) -> optax.GradientTransformation:
         decay=values["optimizer.decay"],
         total_steps=values["train.steps"],
     )
-    names = ("b1", "b2", "eps", "weight_decay", "clip_norm")
+    names = ("b1", "b2", "eps", "weight_decay", "clip_norm", "moments")
     return adamw(rate, **{name: values[f"optimizer.{name}"] for name in names})
 
 

@@ -57,6 +57,7 @@ def run_sampling(
         seed=seed,
         options=options,
         labels=labels,
+        mesh=trained.mesh,
         batch_size=batch_size,
         progress=True,
     )

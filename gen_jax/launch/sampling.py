@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from gen_jax.launch.experiment import Experiment
 from gen_jax.ops import keys as rng
-from gen_jax.train.sharding import batch_sharding, make_mesh, replicated
+from gen_jax.train.sharding import batch_sharding
 from gen_jax.typing import PyTree
 
 __all__ = ["draw_samples"]
@@ -33,21 +34,24 @@ def draw_samples(
     num: int,
     seed: int,
     options: Mapping[str, Any],
+    mesh: Mesh,
     labels: np.ndarray | None = None,
     batch_size: int = 128,
     progress: bool = False,
 ) -> np.ndarray:
-    """Draw samples, spread over all devices.
+    """Draw samples, spread over all devices of a mesh.
 
-    Sample i depends on the seed and on i alone, not on the batches or the devices.
+    Sample i depends on the seed and on i alone, not on the batches, the devices or the processes;
+    all processes of a job get all samples.
 
     Args:
-        experiment: what to sample from.
-        params: the averaged parameters.
-        stats: of the model.
+        experiment: what to sample from; its frozen weights are on the devices of the mesh.
+        params: the averaged parameters, also there.
+        stats: of the model, also there.
         num: how many samples.
         seed: in [0, 2**32).
         options: of ``Model.sample``; those left out have their defaults.
+        mesh: whose axes ``data`` and ``fsdp`` share the samples out.
         labels: int [num] for a class-conditional model.
         batch_size: samples drawn at once; rounded up to a multiple of the devices.
         progress: whether to show a bar on a terminal.
@@ -60,20 +64,28 @@ def draw_samples(
     traced = {name: value for name, value in options.items() if not known[name].static}
     sampler = _compiled(experiment.model.sample, tuple(sorted(static.items())))
 
-    mesh = make_mesh()
     rows = batch_sharding(mesh)
-    params, stats, frozen = jax.device_put((params, stats, experiment.frozen), replicated(mesh))
-    devices = jax.device_count()
-    batch_size = -(-min(batch_size, num) // devices) * devices
-    key = jax.random.key(seed)
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = -(-min(batch_size, num) // parts) * parts
+    make_keys = _key_maker(rows, batch_size)
     images = []
     steps = range(0, num, batch_size)
     for first in tqdm(steps, unit="batch", disable=None if progress else True):
-        keys = jax.device_put(rng.per_example(key, first, batch_size), rows)
         cond = None
         if labels is not None:
             part = labels[np.minimum(np.arange(first, first + batch_size), num - 1)]
-            cond = jax.device_put(jnp.asarray(part), rows)
-        batch = sampler(params, stats, keys, frozen, cond, **traced)
-        images.append(np.asarray(batch)[: num - first])
+            cond = jax.make_array_from_callback(part.shape, rows, part.__getitem__)
+        keys = make_keys(np.uint32(seed), np.int32(first))
+        batch = sampler(params, stats, keys, experiment.frozen, cond, **traced)
+        images.append(multihost_utils.process_allgather(batch, tiled=True)[: num - first])
     return np.concatenate(images)
+
+
+@functools.lru_cache(maxsize=16)
+def _key_maker(rows: jax.sharding.NamedSharding, num: int) -> Callable[..., jax.Array]:
+    """Make keys on the devices: typed keys cannot be put on those of other processes."""
+
+    def make(seed: jax.Array, first: jax.Array) -> jax.Array:
+        return rng.per_example(jax.random.key(seed), first, num)
+
+    return jax.jit(make, out_shardings=rows)

@@ -26,7 +26,9 @@ __all__ = [
     "integers",
     "nearest",
     "number",
+    "parse_override",
     "text",
+    "texts",
 ]
 
 Change = Literal["frozen", "free"]
@@ -103,6 +105,16 @@ def integers(low: int, *, length: int | None = None, change: Change = "free") ->
     return Field(tuple, accepts, ok, change)
 
 
+def texts(pattern: str, accepts: str, *, change: Change = "free") -> Field:
+    """Make a field for a tuple of texts that each match a whole regular expression."""
+
+    def ok(x: Sequence[str]) -> bool:
+        return all(type(item) is str and re.fullmatch(pattern, item) for item in x)
+
+    return Field(tuple, f"a tuple of {accepts}", ok, change)
+
+
+_OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
 _SOURCE = r"digits|(npz|folder|tfds):.+|synthetic:\d+x\d+x[13]"
 
 COMMON: Mapping[str, Field] = {
@@ -124,6 +136,9 @@ COMMON: Mapping[str, Field] = {
     "optimizer.eps": number(0, above=True),
     "optimizer.weight_decay": number(0),
     "optimizer.clip_norm": number(0),
+    "optimizer.moments": choice("float32", "16bit", change="frozen"),
+    "profile.start": integer(0),  # 0: never
+    "profile.steps": integer(1),
     "train.steps": integer(1),
     "train.microbatches": integer(1),
     "train.ema_decay": number(0, 1, below=True),
@@ -132,7 +147,14 @@ COMMON: Mapping[str, Field] = {
     "train.save_every": integer(1),
     "train.keep": integer(1),
     "train.max_bad_steps": integer(1),
+    "train.engine": choice("jit", "pmap", "shard_map"),
     "mesh.data": integer(-1),
+    "mesh.fsdp": integer(-1),
+    "mesh.tensor": integer(-1),
+    "mesh.min_size": integer(1),
+    "mesh.overrides": texts(
+        _OVERRIDE, "texts like 'conv_in/kernel=-,-,-,fsdp' (a pattern; an axis or - a dimension)"
+    ),
 }
 
 
@@ -206,15 +228,7 @@ def _relations(values: Mapping[str, Any], family: str) -> list[Fault]:
         faults.append(
             Fault("train.microbatches", f"{micro} does not divide data.batch_size {batch}")
         )
-    devices = values["mesh.data"]
-    if devices == 0 or (devices > 0 and batch % (devices * micro)):
-        faults.append(
-            Fault(
-                "mesh.data",
-                f"{devices}; -1 for all devices, or a number that with train.microbatches divides "
-                f"data.batch_size {batch}, is needed",
-            )
-        )
+    faults += _mesh_faults(values)
     height, width, channels = values["data.shape"]
     if channels not in (1, 3):
         faults.append(Fault("data.shape", f"{channels} channels; 1 or 3 are needed"))
@@ -230,6 +244,56 @@ def _relations(values: Mapping[str, Any], family: str) -> list[Fault]:
         )
     module = importlib.import_module(f"gen_jax.launch.families.{family}")
     return faults + [Fault(*fault) for fault in module.faults(values)]
+
+
+def _mesh_faults(values: Mapping[str, Any]) -> list[Fault]:
+    """Find what is wrong with a mesh whatever the number of devices; the rest needs JAX."""
+    axes = {name: values[f"mesh.{name}"] for name in ("data", "fsdp", "tensor")}
+    zeros = [name for name, size in axes.items() if size == 0]
+    if zeros:
+        return [Fault(f"mesh.{zeros[0]}", "0; -1 or a whole number from 1 is needed")]
+    product = " x ".join(f"{name} {size}" for name, size in axes.items())
+    open_axes = [name for name, size in axes.items() if size == -1]
+    if len(open_axes) > 1:
+        return [Fault(f"mesh.{open_axes[1]}", f"-1 in {product}; it may stand for one axis only")]
+    faults = []
+    batch, micro = values["data.batch_size"], values["train.microbatches"]
+    parts = math.prod(size for size in (axes["data"], axes["fsdp"], micro) if size > 0)
+    if batch % micro == 0 and batch % parts:
+        terms = " x ".join(f"{name} {axes[name]}" for name in ("data", "fsdp") if axes[name] > 0)
+        faults.append(
+            Fault(
+                "mesh.fsdp" if axes["fsdp"] > 1 else "mesh.data",
+                f"{terms} x {micro} microbatches = {parts} parts, which do not divide "
+                f"data.batch_size {batch}",
+            )
+        )
+    engine = values["train.engine"]
+    if engine != "jit" and (axes["fsdp"], axes["tensor"]) != (1, 1):
+        faults.append(
+            Fault(
+                "train.engine",
+                f"{engine!r} keeps a copy of the state on each device, but the mesh is {product}; "
+                "'jit', or fsdp 1 and tensor 1, is needed",
+            )
+        )
+    if engine != "jit" and values["mesh.overrides"]:
+        faults.append(
+            Fault("mesh.overrides", f"has a meaning only with train.engine 'jit', not {engine!r}")
+        )
+    patterns = [line.rpartition("=")[0] for line in values["mesh.overrides"]]
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            faults.append(Fault("mesh.overrides", f"{pattern!r}: no regular expression: {error}"))
+    return faults
+
+
+def parse_override(line: str) -> tuple[str, tuple[str | None, ...]]:
+    """Read ``"pattern=axis,-,axis"`` as a pattern and an axis, or None, for each dimension."""
+    pattern, _, axes = line.rpartition("=")
+    return pattern, tuple(None if axis == "-" else axis for axis in axes.split(","))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

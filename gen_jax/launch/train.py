@@ -2,16 +2,17 @@
 
 import contextlib
 import itertools
-import os
-import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from gen_jax.errors import CheckpointError, ConfigError, DataError
+import numpy as np
+
+from gen_jax.errors import CheckpointError, DataError, NonFiniteError, StorageError
 from gen_jax.files import write_file
+from gen_jax.launch.cluster import agree, is_alone, is_first, stop_signals, together
 from gen_jax.launch.configfile import from_json, to_json
 from gen_jax.launch.schema import frozen_changes
 from gen_jax.launch.workdir import checkpoint_steps, lock, make_workdir
@@ -22,9 +23,11 @@ __all__ = ["run_training"]
 def run_training(config: Mapping[str, Any], workdir: Path) -> int:
     """Train as a config says, from the last checkpoint in the work directory if there is one.
 
+    Of many processes all call this; the first of them writes.
+
     Args:
         config: without faults.
-        workdir: made if it is not there.
+        workdir: made if it is not there; the same, on a shared file system, for all processes.
 
     Returns:
         0, or 128 plus the number of the signal that ended training after a last checkpoint.
@@ -32,12 +35,38 @@ def run_training(config: Mapping[str, Any], workdir: Path) -> int:
     Raises:
         GenJaxError: see the subclasses.
     """
+    with contextlib.ExitStack() as held, stop_signals() as (received, stop):
+        together(lambda: _take(config, workdir, held))
+        together(lambda: _see_that_it_is_shared(workdir))
+        _train(config, workdir, stop)
+        return 128 + received[0] if received else 0
+
+
+def _take(config: Mapping[str, Any], workdir: Path, held: contextlib.ExitStack) -> None:
+    """Make and lock the work directory, in the first process."""
+    if not is_first():
+        return
     make_workdir(workdir)
-    with lock(workdir), _signals() as received:
-        if checkpoint_steps(workdir):
-            _check_unchanged(config, workdir)
-        _train(config, workdir, stop=lambda: bool(received))
-    return 128 + received[0] if received else 0
+    held.enter_context(lock(workdir))
+    if checkpoint_steps(workdir):
+        _check_unchanged(config, workdir)
+
+
+def _see_that_it_is_shared(workdir: Path) -> None:
+    # The lock names the process that holds it, and so tells this directory from any other.
+    path = workdir / ".lock"
+
+    def digest() -> int:
+        return zlib.crc32(path.read_bytes() if path.exists() else b"") >> 1
+
+    first = agree(digest())
+    patience = time.monotonic() + 10  # a network's file system may take a moment to show it
+    while digest() != first and time.monotonic() < patience:
+        time.sleep(0.5)
+    if digest() != first:
+        raise StorageError(
+            f"{workdir}: not the first process's directory; all need one on a shared file system"
+        )
 
 
 def _check_unchanged(config: Mapping[str, Any], workdir: Path) -> None:
@@ -51,86 +80,99 @@ def _check_unchanged(config: Mapping[str, Any], workdir: Path) -> None:
         print(f"config changed: {change}", flush=True)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT; the second ends the process on the spot."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        del frame
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        # Not print(): the signal may have come in the middle of one.
-        os.write(1, f"{signal.Signals(number).name}: saving, then ending\n".encode())
-
-    caught = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, note) for number in caught}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[], bool]) -> None:
+def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[int], bool]) -> None:
     # Here and not above, so that what needs no JAX is refused before it is loaded.
     from gen_jax.launch.experiment import build
+    from gen_jax.launch.parallel import build_engine, build_mesh
     from gen_jax.train import checkpoint
-    from gen_jax.train.engines import jit_engine
     from gen_jax.train.loop import train
-    from gen_jax.train.writer import close, open_writer
 
-    source = open_checked(config, "train")
+    mesh = together(lambda: build_mesh(config))
+    source = together(lambda: open_checked(config, "train"))
     experiment = build(config)
-    engine = jit_engine(
-        experiment.model,
-        experiment.optimizers,
-        _make_mesh(config),
-        ema_decay=config["train"]["ema_decay"],
-        microbatches=config["train"]["microbatches"],
-    )
+    engine = together(lambda: build_engine(config, experiment, mesh))
+    experiment = experiment._replace(frozen=engine.place(experiment.frozen))
     key = engine.key(config["seed"])
     folder = workdir / "checkpoints"
     with checkpoint.open_checkpoints(folder, keep=config["train"]["keep"]) as manager:
-        step = checkpoint.latest_step(manager)
-        if step is None and checkpoint_steps(workdir):
-            raise CheckpointError(f"{folder}: no complete checkpoint among those that are there")
-        batches = _batches(config, source, step or 0)
-        first = next(batches)
+        step = agree(together(lambda: _step_to_resume(manager, workdir)))
+        rows = engine.rows(config["data"]["batch_size"])
+        batches = together(lambda: _batches(config, source, step or 0, rows))
+        first = together(lambda: next(batches))
+        batch = engine.put(first)
         if step is None:
-            state = engine.init(key, engine.put(first))
+            state = engine.init(key, batch)
         else:
-            state = checkpoint.restore(manager, step, engine.abstract(engine.put(first)))
-            _check_data(checkpoint.read_meta(manager, step), source.fingerprint)
-        _introduce(config, source, experiment, state, workdir)
-        write_file(workdir / "config.json", to_json(config).encode())
-
+            target = engine.abstract(batch)
+            # Not together(): orbax itself makes the processes wait for each other in these. One
+            # that fails ends, and JAX ends the others.
+            state = checkpoint.restore(manager, step, target)
+            meta = checkpoint.read_meta(manager, step)
+            together(lambda: _check_data(meta, source.fingerprint))
+        _introduce(config, source, experiment, state, mesh, workdir)
         meta = {"config": config, "data": source.fingerprint}
-        writer = open_writer(workdir, step or 0)
-        try:
+        with contextlib.ExitStack() as opened:
+            outputs = together(lambda: _outputs(config, workdir, step or 0, opened))
+
+            def rescue(state: Any) -> None:
+                # Alone only: saving takes all processes, and the others have not failed.
+                if is_alone():
+                    checkpoint.save(manager, state, meta, wait=True)
+
             loop = _make_loop(
                 config,
-                writer,
+                **outputs,
                 save=lambda state, wait: checkpoint.save(manager, state, meta, wait=wait),
-                inspect=_make_inspect(config, experiment),
+                rescue=rescue,
+                inspect=_make_inspect(config, experiment, mesh),
                 stop=stop,
+                window=_window(config, workdir),
             )
             start = time.perf_counter()
             batches = itertools.chain([first], batches)
-            state = train(engine, state, experiment.frozen, batches, key, loop)
+            try:
+                state = train(engine, state, experiment.frozen, batches, key, loop)
+            except NonFiniteError as error:
+                error.everywhere = True  # all processes see the same numbers
+                raise
             print(
                 f"step {int(state.step)} of {loop.steps} after "
                 f"{time.perf_counter() - start:.1f} s; checkpoints in {folder}",
                 flush=True,
             )
-        finally:
-            close(writer)
 
 
-def _batches(config: Mapping[str, Any], source: Any, step: int) -> Iterator[Mapping[str, Any]]:
-    import jax
+def _step_to_resume(manager: Any, workdir: Path) -> int | None:
+    from gen_jax.train.checkpoint import latest_step
 
+    step = latest_step(manager)
+    if step is None and checkpoint_steps(workdir):
+        raise CheckpointError(
+            f"{workdir / 'checkpoints'}: no complete checkpoint among those that are there"
+        )
+    return step
+
+
+def _outputs(
+    config: Mapping[str, Any], workdir: Path, step: int, opened: contextlib.ExitStack
+) -> Mapping[str, Callable]:
+    """Open what the first process writes, until ``opened`` closes; the others write nothing."""
+    from gen_jax.train.writer import close, open_writer, write_images, write_metrics
+
+    if not is_first():
+        return {"report": lambda step, metrics: None, "show": lambda step, images: None}
+    write_file(workdir / "config.json", to_json(config).encode())
+    writer = open_writer(workdir, step)
+    opened.callback(close, writer)
+    return {
+        "report": lambda step, metrics: write_metrics(writer, step, metrics),
+        "show": lambda step, images: write_images(writer, step, images),
+    }
+
+
+def _batches(
+    config: Mapping[str, Any], source: Any, step: int, rows: np.ndarray
+) -> Iterator[Mapping[str, Any]]:
     from gen_jax.data import train_batches
 
     data = config["data"]
@@ -141,15 +183,13 @@ def _batches(config: Mapping[str, Any], source: Any, step: int) -> Iterator[Mapp
         first_step=step,
         flip=data["flip"],
         crop=data["crop"],
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
+        rows=rows,
         num_workers=data["num_workers"],
     )
 
 
-def _make_loop(config: Mapping[str, Any], writer: Any, **actions: Callable) -> Any:
+def _make_loop(config: Mapping[str, Any], **actions: Any) -> Any:
     from gen_jax.train.loop import Loop
-    from gen_jax.train.writer import write_images, write_metrics
 
     options = config["train"]
     return Loop(
@@ -158,10 +198,17 @@ def _make_loop(config: Mapping[str, Any], writer: Any, **actions: Callable) -> A
         inspect_every=options["sample_every"],
         save_every=options["save_every"],
         max_bad_steps=options["max_bad_steps"],
-        report=lambda step, metrics: write_metrics(writer, step, metrics),
-        show=lambda step, images: write_images(writer, step, images),
+        batch_size=config["data"]["batch_size"],
         **actions,
     )
+
+
+def _window(config: Mapping[str, Any], workdir: Path) -> Any:
+    from gen_jax.train.profiling import Window
+
+    options = config["profile"]
+    first = options["start"] if is_first() else 0
+    return Window(workdir / "profile", first, options["steps"])
 
 
 def open_checked(config: Mapping[str, Any], split: str) -> Any:
@@ -183,23 +230,6 @@ def open_checked(config: Mapping[str, Any], split: str) -> Any:
     return source
 
 
-def _make_mesh(config: Mapping[str, Any]) -> Any:
-    from gen_jax.train.sharding import make_mesh
-
-    batch = config["data"]["batch_size"]
-    try:
-        mesh = make_mesh(config["mesh"]["data"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    parts = mesh.size * config["train"]["microbatches"]
-    if batch % parts:
-        raise ConfigError(
-            f"data.batch_size: {batch} is not a multiple of {parts} ({mesh.size} devices times "
-            f"{config['train']['microbatches']} microbatches)"
-        )
-    return mesh
-
-
 def _check_data(meta: Mapping[str, Any], fingerprint: str) -> None:
     if meta.get("data") != fingerprint:
         raise DataError(
@@ -209,23 +239,22 @@ def _check_data(meta: Mapping[str, Any], fingerprint: str) -> None:
 
 
 def _introduce(
-    config: Mapping[str, Any], source: Any, experiment: Any, state: Any, workdir: Path
+    config: Mapping[str, Any], source: Any, experiment: Any, state: Any, mesh: Any, workdir: Path
 ) -> None:
     import jax
 
     num_params = sum(x.size for x in jax.tree.leaves(state.params))
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     print(
         f"{config['family']}: {num_params:,} parameters; {source.name}: {source.size:,} images of "
-        f"{'x'.join(map(str, source.image_shape))}; {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s); {workdir}: "
+        f"{'x'.join(map(str, source.image_shape))}; {mesh.size} "
+        f"{jax.devices()[0].platform} device(s){f' ({axes})' if axes else ''}; {workdir}: "
         + (f"resuming at step {int(state.step)}" if int(state.step) else "starting"),
         flush=True,
     )
 
 
-def _make_inspect(config: Mapping[str, Any], experiment: Any) -> Callable:
-    import numpy as np
-
+def _make_inspect(config: Mapping[str, Any], experiment: Any, mesh: Any) -> Callable:
     from gen_jax.launch.pictures import grid
     from gen_jax.launch.sampling import draw_samples
 
@@ -243,6 +272,7 @@ def _make_inspect(config: Mapping[str, Any], experiment: Any) -> Callable:
             seed=config["seed"],
             options={},
             labels=labels,
+            mesh=mesh,
         )
         return {}, {"samples": grid(images)}
 

@@ -13,6 +13,8 @@ from gen_jax.errors import CheckpointError, StorageError, WorkdirInUseError
 from gen_jax.launch.configfile import from_json
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from gen_jax.launch.experiment import Experiment
     from gen_jax.typing import PyTree
 
@@ -52,6 +54,7 @@ def lock(workdir: Path) -> Iterator[None]:
             holder = {"host": socket.gethostname(), "pid": os.getpid()}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            os.fsync(descriptor)  # other hosts of the job look at it
         except BlockingIOError as error:
             raise WorkdirInUseError(f"{workdir}: in use by {_holder(descriptor)}") from error
         except OSError as error:
@@ -84,6 +87,7 @@ class Trained(NamedTuple):
     step: int
     params: "PyTree"  # the averaged ones
     stats: "PyTree"
+    mesh: "Mesh"  # of this machine's devices, on all of which the weights are
 
 
 def load_trained(workdir: Path) -> Trained:
@@ -92,8 +96,11 @@ def load_trained(workdir: Path) -> Trained:
     Raises:
         CheckpointError: if there is no config or no checkpoint, or they do not fit.
     """
+    import jax
+
     from gen_jax.launch.experiment import abstract_state, build
     from gen_jax.train.checkpoint import latest_step, open_checkpoints, restore_weights
+    from gen_jax.train.sharding import make_mesh, replicated
 
     config = from_json(workdir / "config.json")
     if not checkpoint_steps(workdir):
@@ -105,4 +112,8 @@ def load_trained(workdir: Path) -> Trained:
         if step is None:
             raise CheckpointError(f"{workdir}: no complete checkpoint yet")
         weights = restore_weights(manager, step, abstract)
-    return Trained(config, experiment, step, weights["ema_params"], weights["stats"])
+    mesh = make_mesh()
+    params, stats, frozen = jax.device_put(
+        (weights["ema_params"], weights["stats"], experiment.frozen), replicated(mesh)
+    )
+    return Trained(config, experiment._replace(frozen=frozen), step, params, stats, mesh)

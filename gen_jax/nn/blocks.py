@@ -5,20 +5,67 @@ float32.
 """
 
 import zlib
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
+import jax.extend
 import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, DTypeLike, Float, Keys
 
-__all__ = ["AttentionBlock", "Downsample", "Dropout", "ResBlock", "Upsample"]
+__all__ = [
+    "REMAT",
+    "TENSOR_DIMS",
+    "AttentionBlock",
+    "Downsample",
+    "Dropout",
+    "ResBlock",
+    "Upsample",
+    "rematerialised",
+]
 
 # Uniform over the mean of fan-in and fan-out, and (nearly) nothing where a residual branch ends,
 # so that every block starts as the identity: the initialisation of Ho et al. 2020.
 DEFAULT_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 ZERO_INIT = nn.initializers.zeros
+
+# Which dimension of a parameter runs along heads or channels that devices may share out: the first
+# of two layers makes a part of the channels, the second consumes it. Keyed by patterns of paths.
+TENSOR_DIMS: Mapping[str, int] = {
+    r"/(query|key|value)/(kernel|bias)$": -2,
+    r"_attention/out/kernel$|/attention_out/kernel$": -3,
+    r"/mlp_in/(kernel|bias)$": -1,
+    r"/mlp_out/kernel$": -2,
+    r"/[^/]+/[^/]+/(conv_in|embedding)/kernel$": -1,
+    r"/[^/]+/[^/]+/conv_out/kernel$": -2,
+}
+
+REMAT = ("none", "matmuls", "full")
+
+
+def rematerialised(module: type[nn.Module], policy: str) -> type[nn.Module]:
+    """Let a module compute again in the backward pass what it would otherwise keep in memory.
+
+    Args:
+        module: a Linen module; instances must be named, so that parameters keep their places.
+        policy: ``"none"`` keeps everything, ``"matmuls"`` keeps the results of matrix products and
+            convolutions and computes normalisations and nonlinearities again, ``"full"`` keeps the
+            module's inputs alone.
+
+    Raises:
+        ValueError: for another policy.
+    """
+    if policy not in REMAT:
+        raise ValueError(f"remat: one of {', '.join(REMAT)} is needed, got {policy!r}")
+    if policy == "none":
+        return module
+    return nn.remat(module, policy=_is_matmul if policy == "matmuls" else None)
+
+
+def _is_matmul(primitive: jax.extend.core.Primitive, *_: object, **__: object) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
 
 
 class Dropout(nn.Module):
@@ -89,17 +136,16 @@ class AttentionBlock(nn.Module):
         batch, height, width, channels = x.shape
         h = nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
         h = jnp.reshape(h, (batch, height * width, channels))
-        head_shape = (batch, height * width, self.num_heads, channels // self.num_heads)
+        heads = (self.num_heads, channels // self.num_heads)
         query, key, value = (
-            jnp.reshape(
-                nn.Dense(channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)(h),
-                head_shape,
-            )
+            nn.DenseGeneral(heads, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)(h)
             for name in ("query", "key", "value")
         )
         h = jax.nn.dot_product_attention(query, key, value)
-        h = jnp.reshape(h, (batch, height, width, channels))
-        return x + nn.Dense(channels, kernel_init=ZERO_INIT, dtype=self.dtype, name="out")(h)
+        h = nn.DenseGeneral(
+            channels, axis=(-2, -1), kernel_init=ZERO_INIT, dtype=self.dtype, name="out"
+        )(h)
+        return x + jnp.reshape(h, (batch, height, width, channels))
 
 
 class Downsample(nn.Module):

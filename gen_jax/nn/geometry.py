@@ -6,7 +6,14 @@ both refuse the same things with the same words.
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["unet_faults", "unet_resolutions"]
+__all__ = ["transformer_faults", "unet_faults", "unet_resolutions"]
+
+
+def transformer_faults(*, width: int, num_heads: int) -> Mapping[str, str]:
+    """Find what could not work in a transformer: ``{argument: what is wrong}``."""
+    if num_heads < 1 or width % num_heads:
+        return {"num_heads": f"{num_heads} does not divide the width {width}"}
+    return {}
 
 
 def unet_resolutions(resolution: int, num_levels: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from gen_jax.nn.blocks import (
     Downsample,
     ResBlock,
     Upsample,
+    rematerialised,
 )
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import unet_faults
@@ -37,6 +38,8 @@ class UNet(nn.Module):
         dropout: rate, in [0, 1).
         num_classes: how many labels the network is conditioned on; None for none.
         dtype: compute type; parameters are float32 and so is the output.
+        remat: what residual and attention blocks compute again in the backward pass to save memory;
+            see :func:`gen_jax.nn.blocks.rematerialised`.
 
     Raises:
         ValueError: at construction, if a resolution is never visited or something does not divide.
@@ -53,6 +56,7 @@ class UNet(nn.Module):
     dropout: float = 0.1
     num_classes: int | None = None
     dtype: DTypeLike = jnp.float32
+    remat: str = "none"
 
     def __post_init__(self) -> None:
         faults = unet_faults(
@@ -144,11 +148,13 @@ class UNet(nn.Module):
             h = self._attention(f"{name}_attention")(h)
         return h
 
-    def _res_block(self, name: str, width: int) -> ResBlock:
-        return ResBlock(width, self.groups, self.dropout, self.dtype, name=name)
+    def _res_block(self, name: str, width: int) -> nn.Module:
+        block = rematerialised(ResBlock, self.remat)
+        return block(width, self.groups, self.dropout, self.dtype, name=name)
 
-    def _attention(self, name: str) -> AttentionBlock:
-        return AttentionBlock(self.num_heads, self.groups, self.dtype, name=name)
+    def _attention(self, name: str) -> nn.Module:
+        block = rematerialised(AttentionBlock, self.remat)
+        return block(self.num_heads, self.groups, self.dtype, name=name)
 
     def _dense(self, name: str, width: int) -> nn.Dense:
         return nn.Dense(width, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from gen_jax.errors import NonFiniteError
-from gen_jax.protocols import Batch
 from gen_jax.train.engines import Engine
+from gen_jax.train.profiling import Window
 from gen_jax.train.state import TrainState
 from gen_jax.typing import PyTree
 
@@ -26,8 +26,9 @@ class Loop(NamedTuple):
     """What happens around the steps, and how often.
 
     ``report(step, metrics)`` and ``show(step, images)`` write, ``save(state, wait)`` checkpoints,
-    ``inspect(state)`` looks at the model and gives ``(metrics, images)``, and ``stop()`` says
-    whether somebody asked for an end. Nothing here may change the state.
+    ``rescue(state)`` saves it when the data has failed, ``inspect(state)`` looks at the model and
+    gives ``(metrics, images)``, and ``stop(step)`` says whether somebody asked for an end. Nothing
+    here may change the state. Of many processes, all must save, inspect and stop at the same steps.
     """
 
     steps: int
@@ -35,11 +36,14 @@ class Loop(NamedTuple):
     inspect_every: int  # 0 for never
     save_every: int
     max_bad_steps: int  # consecutive steps that the guard may refuse
+    batch_size: int  # of the global batch
     report: Callable[[int, Metrics], None]
     show: Callable[[int, Mapping[str, np.ndarray]], None]
     save: Callable[[TrainState, bool], None]
+    rescue: Callable[[TrainState], None]
     inspect: Callable[[TrainState], tuple[Metrics, Mapping[str, np.ndarray]]]
-    stop: Callable[[], bool]
+    stop: Callable[[int], bool]
+    window: Window  # of steps to profile
 
 
 def train(
@@ -50,7 +54,7 @@ def train(
     key: jax.Array,
     loop: Loop,
 ) -> TrainState:
-    """Train until ``loop.steps`` steps are taken or ``loop.stop()``; the last state is saved.
+    """Train until ``loop.steps`` steps are taken or ``loop.stop(step)``; the last state is saved.
 
     The numbers of a step are fetched after the next one has been dispatched, so that the device
     never waits for the host.
@@ -76,15 +80,18 @@ def train(
     compiled = _compile(engine, state, frozen, batch, key)
     saved, unread = first, None
     with _progress(loop.steps, first) as bar:
-        meter = _Meter(loop, bar, _global_size(batch))
-        while done < loop.steps and not loop.stop():
-            state, metrics = compiled(state, frozen, batch, key)
+        meter = _Meter(loop, bar)
+        while done < loop.steps and not loop.stop(done):
+            loop.window.open(done + 1)
+            with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
+                state, metrics = compiled(state, frozen, batch, key)
             done += 1
+            loop.window.close(done, metrics)
             if done < loop.steps:
                 try:
                     batch = engine.put(next(batches))
                 except BaseException:
-                    loop.save(state, True)  # bad data must not cost the steps before it
+                    loop.rescue(state)  # bad data must not cost the steps before it
                     raise
             # Only now, with the next step under way, are the last one's numbers asked for.
             if unread is not None:
@@ -109,6 +116,7 @@ def train(
                         saved = done
         if unread is not None:
             meter.read(*unread)
+        loop.window.close(None, state)
     if saved != done:
         loop.save(state, True)
     return state
@@ -117,13 +125,9 @@ def train(
 def _compile(engine: Engine, *arguments: PyTree) -> Callable:
     """Compile ahead, so that the time is known and the first step is like the others."""
     start = time.perf_counter()
-    compiled = engine.step.lower(*arguments).compile()
+    compiled = engine.compile(*arguments)
     print(f"compiled the training step in {time.perf_counter() - start:.1f} s", flush=True)
     return compiled
-
-
-def _global_size(batch: Batch) -> int:
-    return jax.tree.leaves(batch)[0].shape[0]
 
 
 class _Meter:
@@ -132,8 +136,8 @@ class _Meter:
     It measures training alone: neither compilation, nor pictures, nor the copy to a checkpoint.
     """
 
-    def __init__(self, loop: Loop, bar: tqdm, images_per_step: int) -> None:
-        self._loop, self._bar, self._images_per_step = loop, bar, images_per_step
+    def __init__(self, loop: Loop, bar: tqdm) -> None:
+        self._loop, self._bar = loop, bar
         self._begin = self._last = time.perf_counter()
         self._away = 0.0
         self._window: list[dict[str, float]] = []
@@ -158,8 +162,8 @@ class _Meter:
         numbers = _summarise(self._window) | {
             "time/seconds": now - self._begin,
             "time/steps_per_second": rate,
-            "time/images_per_second": rate * self._images_per_step,
-            "time/images_seen": float(step * self._images_per_step),
+            "time/images_per_second": rate * self._loop.batch_size,
+            "time/images_seen": float(step * self._loop.batch_size),
         }
         self._window, self._last, self._away = [], now, 0.0
         self._loop.report(step, numbers)

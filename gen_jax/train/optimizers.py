@@ -3,9 +3,12 @@
 import jax
 import optax
 
+from gen_jax.train.moments import in_16_bits
 from gen_jax.typing import PyTree
 
-__all__ = ["adamw", "learning_rate"]
+__all__ = ["MOMENTS", "adamw", "learning_rate"]
+
+MOMENTS = ("float32", "16bit")
 
 
 def learning_rate(
@@ -47,6 +50,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
+    moments: str = "float32",
 ) -> optax.GradientTransformation:
     """Make AdamW (Loshchilov & Hutter 2019) behind clipping of the gradient's global norm.
 
@@ -58,10 +62,21 @@ def adamw(
         weight_decay: for matrices and convolution kernels; biases and normalisation scales have
             none. With 0 it is Adam.
         clip_norm: largest global norm of a gradient; 0 for no clipping.
+        moments: ``"float32"``, or ``"16bit"`` to keep both moments in half the memory, as DALL-E
+            was trained (Ramesh et al. 2021, D.2); see :mod:`gen_jax.train.moments`.
+
+    Raises:
+        ValueError: for other moments.
     """
+    if moments not in MOMENTS:
+        raise ValueError(f"moments: one of {', '.join(MOMENTS)} is needed, got {moments!r}")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    adam = optax.scale_by_adam(b1, b2, eps)
     return optax.chain(
-        clip, optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=_has_direction)
+        clip,
+        in_16_bits(adam) if moments == "16bit" else adam,
+        optax.add_decayed_weights(weight_decay, mask=_has_direction),
+        optax.scale_by_learning_rate(rate),
     )
 
 

@@ -30,6 +30,7 @@ def make_train_step(
     ema_decay: float = 0.9999,
     microbatches: int = 1,
     across: Across = LOCAL,
+    first_example: Callable[[int], Array | int] = lambda num: 0,
 ) -> TrainStep:
     """Make the pure function ``(state, frozen, batch, key) -> (state, metrics)``.
 
@@ -46,6 +47,8 @@ def make_train_step(
         microbatches: into how many parts the batch is cut to save memory; their gradients,
             statistics and metrics are averaged.
         across: reductions over the global batch, given by the engine.
+        first_example: the index in the global batch of the first of the ``num`` examples at hand,
+            given by the engine.
 
     Returns:
         The step. ``key`` is the run's own, the same at every step; metrics are named
@@ -67,7 +70,7 @@ def make_train_step(
     ) -> tuple[TrainState, Mapping[str, Scalar]]:
         num_examples = len(jax.tree.leaves(batch)[0])
         step_key = jax.random.fold_in(key, state.step)
-        keys = rng.per_example(step_key, 0, num_examples)
+        keys = rng.per_example(step_key, first_example(num_examples), num_examples)
         context = Context(frozen, state.step, across, train=True)
         metrics: dict[str, Scalar] = {}
         all_finite = jnp.array(True)

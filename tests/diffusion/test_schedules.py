@@ -43,7 +43,7 @@ def test_data_is_at_zero():
 
 
 @given(t=st.floats(0, 1, width=32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_variance_is_preserved_and_levels_are_monotone_everywhere(t):
     schedule = process.cosine(50)
     later = min(1.0, t + 0.01)

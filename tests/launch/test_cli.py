@@ -136,6 +136,7 @@ class TestWorkdir:
                 num=8,
                 seed=0,
                 options={"steps": 2, "eta": 0.5},
+                mesh=trained.mesh,
                 labels=np.zeros(8, np.int32),
             )
         info = sampling._compiled.cache_info()
@@ -179,7 +180,7 @@ def test_usage(capsys):
 
 def test_errors_are_one_line_with_the_code_of_their_resource(tmp_path, capsys):
     work = str(tmp_path / "w")
-    fails(["fly"], 2, "'fly' is no command; train, sample, evaluate are", capsys)
+    fails(["fly"], 2, "'fly' is no command; train, launch, plan, sample, evaluate are", capsys)
     fails(["train"], 2, "--config and --workdir: missing", capsys)
     fails(["train", *TINY, "--workdir", work, "--stpes", "3"], 2, "--stpes: not a flag", capsys)
     fails(["sample", "--workdir", work], 2, "--out: missing", capsys)
@@ -212,8 +213,18 @@ def test_data_that_does_not_fit_is_a_data_error(tmp_path, capsys):
 def test_devices_that_do_not_fit_are_a_config_error(tmp_path, capsys):
     """The suite has eight devices."""
     base = ["train", *TINY, "--workdir", str(tmp_path / "w")]
-    fails([*base, "--config.mesh.data=4"], 2, "mesh.data: 8 devices are there, got 4", capsys)
-    fails([*base, "--config.data.batch_size=12"], 2, "12 is not a multiple of 8", capsys)
+    fails(
+        [*base, "--config.mesh.data=4"],
+        2,
+        "mesh: data 4 x fsdp 1 x tensor 1 = 4 devices, but there are 8",
+        capsys,
+    )
+    fails(
+        [*base, "--config.data.batch_size=12"],
+        2,
+        "12 is not a multiple of 8 = data 8 x fsdp 1 x 1 microbatches; 8 or 16",
+        capsys,
+    )
 
 
 def test_unforeseen_errors_are_one_line_too(tmp_path, capsys, monkeypatch):

@@ -80,11 +80,22 @@ BAD = [
     ("diffusion.beta_end=0.5", "0.5; with 1000 steps nothing of the signal is left"),
     ("diffusion.prediction=noise", "'noise'; 'eps' or 'x_0' or 'v'"),
     ("diffusion.clip=2", "True or False"),
-    ("mesh.data=0", "0; -1 for all devices"),
-    ("mesh.data=7", "divides data.batch_size 64"),
+    ("mesh.data=0", "0; -1 or a whole number from 1"),
+    (
+        "mesh.data=7",
+        "data 7 x fsdp 1 x 1 microbatches = 7 parts, which do not divide data.batch_size 64",
+    ),
     ("mesh.data=-2", "-2; a whole number from -1"),
-    ("mesh.fsdp=2", "unknown field"),
-    ("family=difusion", "'difusion'; one of diffusion"),
+    ("mesh.fsdp=-1", "data -1 x fsdp -1 x tensor 1; it may stand for one"),
+    ("mesh.tensor=0", "0; -1 or a whole number"),
+    ("mesh.fsdp=3", "fsdp 3 x 1 microbatches = 3 parts"),
+    ("mesh.expert=2", "unknown field"),
+    ("mesh.min_size=0", "from 1"),
+    ("mesh.overrides=('x',)", "a pattern; an axis or -"),
+    ("mesh.overrides=('x=-,expert',)", "a pattern; an axis or -"),
+    ("mesh.overrides=('(=fsdp',)", "no regular expression"),
+    ("train.engine='xmap'", "'jit' or 'pmap' or 'shard_map'"),
+    ("family=difusion", "'difusion'; one of autoregressive, diffusion"),
 ]
 
 # Where a relation fails, the message stands at the field that can be changed.

@@ -173,12 +173,13 @@ def test_attention_is_softmax_attention():
     p = jax.tree.map(np.asarray, variables["params"])
     h = np.asarray(x).reshape(4, 4)
     normed = (h - h.mean()) / np.sqrt(h.var() + 1e-6) * p["norm"]["scale"] + p["norm"]["bias"]
-    q, k, v = (normed @ p[n]["kernel"] + p[n]["bias"] for n in ("query", "key", "value"))
-    heads = []
-    for head in (slice(0, 2), slice(2, 4)):
-        scores = np.exp(q[:, head] @ k[:, head].T / np.sqrt(2))
-        heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, head])
-    expected = h + np.concatenate(heads, -1) @ p["out"]["kernel"] + p["out"]["bias"]
+    expected = h + p["out"]["bias"]
+    for head in range(2):
+        q, k, v = (
+            normed @ p[n]["kernel"][:, head] + p[n]["bias"][head] for n in ("query", "key", "value")
+        )
+        scores = np.exp(q @ k.T / np.sqrt(2))
+        expected += scores / scores.sum(-1, keepdims=True) @ v @ p["out"]["kernel"][head]
     np.testing.assert_allclose(block.apply(variables, x)[0].reshape(4, 4), expected, atol=1e-4)
 
 
@@ -222,3 +223,26 @@ def test_sinusoids():
     np.testing.assert_allclose(embedded[1, 3:], np.cos(250 * frequencies), atol=1e-4)
     with pytest.raises(ValueError, match="dim: an even number from 4 is needed, got 5"):
         sinusoidal(t, 5)
+
+
+@pytest.mark.parametrize("remat", ["matmuls", "full"])
+def test_computing_again_changes_no_gradient_and_no_parameter(remat):
+    """Dropout included: its masks belong to the layer's place in the network."""
+    options = {**TINY, "dropout": 0.3}
+    plain, again = UNet(**options), UNet(**options, remat=remat)
+    variables = randomised(plain, X, T)
+    shapes = jax.eval_shape(again.init, KEYS[0], X, T)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+
+    def loss(variables, network):
+        return jnp.mean(jnp.square(network.apply(variables, X, T, None, KEYS) - 1.0))
+
+    grads = [jax.jit(jax.grad(loss), static_argnums=1)(variables, n) for n in (plain, again)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *grads)
+    saved = str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(variables, again))
+    assert "remat" in saved or "checkpoint" in saved
+
+
+def test_another_policy_is_refused():
+    with pytest.raises(ValueError, match="remat: one of none, matmuls, full is needed"):
+        UNet(**TINY, remat="some").init(KEYS[0], X, T)

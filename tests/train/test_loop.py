@@ -1,5 +1,7 @@
+import gzip
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from gen_jax.errors import DataError, NonFiniteError, StorageError
 from gen_jax.train.engines import jit_engine
 from gen_jax.train.loop import Loop, train
+from gen_jax.train.profiling import Window
 from gen_jax.train.sharding import make_mesh
 from gen_jax.train.writer import close, open_writer, write_images, write_metrics
 from tests.train.toy import toy
@@ -45,9 +48,12 @@ class Record:
             "max_bad_steps": 3,
             "report": lambda step, metrics: self.metrics.append((step, dict(metrics))),
             "show": lambda step, images: self.images.append((step, set(images))),
+            "batch_size": 8,
             "save": lambda state, wait: self.saved.append((int(state.step), wait)),
+            "rescue": lambda state: self.saved.append((int(state.step), True)),
             "inspect": inspect,
-            "stop": lambda: False,
+            "stop": lambda step: False,
+            "window": Window(Path(), 0, 0),
         }
         return Loop(**{**settings, **options})
 
@@ -86,7 +92,7 @@ def test_metrics_are_means_over_the_steps_between_lines(engine):
 def test_a_stopped_run_saves_the_step_it_is_at(engine):
     record = Record()
     asked = itertools.count()
-    loop = record.loop(stop=lambda: next(asked) >= 4, inspect_every=0)
+    loop = record.loop(stop=lambda step: next(asked) >= 4, inspect_every=0)
     state = train(engine, start(engine), {}, batches(), engine.key(0), loop)
     assert int(state.step) == 4
     assert record.saved[-1] == (4, True)
@@ -128,15 +134,6 @@ def test_a_finished_run_does_nothing(engine):
     state = start(engine).replace(step=np.int32(10))
     train(engine, state, {}, iter(()), engine.key(0), record.loop())
     assert record.saved == record.metrics == []
-
-
-def test_the_step_is_compiled_once(engine):
-    step = engine.step
-    state = start(engine)
-    before = step._cache_size()
-    for i in range(3):
-        state, _ = step(state, {}, engine.put({"x": X[i]}), engine.key(0))
-    assert step._cache_size() == before + (0 if before else 1)
 
 
 def test_the_writer_keeps_lines_up_to_the_resumed_step(tmp_path):
@@ -184,12 +181,20 @@ def test_bad_data_does_not_cost_the_steps_before_it(engine):
     assert record.saved == [(6, True)]
 
 
-def test_meshes_use_every_device_or_nothing():
-    assert make_mesh().size == 8
-    assert make_mesh(8).size == 8
-    for wrong in (3, 0, 16):
-        with pytest.raises(ValueError, match=f"mesh.data: 8 devices are there, got {wrong}"):
-            make_mesh(wrong)
+def test_a_window_of_steps_is_profiled(engine, tmp_path):
+    loop = Record().loop(steps=6, inspect_every=0, window=Window(tmp_path, 3, 2))
+    train(engine, start(engine), {}, batches(), engine.key(0), loop)
+    (trace,) = tmp_path.rglob("perfetto_trace.json.gz")
+    assert list(tmp_path.rglob("*.xplane.pb"))
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = {event["args"]["step_num"] for event in events if event.get("name") == "train"}
+    assert steps == {"3", "4"}
+
+
+def test_a_run_that_ends_in_its_window_still_writes_it(engine, tmp_path):
+    loop = Record().loop(steps=4, inspect_every=0, window=Window(tmp_path, 3, 20))
+    train(engine, start(engine), {}, batches(), engine.key(0), loop)
+    assert list(tmp_path.rglob("perfetto_trace.json.gz"))
 
 
 def test_numbers_are_asked_for_only_when_the_next_step_is_under_way(engine):
@@ -204,19 +209,12 @@ def test_numbers_are_asked_for_only_when_the_next_step_is_under_way(engine):
             events.append(("read", self.step))
             return float(self.value)
 
-    class Lowered:
-        def lower(self, *_):
-            return self
+    def step(state, frozen, batch, key):
+        number = int(state.step) + 1
+        events.append(("dispatch", number))
+        return state.replace(step=number), {"guard/consecutive": Number(number, 0)}
 
-        def compile(self):
-            def step(state, frozen, batch, key):
-                number = int(state.step) + 1
-                events.append(("dispatch", number))
-                return state.replace(step=number), {"guard/consecutive": Number(number, 0)}
-
-            return step
-
-    fake = engine._replace(step=Lowered())
+    fake = engine._replace(compile=lambda *_: step)
     loop = Record().loop(steps=6, log_every=2, inspect_every=0, save_every=100)
     train(fake, start(engine), {}, batches(), engine.key(0), loop)
     expected = [("dispatch", 1)]

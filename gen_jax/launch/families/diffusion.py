@@ -20,6 +20,7 @@ FIELDS = {
     "model.dropout": number(0, 1, below=True),
     "model.num_classes": integer(0, change="frozen"),  # 0: unconditional
     "model.dtype": choice("float32", "bfloat16"),
+    "model.remat": choice("none", "matmuls", "full"),
     "diffusion.schedule": choice("linear", "cosine", change="frozen"),
     "diffusion.num_steps": integer(1, 100_000, change="frozen"),
     "diffusion.beta_start": number(0, 1, above=True, below=True, change="frozen"),
@@ -71,6 +72,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     from gen_jax.codecs import rgb, with_codec
     from gen_jax.launch.experiment import Experiment, make_optimizer
     from gen_jax.models.diffusion import diffusion
+    from gen_jax.nn.blocks import TENSOR_DIMS
     from gen_jax.nn.unet import UNet
 
     resolution, _, channels = values["data.shape"]
@@ -83,6 +85,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         dropout=values["model.dropout"],
         num_classes=num_classes,
         dtype=jnp.dtype(values["model.dtype"]),
+        remat=values["model.remat"],
         **{name: values[f"model.{name}"] for name in _UNET},
     )
     if values["diffusion.schedule"] == "linear":
@@ -106,4 +109,5 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": {}},
         num_classes=num_classes,
+        tensor_dims=TENSOR_DIMS,
     )

@@ -1,0 +1,38 @@
+"""A causal transformer over the 3,072 colour values of CIFAR-10.
+
+57 million parameters, 24 layers of 448: a prior of the size that many hosts are for. It has been
+planned (experiments/scaling), not trained.
+
+    gen-jax plan --config configs/transformer_cifar10.py --topology tpu:v5e:4x4
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Give the experiment, or its ``tiny`` variant."""
+    config = common.autoregressive()
+    config.data.update(
+        {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 128, "flip": True}
+    )
+    config.model.update(
+        {"width": 448, "depth": 24, "num_heads": 8, "dropout": 0.1, "dtype": "bfloat16"}
+    )
+    config.model.remat = "full"  # attention of 3,072 to 3,072 must not be kept for 24 layers
+    config.optimizer.update({"learning_rate": 3e-4, "warmup_steps": 5000, "weight_decay": 0.01})
+    config.train.update(
+        {
+            "steps": 300_000,
+            "ema_decay": 0.9999,
+            "log_every": 100,
+            "sample_every": 10_000,
+            "save_every": 5_000,
+        }
+    )
+    if variant == "tiny":
+        return common.tiny_autoregressive(config, "synthetic:8x8x3", (8, 8, 3))
+    if variant:
+        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
+    return config

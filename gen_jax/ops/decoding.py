@@ -1,0 +1,86 @@
+"""Sampling one token after another."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.ops import keys as rng
+from gen_jax.typing import Array, Float, Int, Keys, Scalar
+
+__all__ = ["decode", "warp_logits"]
+
+State = TypeVar("State")
+
+
+def warp_logits(
+    logits: Float[Array, "batch categories"],
+    temperature: Scalar | float = 1.0,
+    top_k: Int[Array, ""] | int = 0,
+    top_p: Scalar | float = 1.0,
+) -> Float[Array, "batch categories"]:
+    """Sharpen a categorical distribution, and leave out its unlikely categories.
+
+    In this order: divide by the temperature; keep the ``top_k`` likeliest categories; of these keep
+    the smallest set whose probability reaches ``top_p`` (nucleus sampling, Holtzman et al. 2020).
+    The likeliest always stays. All arguments may be traced.
+
+    Args:
+        logits: unnormalised log-probabilities.
+        temperature: above 0; 1 changes nothing.
+        top_k: from 1; 0 keeps all.
+        top_p: in (0, 1]; 1 keeps all.
+
+    Returns:
+        Logits, -inf where a category is left out.
+    """
+    logits = logits / temperature
+    categories = logits.shape[-1]
+    order = jnp.argsort(-logits, axis=-1)
+    ranked = jnp.take_along_axis(logits, order, axis=-1)
+    rank = jnp.arange(categories)[None]
+    kept = rank < jnp.where(jnp.asarray(top_k) > 0, top_k, categories)
+    probability = jax.nn.softmax(jnp.where(kept, ranked, -jnp.inf), axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    # A float32 sum may reach 1 before the last category.
+    kept &= (before < top_p) | (rank == 0) | (jnp.asarray(top_p) >= 1)
+    ranked = jnp.where(kept, ranked, -jnp.inf)
+    return jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
+
+
+def decode(
+    step: Callable[[State, Int[Array, "batch"], Array], tuple[Array, State]],
+    state: State,
+    length: int,
+    keys: Keys,
+    *,
+    temperature: Scalar | float = 1.0,
+    top_k: Int[Array, ""] | int = 0,
+    top_p: Scalar | float = 1.0,
+) -> Int[Array, "batch length"]:
+    """Sample a sequence from left to right, as one ``lax.scan``.
+
+    Args:
+        step: ``(state, token [batch], index) -> (logits [batch, categories], state)``, where
+            ``token`` stands at ``index - 1`` and the logits are of the token at ``index``. At index
+            0 the token is 0 and means nothing.
+        state: what the step carries, for example a cache of keys and values.
+        length: tokens to sample.
+        keys: one for each sequence; token i is drawn with the key folded with i.
+        temperature: see :func:`warp_logits`.
+        top_k: see :func:`warp_logits`.
+        top_p: see :func:`warp_logits`.
+    """
+
+    def advance(carry: tuple[State, Array], index: Array) -> tuple[tuple[State, Array], Array]:
+        state, token = carry
+        logits, state = step(state, token, index)
+        warped = warp_logits(logits, temperature, top_k, top_p)
+        token = jax.vmap(jax.random.categorical)(rng.fold_in(keys, index), warped)
+        token = token.astype(jnp.int32)
+        return (state, token), token
+
+    start = (state, jnp.zeros(len(keys), jnp.int32))
+    _, tokens = jax.lax.scan(advance, start, jnp.arange(length))
+    return tokens.T
