@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
                 "dir": "",
                 "shape": (8, 8, 1),
                 "batch_size": 128,
+                "holdout": 0,
                 "flip": False,
                 "crop": 0,
                 "num_workers": 0,
@@ -50,6 +51,7 @@ def diffusion() -> ConfigDict:
     """Give the defaults of a diffusion model: the paper's network and linear schedule."""
     config = get_config()
     config.family = "diffusion"
+    config.stage1 = ""
     config.model = ConfigDict(
         {
             "channels": 128,
@@ -97,6 +99,71 @@ def autoregressive() -> ConfigDict:
     return config
 
 
+def _autoencoder(family: str) -> ConfigDict:
+    """Give what all families of autoencoders have, with the network of Burda et al. 2016."""
+    config = get_config()
+    config.family = family
+    config.model = ConfigDict(
+        {
+            "network": "mlp",
+            "widths": (200, 200),
+            "activation": "tanh",
+            "channels": 32,
+            "multipliers": (1, 2, 2),
+            "num_res_blocks": 1,
+            "groups": 8,
+            "attention": False,
+            "latent_dim": 50,
+            "likelihood": "bernoulli",
+            "dtype": "float32",
+        }
+    )
+    return config
+
+
+def vae() -> ConfigDict:
+    """Give the defaults of a variational autoencoder."""
+    config = _autoencoder("vae")
+    config.model.update(
+        {
+            "latent": "vector",
+            "binarise": "stochastic",
+            "sigma": "optimal",
+            "log_sigma": 0.0,
+            "components": 10,
+            "beta": 1.0,
+            "free_bits": 0.0,
+            "kl_warmup": 0,
+            "num_importance": 1,
+            "num_classes": 0,
+        }
+    )
+    return config
+
+
+def autoencoder() -> ConfigDict:
+    """Give the defaults of a plain autoencoder."""
+    config = _autoencoder("autoencoder")
+    config.model.update(
+        {
+            "latent": "vector",
+            "corruption": "none",
+            "corruption_level": 0.25,
+            "sparsity": "none",
+            "sparsity_weight": 0.1,
+            "sparsity_target": 0.05,
+        }
+    )
+    return config
+
+
+def adversarial_autoencoder() -> ConfigDict:
+    """Give the defaults of an adversarial autoencoder."""
+    config = _autoencoder("adversarial_autoencoder")
+    config.model.update({"disc_widths": (1000, 1000)})
+    return config
+
+
 def tiny(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
     """Shrink any experiment until it runs anywhere within seconds, on data that is always there."""
     config.data.update({"source": source, "shape": shape, "batch_size": 8})
@@ -104,6 +171,27 @@ def tiny(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> Config
         {"steps": 2, "log_every": 1, "sample_every": 0, "save_every": 2, "microbatches": 1}
     )
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 1)
+    return config
+
+
+def tiny_autoencoder(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
+    """Shrink an autoencoder's experiment, keeping its kind of network and two layers or levels."""
+    config = tiny(config, source, shape)
+    config.data.holdout = min(config.data.holdout, 16)
+    config.model.update(
+        {
+            "widths": (32, 16),
+            "latent_dim": min(config.model.latent_dim, 4),
+            "channels": 8,
+            "multipliers": (1, 2),
+            "num_res_blocks": 1,
+            "groups": 4,
+        }
+    )
+    if "disc_widths" in config.model:
+        config.model.disc_widths = (16, 16)
+    if "num_importance" in config.model:
+        config.model.num_importance = min(config.model.num_importance, 3)
     return config
 
 

@@ -16,7 +16,13 @@ _PUBLIC = {
     "diffusion_model": "gen_jax.models.diffusion",
     "CausalTransformer": "gen_jax.nn.transformer",
     "autoregressive_model": "gen_jax.models.autoregressive",
+    "autoencoder_model": "gen_jax.models.autoencoder",
+    "adversarial_autoencoder_model": "gen_jax.models.adversarial_autoencoder",
+    "vae_model": "gen_jax.models.vae",
     "tokens": "gen_jax.codecs",
+    "binary": "gen_jax.codecs",
+    "dequantize": "gen_jax.codecs",
+    "pretrained": "gen_jax.codecs",
     "make_train_step": "gen_jax.train.step",
     "init_state": "gen_jax.train.state",
     "TrainState": "gen_jax.train.state",
@@ -26,7 +32,7 @@ _PUBLIC = {
     "with_codec": "gen_jax.codecs",
 }
 _MODULES = ("diffusion", "ops")
-_RENAMED = {"diffusion_model": "diffusion", "autoregressive_model": "autoregressive"}
+_RENAMED = {name: name.removesuffix("_model") for name in _PUBLIC if name.endswith("_model")}
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 

@@ -5,16 +5,19 @@ Models see ``batch["x"]`` and nothing of pixels; :func:`with_codec` puts a codec
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import Aux, Batch, Codec, Context, LogProb, Loss, Model, Params, Stats
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, UInt8
 
-__all__ = ["rgb", "tokens", "with_codec"]
+__all__ = ["binary", "dequantize", "pretrained", "rgb", "tokens", "with_codec"]
 
 # Folded into an example's key for the codec's own randomness, apart from the model's draws.
 _CODEC = 0x0C0DEC
+
+BINARISATIONS = ("stochastic", "threshold", "none")
 
 
 def rgb() -> Codec:
@@ -62,19 +65,101 @@ def tokens(levels: int = 256) -> Codec:
     return Codec(encode, decode, num_categories=levels, log_scale=0.0 if levels == 256 else None)
 
 
-def with_codec(model: Model, codec: Codec) -> Model:
+def dequantize() -> Codec:
+    """Make the map from 8-bit pixels to [-1, 1] that fills each grey level's bin with noise.
+
+    x = (image + u) / 128 - 1 with u uniform in [0, 1). The mean log-density of x is then a lower
+    bound on the log-probability of the pixels (Theis et al. 2016, section 3.1), which one of x
+    without noise is not: it can grow without limit.
+    """
+
+    def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
+        del frozen
+        noise = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:]))(keys)
+        return (image.astype(jnp.float32) + noise) / 128.0 - 1.0
+
+    def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
+        del frozen
+        return jnp.clip(jnp.floor((x + 1.0) * 128.0), 0.0, 255.0).astype(jnp.uint8)
+
+    return Codec(encode, decode, num_categories=None, log_scale=-math.log(128.0))
+
+
+def binary(how: str = "stochastic") -> Codec:
+    """Make the map from grey levels to {0, 1}, or to [0, 1].
+
+    Args:
+        how: ``"stochastic"`` draws 1 with probability image / 255, anew each time an image is seen
+            (Burda et al. 2016, section 5.1); ``"threshold"`` gives 1 above half; ``"none"`` gives
+            image / 255 itself.
+
+    Returns:
+        A codec whose decoder takes probabilities. No density over pixels passes it.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if how not in BINARISATIONS:
+        raise ValueError(f"how: one of {', '.join(BINARISATIONS)} is needed, got {how!r}")
+
+    def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
+        del frozen
+        grey = image.astype(jnp.float32) / 255.0
+        if how == "none":
+            return grey
+        if how == "threshold":
+            return (grey > 0.5).astype(jnp.float32)
+        return jax.vmap(jax.random.bernoulli)(keys, grey).astype(jnp.float32)
+
+    def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
+        del frozen
+        return jnp.round(jnp.clip(x, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+    return Codec(encode, decode, num_categories=None, log_scale=None)
+
+
+def pretrained(model: Model) -> Codec:
+    """Make the map between images and the codes of a trained first stage.
+
+    Codes are drawn from the first stage's posterior, where it has one. The codec's weights are
+    ``{"params": ..., "stats": ...}`` of that model.
+
+    Args:
+        model: of images (see :func:`with_codec`), with ``encode`` and ``decode``.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    encode_image, decode_code = model.encode, model.decode
+    if encode_image is None or decode_code is None:
+        raise ValueError("model: encode and decode are needed, this family has none")
+
+    def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
+        return encode_image(frozen["params"], frozen["stats"], image, keys)
+
+    def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
+        return decode_code(frozen["params"], frozen["stats"], x)
+
+    return Codec(encode, decode, num_categories=None, log_scale=None)
+
+
+def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
     """Let a model of x be trained on images and give images.
 
-    Batches that already hold ``x`` skip the encoder. ``frozen["codec"]`` holds the codec's weights;
-    ``init``, which is given no frozen weights, needs a batch with ``x`` if the codec has any.
+    Batches that already hold ``x`` skip the encoder. ``frozen["codec"]`` holds the codec's weights.
+    ``init`` is given no frozen weights: if the codec has any, the model's own ``init`` sees zeros
+    of x's shape in place of encoded images.
 
     Args:
         model: models ``batch["x"]``.
         codec: between images and x.
+        weights: of the codec, or their shapes; None if it has none.
 
     Returns:
-        A model whose batches may hold ``image``, whose samples are uint8 images, and whose
-        log-density, where the codec passes one, is over pixels in units of one grey level.
+        A model whose batches may hold ``image``, whose samples are uint8 images, whose ``encode``
+        takes and whose ``decode`` gives such images (of codecs without weights), and whose
+        log-density is over pixels, in units of one grey level, where the codec passes one on, and
+        over x elsewhere.
     """
 
     def encoded(frozen: PyTree, batch: Batch, keys: Keys) -> Batch:
@@ -85,7 +170,13 @@ def with_codec(model: Model, codec: Codec) -> Model:
 
     def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
         if "x" not in batch:
-            batch = encoded({}, batch, rng.per_example(key, 0, len(batch["image"])))
+            keys = rng.per_example(key, 0, len(batch["image"]))
+            if weights is None:
+                batch = encoded({}, batch, keys)
+            else:
+                x = jax.eval_shape(codec.encode, weights, batch["image"], keys)
+                rest = {name: value for name, value in batch.items() if name != "image"}
+                batch = {**rest, "x": jnp.zeros(x.shape, x.dtype)}
         return model.init(key, batch)
 
     def wrap(loss: Loss) -> Loss:
@@ -108,15 +199,34 @@ def with_codec(model: Model, codec: Codec) -> Model:
         x = model.sample(params, stats, keys, frozen, cond, **options)
         return codec.decode(frozen["codec"], x)
 
-    def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
+    def log_prob(
+        params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree, **options: object
+    ) -> LogProb:
         batch = encoded(frozen["codec"], batch, keys)
-        estimate = model.log_prob(params, stats, batch, keys, frozen)
+        estimate = model.log_prob(params, stats, batch, keys, frozen, **options)
+        if codec.log_scale is None:
+            return estimate
         num_dims = math.prod(batch["x"].shape[1:])
         return estimate._replace(nats=estimate.nats + num_dims * codec.log_scale)
 
+    def encode(
+        params: Params, stats: Stats, image: Array, keys: Keys | None = None, label: PyTree = None
+    ) -> PyTree:
+        # A codec's noise without keys is always the same.
+        own = rng.per_example(jax.random.key(0), 0, len(image)) if keys is None else keys
+        x = codec.encode({}, image, rng.fold_in(own, _CODEC))
+        return model.encode(params, stats, x, keys, label)
+
+    def decode(params: Params, stats: Stats, z: PyTree, label: PyTree = None) -> Array:
+        return codec.decode({}, model.decode(params, stats, z, label))
+
+    chained = weights is None
     return model._replace(
         init=init,
         losses={name: wrap(loss) for name, loss in model.losses.items()},
         sample=sample,
-        log_prob=None if model.log_prob is None or codec.log_scale is None else log_prob,
+        log_prob=None if model.log_prob is None else log_prob,
+        over_pixels=codec.log_scale is not None,
+        encode=encode if model.encode and chained else None,
+        decode=decode if model.decode and chained else None,
     )

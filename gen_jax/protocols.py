@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gen_jax.typing import Array, Keys, PyTree, Scalar
 
@@ -24,6 +25,7 @@ __all__ = [
     "Params",
     "SampleOption",
     "Stats",
+    "batch_mean",
     "no_statistics",
 ]
 
@@ -85,7 +87,7 @@ class LogProb(NamedTuple):
 
 
 class SampleOption(NamedTuple):
-    """One option of ``Model.sample``; the command line is built from it.
+    """One option of ``Model.sample`` or ``Model.log_prob``; the command line is built from it.
 
     ``static`` options are compiled in; the others are traced, so that changing them compiles
     nothing.
@@ -109,8 +111,11 @@ class Model(NamedTuple):
     and gives ``(stats, metrics)``.
     ``sample(params, stats, keys, frozen, cond=None, **options)`` draws ``len(keys)`` samples, one
     from each key, so that a sample does not depend on the batch it was drawn in.
-    ``log_prob(params, stats, batch, keys, frozen)`` is exact or a bound, as ``log_prob_kind`` says.
-    ``encode`` and ``decode`` are what a second stage models; families without them have None.
+    ``log_prob(params, stats, batch, keys, frozen, **options)`` is exact or a bound, as
+    ``log_prob_kind`` says. It is over ``batch["x"]``, or, if ``over_pixels``, over 8-bit pixels.
+    ``encode(params, stats, x, keys=None, label=None)`` and ``decode(params, stats, z, label=None)``
+    are what a second stage models; families without them have None. Without keys a random code is
+    replaced by its mean.
     """
 
     init: Callable[[jax.Array, Batch], tuple[Params, Stats]]
@@ -122,6 +127,8 @@ class Model(NamedTuple):
     sample_options: Mapping[str, SampleOption]
     log_prob: Callable[[Params, Stats, Batch, Keys, PyTree], LogProb] | None = None
     log_prob_kind: str | None = None
+    log_prob_options: Mapping[str, SampleOption] = {}
+    over_pixels: bool = False
     encode: Callable[..., PyTree] | None = None
     decode: Callable[..., PyTree] | None = None
 
@@ -145,3 +152,11 @@ def no_statistics(
     """Keep ``stats`` as they are: the ``update_stats`` of families that carry none."""
     del observed, key, step
     return stats, {}
+
+
+def batch_mean(batch: Batch, values: Array) -> Scalar:
+    """Average values [B] over the examples of a batch, those that are padding counting as 0.
+
+    Whoever pads divides by the mean of ``weight``.
+    """
+    return jnp.mean(values * batch["weight"]) if "weight" in batch else jnp.mean(values)

@@ -17,8 +17,11 @@ from gen_jax.train.sharding import Rules, make_mesh
 from gen_jax.typing import PyTree
 
 FAMILIES = {
+    "adversarial_autoencoder": "configs/aae_mnist.py:tiny",
+    "autoencoder": "configs/ae_mnist.py:tiny",
     "autoregressive": "configs/transformer_digits.py:tiny",
     "diffusion": "configs/ddpm_digits.py:tiny",
+    "vae": "configs/vae_mnist.py:tiny",
 }
 BATCH_SIZE = 16
 # Beside one device: engine, axes of the mesh.
@@ -32,10 +35,13 @@ LAYOUTS = {
 
 
 def sgd_that_remembers(rate):
-    """Descend, and keep the last gradient as the optimiser's state."""
+    """Descend, and keep the sum of all gradients, over turns and steps, as the state."""
     return optax.GradientTransformation(
         init=lambda params: jax.tree.map(jnp.zeros_like, params),
-        update=lambda grads, _, __: (jax.tree.map(lambda g: -rate * g, grads), grads),
+        update=lambda grads, sums, _: (
+            jax.tree.map(lambda g: -rate * g, grads),
+            jax.tree.map(jnp.add, sums, grads),
+        ),
     )
 
 

@@ -1,6 +1,13 @@
 """Image sources and the input pipeline: uint8 in, uint8 out, in a stateless order."""
 
 from gen_jax.data.pipeline import ordered_batches, spread_indices, train_batches
-from gen_jax.data.sources import Source, open_source
+from gen_jax.data.sources import Source, hold_out, open_source
 
-__all__ = ["Source", "open_source", "ordered_batches", "spread_indices", "train_batches"]
+__all__ = [
+    "Source",
+    "hold_out",
+    "open_source",
+    "ordered_batches",
+    "spread_indices",
+    "train_batches",
+]

@@ -19,7 +19,7 @@ import numpy as np
 from gen_jax.data.decode import decode_image, fit_image
 from gen_jax.errors import DataError
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "hold_out", "open_source"]
 
 Examples = dict[str, np.ndarray]
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -83,6 +83,35 @@ def open_source(
             f"{_times(image_shape)}"
         )
     return source
+
+
+def hold_out(source: Source, num: int) -> tuple[Source, Source]:
+    """Split off examples, spread evenly over a source, for validation.
+
+    Args:
+        source: the training split.
+        num: how many examples to hold out.
+
+    Returns:
+        What is left, and what was held out.
+
+    Raises:
+        DataError: if nothing would be left.
+    """
+    if num >= source.size:
+        raise DataError(f"{source.name}: data.holdout {num} leaves none of {source.size} examples")
+    held = np.linspace(0, source.size - 1, num).round().astype(np.int64)
+    left = np.setdiff1d(np.arange(source.size), held)
+
+    def part(indices: np.ndarray, name: str) -> Source:
+        return source._replace(
+            name=f"{source.name}{name}",
+            size=len(indices),
+            fingerprint=f"{source.fingerprint}{name}-{num}",
+            read=lambda rows: source.read(indices[rows]),
+        )
+
+    return part(left, "-left"), part(held, "-held")
 
 
 def _times(shape: tuple[int, ...]) -> str:

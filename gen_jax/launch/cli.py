@@ -17,12 +17,19 @@ USAGE = """\
 usage: gen-jax COMMAND [flags]
 
 commands:
-  train     --config FILE.py[:VARIANT] --workdir DIR [--config.section.field=VALUE ...]
-  plan      --config FILE.py[:VARIANT] --topology cpu:N|tpu:KIND:AxB|gpu:SxHxD
-            [--memory 80GiB] [--json] [--config.section.field=VALUE ...]
-  launch    local -n N -- train ...   N processes on this machine
-  sample    --workdir DIR --num N --out FILE.png|FILE.npz
-  evaluate  --workdir DIR
+  train        --config FILE.py[:VARIANT] --workdir DIR [--config.section.field=VALUE ...]
+  plan         --config FILE.py[:VARIANT] --topology cpu:N|tpu:KIND:AxB|gpu:SxHxD
+               [--memory 80GiB] [--json] [--config.section.field=VALUE ...]
+  launch       local -n N -- train ...   N processes on this machine
+  sample       --workdir DIR --num N --out FILE.png|FILE.npz
+  evaluate     --workdir DIR [--split=test|validation]
+
+of models with codes:
+  reconstruct  --workdir DIR --num N --out FILE.png   originals above reconstructions
+  interpolate  --workdir DIR --out FILE.png           from image to image through codes
+  resynthesis  --workdir DIR --classes A,B --out FILE.png   codes moved from class to class
+  manifold     --workdir DIR --out FILE.png           a grid over a 2-D latent space
+  scatter      --workdir DIR --out FILE.png           codes coloured by label
 
 gen-jax COMMAND --help lists a command's flags.
 """
@@ -66,6 +73,11 @@ def _run(arguments: list[str]) -> int:
         "plan": _plan,
         "sample": _sample,
         "evaluate": _evaluate,
+        "reconstruct": _reconstruct,
+        "interpolate": _interpolate,
+        "resynthesis": _resynthesis,
+        "manifold": _manifold,
+        "scatter": _scatter,
     }
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(USAGE, end="")
@@ -204,7 +216,7 @@ def _sample(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
-    flags.DEFINE_string("data", None, "where the data is now, if it has moved", flag_values=values)
+    _define_data(values)
     flags.DEFINE_integer(
         "num", 1000, "samples for the Fréchet distance", flag_values=values, lower_bound=2
     )
@@ -212,10 +224,8 @@ def _evaluate(arguments: list[str]) -> int:
     if (rest := _parse_known("evaluate", values, arguments)) is None:
         return 0
     _need(values, "workdir")
-    trained, options = _trained_and_options("evaluate", values, rest)
-    if values.data:
-        data = {**trained.config["data"], "source": values.data}
-        trained = trained._replace(config={**trained.config, "data": data})
+    trained, options = _trained_and_options("evaluate", values, rest, density=True)
+    trained = _with_data(trained, values)
 
     from gen_jax.launch.evaluate import run_evaluation
 
@@ -226,8 +236,168 @@ def _evaluate(arguments: list[str]) -> int:
         seed=values.seed,
         batch_size=values.batch_size,
         options=options,
+        split=values.split,
     )
     return 0
+
+
+def _reconstruct(arguments: list[str]) -> int:
+    loaded = _latents("reconstruct", arguments, num=64)
+    if loaded is None:
+        return 0
+    values, trained, source = loaded
+
+    from gen_jax.launch.latents import run_reconstruction
+
+    run_reconstruction(trained, source, num=values.num, out=Path(values.out))
+    return 0
+
+
+def _interpolate(arguments: list[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        _define_steps(values)
+        flags.DEFINE_enum(
+            "path", "slerp", ["slerp", "lerp"], "great circle or straight line", flag_values=values
+        )
+
+    loaded = _latents("interpolate", arguments, num=8, define=define)
+    if loaded is None:
+        return 0
+    values, trained, source = loaded
+
+    from gen_jax.launch.latents import run_interpolation
+
+    run_interpolation(
+        trained,
+        source,
+        num=values.num,
+        steps=values.steps,
+        path=values.path,
+        out=Path(values.out),
+    )
+    return 0
+
+
+def _resynthesis(arguments: list[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        _define_steps(values)
+        flags.DEFINE_list("classes", None, "from which class to which: A,B", flag_values=values)
+
+    loaded = _latents("resynthesis", arguments, num=8, define=define, needed=("classes",))
+    if loaded is None:
+        return 0
+    values, trained, source = loaded
+
+    from gen_jax.launch.latents import run_resynthesis
+
+    if len(values.classes) != 2 or not all(name.isdecimal() for name in values.classes):
+        given = ",".join(values.classes)
+        raise ConfigError(f"--classes: {given!r}; two classes, like 3,8, are needed")
+    begin, end = map(int, values.classes)
+    run_resynthesis(
+        trained,
+        source,
+        num=values.num,
+        steps=values.steps,
+        pair=(begin, end),
+        out=Path(values.out),
+    )
+    return 0
+
+
+def _manifold(arguments: list[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_integer("side", 20, "points a side", flag_values=values, lower_bound=1)
+        flags.DEFINE_integer("label", None, "class; by default 0", flag_values=values)
+
+    loaded = _latents("manifold", arguments, num=None, define=define)
+    if loaded is None:
+        return 0
+    values, trained, _ = loaded
+
+    from gen_jax.launch.latents import run_manifold
+
+    run_manifold(trained, side=values.side, label=values.label, out=Path(values.out))
+    return 0
+
+
+def _scatter(arguments: list[str]) -> int:
+    loaded = _latents("scatter", arguments, num=2000)
+    if loaded is None:
+        return 0
+    values, trained, source = loaded
+
+    from gen_jax.launch.latents import run_scatter
+
+    run_scatter(trained, source, num=values.num, out=Path(values.out))
+    return 0
+
+
+def _latents(
+    command: str,
+    arguments: list[str],
+    *,
+    num: int | None,
+    define: Callable[[flags.FlagValues], None] = lambda values: None,
+    needed: tuple[str, ...] = (),
+) -> tuple[flags.FlagValues, Any, Any] | None:
+    """Read flags, load a model that has codes and open its data; None after ``--help``.
+
+    Without ``num`` the command shows no data, and none is opened.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_string("out", None, "FILE.png", flag_values=values)
+    if num is not None:
+        _define_data(values)
+        flags.DEFINE_integer("num", num, "how many", flag_values=values, lower_bound=1)
+    define(values)
+    if _parse(command, values, arguments):
+        return None
+    _need(values, "workdir", "out", *needed)
+    out = Path(values.out)
+    if out.suffix != ".png":
+        raise ConfigError(f"--out: {values.out!r}; a name ending in .png is needed")
+    _see_that_it_can_be_written(out)
+
+    from gen_jax.launch.schema import families_with_codes
+    from gen_jax.launch.workdir import load_trained
+
+    trained = load_trained(Path(values.workdir))
+    if trained.experiment.model.encode is None:
+        raise ConfigError(
+            f"{command}: {trained.config['family']!r} has no codes; it is for "
+            f"{', '.join(families_with_codes())}"
+        )
+    if num is None:
+        return values, trained, None
+
+    from gen_jax.launch.train import open_checked
+
+    trained = _with_data(trained, values)
+    return values, trained, open_checked(trained.config, values.split)
+
+
+def _define_steps(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer("steps", 11, "images a row", flag_values=values, lower_bound=2)
+
+
+def _define_data(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("data", None, "where the data is now, if it has moved", flag_values=values)
+    flags.DEFINE_enum(
+        "split",
+        "test",
+        ["test", "validation", "train"],
+        "of the data; validation is what data.holdout kept from training",
+        flag_values=values,
+    )
+
+
+def _with_data(trained: Any, values: flags.FlagValues) -> Any:
+    if not values.data:
+        return trained
+    data = {**trained.config["data"], "source": values.data}
+    return trained._replace(config={**trained.config, "data": data})
 
 
 def _see_that_it_can_be_written(out: Path) -> None:
@@ -247,13 +417,14 @@ def _define_sampling(values: flags.FlagValues, batch_size: int) -> None:
 
 
 def _trained_and_options(
-    command: str, values: flags.FlagValues, rest: list[str]
+    command: str, values: flags.FlagValues, rest: list[str], *, density: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    """Load a work directory, and read the flags that its model's sampler takes."""
+    """Load a work directory, and read the flags that its model's sampler, or density, takes."""
     from gen_jax.launch.workdir import load_trained
 
     trained = load_trained(Path(values.workdir))
-    options = trained.experiment.model.sample_options
+    model = trained.experiment.model
+    options = {**model.sample_options, **(model.log_prob_options if density else {})}
     own = flags.FlagValues()
     define: Mapping[type, Callable[..., Any]] = {
         int: flags.DEFINE_integer,

@@ -1,6 +1,7 @@
 """``gen-jax evaluate``."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from gen_jax.data import Source, ordered_batches, spread_indices
 from gen_jax.errors import DataError
 from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
+from gen_jax.evals.likelihood import bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import write_file
 from gen_jax.launch.sampling import draw_samples
@@ -31,12 +33,15 @@ def run_evaluation(
     seed: int,
     batch_size: int,
     options: Mapping[str, Any],
-) -> dict[str, float]:
+    split: str = "test",
+) -> dict[str, Any]:
     """Measure the averaged weights, print a table, and write ``eval/<step>.json``.
 
-    The loss is the model's own, on training and on test images. The Fréchet distance is in
-    raw-pixel space, between ``num`` samples and the test images; beside it the same distance
-    between as many training images and the test images says what a perfect model would get.
+    The loss is the model's own, on training and on held-out images. ``nats`` is -log p(x) of the
+    held-out images, or the bound on it, where the model has a density; ``bits_per_dim`` is the same
+    for each dimension, where the density is over 8-bit pixels. The Fréchet distance is in raw-pixel
+    space, between ``num`` samples and the held-out images; beside it the same distance between
+    as many training images and the held-out images says what a perfect model would get.
 
     Args:
         trained: a work directory's model.
@@ -44,7 +49,8 @@ def run_evaluation(
         num: samples for the Fréchet distance.
         seed: of the samples and of the loss's noise.
         batch_size: examples at once.
-        options: the model's sampling options.
+        options: the model's, for sampling and for its density.
+        split: which images are the held-out ones: ``"test"``, ``"validation"`` or ``"train"``.
 
     Returns:
         What the file holds.
@@ -52,13 +58,13 @@ def run_evaluation(
     Raises:
         DataError: if a split cannot be opened, or has a single image.
     """
-    splits = {split: open_checked(trained.config, split) for split in ("train", "test")}
+    splits = {name: open_checked(trained.config, name) for name in ("train", split)}
     for source in splits.values():
         if source.size < 2:
             raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
-    results: dict[str, float] = {"step": trained.step, "seed": seed}
-    for split, source in splits.items():
-        size = min(source.size, splits["test"].size)
+    results: dict[str, Any] = {"step": trained.step, "seed": seed}
+    for name, source in splits.items():
+        size = min(source.size, splits[split].size)
         losses = mean_losses(
             trained.experiment.model,
             trained.params,
@@ -68,7 +74,8 @@ def run_evaluation(
             jax.random.key(seed),
             draws=max(1, MIN_LOSS_DRAWS // size),
         )
-        results |= {f"{name}_loss_{split}": value for name, value in losses.items()}
+        results |= {f"{loss}_loss_{name}": value for loss, value in losses.items()}
+    results |= _density(trained, splits[split], split, seed, batch_size, options)
 
     num = min(num, splits["train"].size)
     labels = None
@@ -81,20 +88,20 @@ def run_evaluation(
         trained.stats,
         num=num,
         seed=seed,
-        options=options,
+        options={k: v for k, v in options.items() if k in trained.experiment.model.sample_options},
         labels=labels,
         mesh=trained.mesh,
         batch_size=batch_size,
         progress=True,
     )
-    test_images, _ = _images(splits["test"])
-    held_out = fit_gaussian(raw_pixels(test_images))
+    held_out = fit_gaussian(raw_pixels(_images(splits[split])[0]))
     results["frechet_num"] = num
     for name, images in (("samples", samples), ("train", train_images)):
         distance = frechet_distance(fit_gaussian(raw_pixels(images)), held_out)
-        results[f"frechet_pixels_{name}_to_test"] = distance
+        results[f"frechet_pixels_{name}_to_{split}"] = distance
 
-    path = workdir / "eval" / f"{trained.step}.json"
+    suffix = "" if split == "test" else f"_{split}"
+    path = workdir / "eval" / f"{trained.step}{suffix}.json"
     write_file(path, (json.dumps(results, indent=2) + "\n").encode())
     width = max(map(len, results))
     for name, value in results.items():
@@ -104,6 +111,39 @@ def run_evaluation(
             else f"{name:<{width}}  {value}"
         )
     print(f"written to {path}", flush=True)
+    return results
+
+
+def _density(
+    trained: Trained,
+    source: Source,
+    split: str,
+    seed: int,
+    batch_size: int,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Measure -log p(x), in nats an example, and its standard error over examples."""
+    model = trained.experiment.model
+    if model.log_prob is None:
+        return {}
+    known = model.log_prob_options
+    options = {name: options.get(name, option.default) for name, option in known.items()}
+    size = source.size
+    nats, error = mean_log_prob(
+        model,
+        trained.params,
+        trained.stats,
+        trained.experiment.frozen,
+        ordered_batches(source, min(batch_size, size), size),
+        jax.random.key(seed),
+        options,
+        num_batches=-(-size // min(batch_size, size)),
+    )
+    results: dict[str, Any] = {f"nats_{split}": -nats, f"nats_{split}_stderr": error}
+    results["log_prob"] = f"{model.log_prob_kind} {options or ''}".strip()
+    if model.over_pixels:
+        num_dims = math.prod(source.image_shape)
+        results[f"bits_per_dim_{split}"] = bits_per_dim(-nats, num_dims)
     return results
 
 

@@ -2,13 +2,16 @@
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from gen_jax.errors import ConfigError
 from gen_jax.launch.schema import fields_of, flatten
+from gen_jax.launch.stage1 import load_codec
 from gen_jax.protocols import Batch, Model
 from gen_jax.train.optimizers import adamw, learning_rate
 from gen_jax.train.state import TrainState, init_state
@@ -25,15 +28,34 @@ class Experiment(NamedTuple):
     frozen: PyTree
     num_classes: int | None  # what sampling may be conditioned on
     tensor_dims: Mapping[str, int] = {}  # see gen_jax.train.sharding.Rules
+    stage1_digest: str | None = None  # of a second stage
 
 
-def build(config: Mapping[str, Any]) -> Experiment:
-    """Build what a config describes; the config must be without faults."""
+def build(config: Mapping[str, Any], stage1: Path | None = None) -> Experiment:
+    """Build what a config describes.
+
+    Args:
+        config: without faults.
+        stage1: where the first stage is, for a second one; by default where the config says.
+
+    Raises:
+        CheckpointError: if the first stage cannot be loaded.
+        ConfigError: if it does not fit.
+    """
     values = flatten(config)
     fields = fields_of(values["family"])
     # JSON knows no tuples, and 1 is a good float.
     values = {name: fields[name].kind(value) for name, value in values.items()}
-    return importlib.import_module(f"gen_jax.launch.families.{values['family']}").build(values)
+    family = importlib.import_module(f"gen_jax.launch.families.{values['family']}")
+    if not values.get("stage1"):
+        return family.build(values)
+    first = load_codec(stage1 or Path(values["stage1"]))
+    if first.image_shape != tuple(values["data.shape"]):
+        raise ConfigError(
+            f"data.shape: {values['data.shape']}; {first.image_shape} is needed, which the first "
+            "stage was trained on"
+        )
+    return family.build(values, first)
 
 
 def make_optimizer(values: Mapping[str, Any]) -> optax.GradientTransformation:

@@ -3,8 +3,9 @@
 import math
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-__all__ = ["grid"]
+__all__ = ["grid", "scatter"]
 
 BORDER = 2
 BORDER_LEVEL = 128
@@ -35,3 +36,41 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
         left = BORDER + index % columns * cell_width
         picture[top : top + height * scale, left : left + width * scale] = image
     return picture
+
+
+# Ten colours that stay apart, also for most who see fewer of them (Tableau 10).
+COLOURS = (
+    "#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f",
+    "#edc948", "#b07aa1", "#ff9da7", "#9c755f", "#bab0ac",
+)  # fmt: skip
+
+
+def scatter(points: np.ndarray, labels: np.ndarray | None, side: int = 800) -> np.ndarray:
+    """Plot points in the plane, coloured by label, with a legend and the range of both axes.
+
+    Args:
+        points: float [N, 2]; the first coordinate grows to the right, the second upwards.
+        labels: int [N], or None for one colour; colours repeat after ten labels.
+        side: pixels.
+
+    Returns:
+        uint8 [side, side, 3].
+    """
+    margin = 40
+    low, high = points.min(axis=0), points.max(axis=0)
+    span = np.maximum(high - low, 1e-9)
+    places = margin + (points - low) / span * (side - 2 * margin)
+    picture = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(picture)
+    for index, (x, y) in enumerate(places):
+        colour = COLOURS[0 if labels is None else int(labels[index]) % len(COLOURS)]
+        draw.ellipse((x - 2, side - y - 2, x + 2, side - y + 2), fill=colour)
+    if labels is not None:
+        for row, label in enumerate(np.unique(labels)):
+            top = 5 + 14 * row
+            draw.ellipse((5, top, 13, top + 8), fill=COLOURS[int(label) % len(COLOURS)])
+            draw.text((18, top - 2), str(label), fill="black")
+    for axis, (x, y) in enumerate(((side // 2 - 60, side - 20), (side - 120, 10))):
+        name = "first" if axis == 0 else "second"
+        draw.text((x, y), f"{name}: {low[axis]:.2f} to {high[axis]:.2f}", fill="black")
+    return np.asarray(picture)

@@ -18,6 +18,7 @@ __all__ = [
     "boolean",
     "choice",
     "families",
+    "families_with_codes",
     "fields_of",
     "find_faults",
     "flatten",
@@ -125,6 +126,7 @@ COMMON: Mapping[str, Field] = {
     "data.dir": text(".*", "a folder of prepared TFDS datasets, or nothing for its default"),
     "data.shape": integers(1, length=3, change="frozen"),
     "data.batch_size": integer(1, change="frozen"),
+    "data.holdout": integer(0, change="frozen"),
     "data.flip": boolean(change="frozen"),
     "data.crop": integer(0, change="frozen"),
     "data.num_workers": integer(0, 256),
@@ -162,6 +164,14 @@ def families() -> tuple[str, ...]:
     """List the model families that can be built."""
     package = importlib.import_module("gen_jax.launch.families")
     return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__)))
+
+
+def families_with_codes() -> tuple[str, ...]:
+    """List the families whose models have ``encode`` and ``decode``."""
+    modules = {
+        name: importlib.import_module(f"gen_jax.launch.families.{name}") for name in families()
+    }
+    return tuple(name for name, module in modules.items() if getattr(module, "LATENTS", False))
 
 
 def fields_of(family: str) -> Mapping[str, Field]:

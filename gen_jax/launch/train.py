@@ -84,12 +84,15 @@ def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[int], bool]
     # Here and not above, so that what needs no JAX is refused before it is loaded.
     from gen_jax.launch.experiment import build
     from gen_jax.launch.parallel import build_engine, build_mesh
+    from gen_jax.launch.stage1 import FOLDER, take_over
     from gen_jax.train import checkpoint
     from gen_jax.train.loop import train
 
     mesh = together(lambda: build_mesh(config))
     source = together(lambda: open_checked(config, "train"))
-    experiment = build(config)
+    if config.get("stage1"):
+        together(lambda: take_over(Path(config["stage1"]), workdir) if is_first() else None)
+    experiment = together(lambda: build(config, workdir / FOLDER))
     engine = together(lambda: build_engine(config, experiment, mesh))
     experiment = experiment._replace(frozen=engine.place(experiment.frozen))
     key = engine.key(config["seed"])
@@ -109,8 +112,10 @@ def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[int], bool]
             state = checkpoint.restore(manager, step, target)
             meta = checkpoint.read_meta(manager, step)
             together(lambda: _check_data(meta, source.fingerprint))
+            together(lambda: _check_stage1(meta, experiment.stage1_digest))
         _introduce(config, source, experiment, state, mesh, workdir)
         meta = {"config": config, "data": source.fingerprint}
+        meta |= {"stage1": experiment.stage1_digest} if experiment.stage1_digest else {}
         with contextlib.ExitStack() as opened:
             outputs = together(lambda: _outputs(config, workdir, step or 0, opened))
 
@@ -214,13 +219,22 @@ def _window(config: Mapping[str, Any], workdir: Path) -> Any:
 def open_checked(config: Mapping[str, Any], split: str) -> Any:
     """Open the config's source, and see that its labels are those the model is conditioned on.
 
+    Args:
+        config: without faults.
+        split: ``"train"``, ``"validation"`` (what was held out of it) or ``"test"``.
+
     Raises:
         DataError: if the source cannot be opened, or has no labels, or too many.
     """
-    from gen_jax.data import open_source
+    from gen_jax.data import hold_out, open_source
 
     data = config["data"]
-    source = open_source(data["source"], split, tuple(data["shape"]), data["dir"] or None)
+    name = "train" if split == "validation" else split
+    source = open_source(data["source"], name, tuple(data["shape"]), data["dir"] or None)
+    if name == "train" and data["holdout"]:
+        source = hold_out(source, data["holdout"])[split == "validation"]
+    elif split == "validation":
+        raise DataError(f"{source.name}: nothing was held out for validation (data.holdout is 0)")
     wanted = config["model"].get("num_classes", 0)
     if wanted and (source.num_classes is None or source.num_classes > wanted):
         raise DataError(
@@ -235,6 +249,14 @@ def _check_data(meta: Mapping[str, Any], fingerprint: str) -> None:
         raise DataError(
             f"the training data is not what the checkpoint was trained on: {fingerprint} instead "
             f"of {meta.get('data')}"
+        )
+
+
+def _check_stage1(meta: Mapping[str, Any], digest: str | None) -> None:
+    if meta.get("stage1") != digest:
+        raise CheckpointError(
+            f"the first stage in the work directory is not the one that this run began with: "
+            f"{digest} instead of {meta.get('stage1')}"
         )
 
 

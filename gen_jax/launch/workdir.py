@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from gen_jax.launch.experiment import Experiment
     from gen_jax.typing import PyTree
 
-__all__ = ["Trained", "checkpoint_steps", "load_trained", "lock", "make_workdir"]
+__all__ = [
+    "Saved",
+    "Trained",
+    "checkpoint_steps",
+    "load_trained",
+    "load_weights",
+    "lock",
+    "make_workdir",
+]
 
 
 def make_workdir(workdir: Path) -> None:
@@ -79,6 +87,16 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+class Saved(NamedTuple):
+    """What a work directory holds, on the host."""
+
+    config: Mapping[str, Any]
+    experiment: "Experiment"
+    step: int
+    params: "PyTree"  # the averaged ones
+    stats: "PyTree"
+
+
 class Trained(NamedTuple):
     """What a work directory holds: enough to sample and to evaluate."""
 
@@ -90,30 +108,43 @@ class Trained(NamedTuple):
     mesh: "Mesh"  # of this machine's devices, on all of which the weights are
 
 
-def load_trained(workdir: Path) -> Trained:
+def load_weights(workdir: Path) -> Saved:
     """Build the model of a work directory and restore its latest averaged weights.
 
     Raises:
         CheckpointError: if there is no config or no checkpoint, or they do not fit.
     """
-    import jax
-
     from gen_jax.launch.experiment import abstract_state, build
+    from gen_jax.launch.stage1 import FOLDER
     from gen_jax.train.checkpoint import latest_step, open_checkpoints, restore_weights
-    from gen_jax.train.sharding import make_mesh, replicated
 
     config = from_json(workdir / "config.json")
     if not checkpoint_steps(workdir):
         raise CheckpointError(f"{workdir}: no checkpoint yet")
-    experiment = build(config)
+    experiment = build(config, workdir / FOLDER)
     abstract = abstract_state(experiment, tuple(config["data"]["shape"]))
     with open_checkpoints(workdir / "checkpoints", read_only=True) as manager:
         step = latest_step(manager)
         if step is None:
             raise CheckpointError(f"{workdir}: no complete checkpoint yet")
         weights = restore_weights(manager, step, abstract)
+    return Saved(config, experiment, step, weights["ema_params"], weights["stats"])
+
+
+def load_trained(workdir: Path) -> Trained:
+    """Load a work directory's model onto all of this machine's devices.
+
+    Raises:
+        CheckpointError: as :func:`load_weights`.
+    """
+    import jax
+
+    from gen_jax.train.sharding import make_mesh, replicated
+
+    saved = load_weights(workdir)
     mesh = make_mesh()
     params, stats, frozen = jax.device_put(
-        (weights["ema_params"], weights["stats"], experiment.frozen), replicated(mesh)
+        (saved.params, saved.stats, saved.experiment.frozen), replicated(mesh)
     )
-    return Trained(config, experiment._replace(frozen=frozen), step, params, stats, mesh)
+    experiment = saved.experiment._replace(frozen=frozen)
+    return Trained(saved.config, experiment, saved.step, params, stats, mesh)

@@ -19,6 +19,7 @@ from gen_jax.protocols import (
     Params,
     SampleOption,
     Stats,
+    batch_mean,
     no_statistics,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
@@ -75,8 +76,7 @@ def autoregressive(
         del stats
         dropout_keys = keys if context.train else None
         nats = jnp.mean(token_nats(params, batch, dropout_keys), axis=1)
-        # Padding counts as nothing; whoever pads divides by the mean weight.
-        mean = jnp.mean(nats * batch["weight"]) if "weight" in batch else jnp.mean(nats)
+        mean = batch_mean(batch, nats)
         return mean, Aux(observed={}, metrics={"bits_per_dim": mean / math.log(2)})
 
     def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:

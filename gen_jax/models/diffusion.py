@@ -23,6 +23,7 @@ from gen_jax.protocols import (
     Params,
     SampleOption,
     Stats,
+    batch_mean,
     no_statistics,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
@@ -91,9 +92,7 @@ def diffusion(
             )
 
         losses = denoising_loss(apply, schedule, parameterization, x_0, times_of(time_keys), eps)
-        # Padding counts as nothing; whoever pads divides by the mean weight.
-        mean = jnp.mean(losses * batch["weight"]) if "weight" in batch else jnp.mean(losses)
-        return mean, Aux(observed={}, metrics={})
+        return batch_mean(batch, losses), Aux(observed={}, metrics={})
 
     def sample(
         params: Params,

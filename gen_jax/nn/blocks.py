@@ -40,6 +40,8 @@ TENSOR_DIMS: Mapping[str, int] = {
     r"/mlp_out/kernel$": -2,
     r"/[^/]+/[^/]+/(conv_in|embedding)/kernel$": -1,
     r"/[^/]+/[^/]+/conv_out/kernel$": -2,
+    r"/dense_\d*[02468]/(kernel|bias)$": -1,
+    r"/dense_\d*[13579]/kernel$": -2,
 }
 
 REMAT = ("none", "matmuls", "full")
@@ -88,7 +90,10 @@ class Dropout(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, around an additive embedding (Ho et al. 2020, B)."""
+    """GroupNorm, SiLU, 3x3 convolution, twice, around an additive embedding, if any.
+
+    As in Ho et al. 2020, appendix B.
+    """
 
     channels: int
     groups: int
@@ -99,17 +104,18 @@ class ResBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch height width in_channels"],
-        embedding: Float[Array, "batch dim"],
+        embedding: Float[Array, "batch dim"] | None,
         keys: Keys | None,
     ) -> Float[Array, "batch height width channels"]:
         h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_in")(x))
         h = nn.Conv(
             self.channels, (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="conv_in"
         )(h)
-        shift = nn.Dense(
-            self.channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="embedding"
-        )(nn.silu(embedding))
-        h = h + shift[:, None, None, :]
+        if embedding is not None:
+            shift = nn.Dense(
+                self.channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="embedding"
+            )(nn.silu(embedding))
+            h = h + shift[:, None, None, :]
         h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
         h = Dropout(self.dropout)(h, keys)
         h = nn.Conv(

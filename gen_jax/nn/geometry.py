@@ -6,7 +6,7 @@ both refuse the same things with the same words.
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["transformer_faults", "unet_faults", "unet_resolutions"]
+__all__ = ["autoencoder_faults", "transformer_faults", "unet_faults", "unet_resolutions"]
 
 
 def transformer_faults(*, width: int, num_heads: int) -> Mapping[str, str]:
@@ -43,18 +43,9 @@ def unet_faults(
     Returns:
         ``{argument: what is wrong and what would be accepted}``; empty if all is well.
     """
-    faults = {}
-    if not multipliers:
-        return {"multipliers": "at least one level is needed, got none"}
-    if min(multipliers) < 1:
-        return {"multipliers": f"whole numbers from 1 are needed, got {tuple(multipliers)}"}
-    factor = 2 ** (len(multipliers) - 1)
-    if resolution % factor:
-        faults["multipliers"] = (
-            f"{len(multipliers)} levels halve the image {len(multipliers) - 1} times, but its "
-            f"side {resolution} is not a multiple of {factor}"
-        )
+    if faults := _level_faults(resolution, multipliers):
         return faults
+    faults = {}
     visited = unet_resolutions(resolution, len(multipliers))
     unvisited = sorted(set(attention_resolutions) - set(visited))
     if unvisited:
@@ -62,10 +53,7 @@ def unet_faults(
             f"{', '.join(map(str, unvisited))} never occurs: the network visits "
             f"{', '.join(map(str, visited))}"
         )
-    widths = sorted({channels, *(channels * multiplier for multiplier in multipliers)})
-    undivided = [width for width in widths if groups < 1 or width % groups]
-    if undivided:
-        faults["groups"] = f"{groups} does not divide the {undivided[0]} channels of a level"
+    faults |= _group_faults(channels, multipliers, groups)
     attending = {
         channels * multiplier
         for multiplier, side in zip(multipliers, visited, strict=True)
@@ -82,3 +70,45 @@ def unet_faults(
             f"{channels}"
         )
     return faults
+
+
+def autoencoder_faults(
+    *, resolution: int, channels: int, multipliers: Sequence[int], groups: int
+) -> Mapping[str, str]:
+    """Find what could not work in a convolutional encoder and its decoder.
+
+    Args:
+        resolution: height and width of the image.
+        channels: channels of the first level.
+        multipliers: channels of each level, as multiples; each level but the last halves the image.
+        groups: groups of each group normalisation.
+
+    Returns:
+        ``{argument: what is wrong and what would be accepted}``; empty if all is well.
+    """
+    if faults := _level_faults(resolution, multipliers):
+        return faults
+    return _group_faults(channels, multipliers, groups)
+
+
+def _level_faults(resolution: int, multipliers: Sequence[int]) -> dict[str, str]:
+    if not multipliers:
+        return {"multipliers": "at least one level is needed, got none"}
+    if min(multipliers) < 1:
+        return {"multipliers": f"whole numbers from 1 are needed, got {tuple(multipliers)}"}
+    factor = 2 ** (len(multipliers) - 1)
+    if resolution % factor:
+        fault = (
+            f"{len(multipliers)} levels halve the image {len(multipliers) - 1} times, but its "
+            f"side {resolution} is not a multiple of {factor}"
+        )
+        return {"multipliers": fault}
+    return {}
+
+
+def _group_faults(channels: int, multipliers: Sequence[int], groups: int) -> dict[str, str]:
+    widths = sorted({channels, *(channels * multiplier for multiplier in multipliers)})
+    undivided = [width for width in widths if groups < 1 or width % groups]
+    if undivided:
+        return {"groups": f"{groups} does not divide the {undivided[0]} channels of a level"}
+    return {}

@@ -1,12 +1,15 @@
 """Optimisers, as optax chains."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from gen_jax.train.moments import in_16_bits
 from gen_jax.typing import PyTree
 
-__all__ = ["MOMENTS", "adamw", "learning_rate"]
+__all__ = ["MOMENTS", "adamw", "by_subtree", "learning_rate"]
 
 MOMENTS = ("float32", "16bit")
 
@@ -82,3 +85,33 @@ def adamw(
 
 def _has_direction(params: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def by_subtree(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Give each subtree of a player its own state, and leave one without a gradient as it is.
+
+    A loss may train a part of a player only. Momentum would move the other part all the same, along
+    the gradients of other turns.
+
+    Args:
+        optimizer: run on each subtree at the top level of the parameters, a mapping.
+    """
+
+    def init(params: PyTree) -> dict[str, Any]:
+        return {name: optimizer.init(part) for name, part in params.items()}
+
+    def update(
+        grads: PyTree, state: dict[str, Any], params: PyTree = None
+    ) -> tuple[PyTree, dict[str, Any]]:
+        updates, states = {}, {}
+        for name, part in grads.items():
+            own = None if params is None else params[name]
+            touched = optax.tree.norm(part) > 0
+            update, after = optimizer.update(part, state[name], own)
+            updates[name] = jax.tree.map(lambda x, use=touched: jnp.where(use, x, 0), update)
+            states[name] = jax.tree.map(
+                lambda new, old, use=touched: jnp.where(use, new, old), after, state[name]
+            )
+        return updates, states
+
+    return optax.GradientTransformation(init, update)

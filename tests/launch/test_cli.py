@@ -180,7 +180,7 @@ def test_usage(capsys):
 
 def test_errors_are_one_line_with_the_code_of_their_resource(tmp_path, capsys):
     work = str(tmp_path / "w")
-    fails(["fly"], 2, "'fly' is no command; train, launch, plan, sample, evaluate are", capsys)
+    fails(["fly"], 2, "'fly' is no command; train, launch, plan, sample, evaluate, recon", capsys)
     fails(["train"], 2, "--config and --workdir: missing", capsys)
     fails(["train", *TINY, "--workdir", work, "--stpes", "3"], 2, "--stpes: not a flag", capsys)
     fails(["sample", "--workdir", work], 2, "--out: missing", capsys)

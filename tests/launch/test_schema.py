@@ -95,7 +95,7 @@ BAD = [
     ("mesh.overrides=('x=-,expert',)", "a pattern; an axis or -"),
     ("mesh.overrides=('(=fsdp',)", "no regular expression"),
     ("train.engine='xmap'", "'jit' or 'pmap' or 'shard_map'"),
-    ("family=difusion", "'difusion'; one of autoregressive, diffusion"),
+    ("family=difusion", "'difusion'; one of adversarial_autoencoder, autoencoder, autoregressive,"),
 ]
 
 # Where a relation fails, the message stands at the field that can be changed.

@@ -146,6 +146,12 @@ def test_densities_change_by_the_codec_s_scale():
     np.testing.assert_allclose(nats, -64 * np.log(255), rtol=1e-6)
 
 
-def test_a_codec_without_density_gives_none():
-    model = make()._replace(log_prob=lambda *_: None)
-    assert with_codec(model, rgb()._replace(log_scale=None)).log_prob is None
+def test_a_codec_without_density_leaves_one_over_x():
+    model = make()._replace(log_prob=lambda *_: LogProb(jnp.array([1.5]), jnp.zeros(1)))
+    batch = {"x": jnp.zeros((1, 8, 8, 1))}
+    keys = rng.per_example(jax.random.key(0), 0, 1)
+    for codec, nats in ((rgb()._replace(log_scale=None), 1.5), (rgb(), 1.5 - 64 * np.log(127.5))):
+        wrapped = with_codec(model, codec)
+        estimate = wrapped.log_prob({}, {}, batch, keys, {"codec": {}})
+        assert float(estimate.nats[0]) == pytest.approx(nats, rel=1e-6)
+        assert wrapped.over_pixels == (codec.log_scale is not None)

@@ -1,0 +1,33 @@
+"""IWAE with 50 importance samples on stochastically binarised MNIST (Burda et al. 2016).
+
+gen-jax train --config configs/iwae_mnist.py --workdir runs/iwae_mnist \\
+    --config.data.source=npz:mnist.npz
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Give the experiment, or its ``tiny`` variant."""
+    config = common.vae()
+    config.data.update(
+        {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 100, "holdout": 5000}
+    )
+    config.model.num_importance = 50
+    config.optimizer.update({"learning_rate": 1e-3, "decay": "cosine", "clip_norm": 0.0})
+    config.train.update(
+        {
+            "steps": 150_000,
+            "ema_decay": 0.999,
+            "log_every": 500,
+            "sample_every": 25_000,
+            "save_every": 5_000,
+        }
+    )
+    if variant == "tiny":
+        return common.tiny_autoencoder(config, "digits", (8, 8, 1))
+    if variant:
+        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
+    return config

@@ -1,0 +1,38 @@
+"""KL autoencoder on MNIST: the first stage of configs/latent_mnist.py (Rombach et al. 2022).
+
+Codes are 7x7 grids of 3 channels, a fifth of the pixels. Minutes on two cores:
+
+    gen-jax train --config configs/klae_mnist.py --workdir runs/klae_mnist \\
+        --config.data.source=npz:mnist.npz
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Give the experiment, or its ``tiny`` variant."""
+    config = common.vae()
+    config.data.update(
+        {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 32, "holdout": 5000}
+    )
+    config.model.update(
+        {
+            "network": "conv",
+            "channels": 16,
+            "multipliers": (1, 2, 2),
+            "latent": "grid",
+            "latent_dim": 3,
+            "likelihood": "gaussian",
+            "sigma": "fixed",
+            "beta": 1e-3,
+        }
+    )
+    config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
+    config.train.update({"steps": 4000, "log_every": 100, "sample_every": 0, "save_every": 1000})
+    if variant == "tiny":
+        return common.tiny_autoencoder(config, "digits", (8, 8, 1))
+    if variant:
+        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
+    return config

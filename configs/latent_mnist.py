@@ -1,0 +1,41 @@
+"""Latent diffusion on MNIST: a DDPM over the codes of configs/klae_mnist.py (Rombach et al. 2022).
+
+gen-jax train --config configs/latent_mnist.py --workdir runs/latent_mnist \\
+    --config.stage1=runs/klae_mnist --config.data.source=npz:mnist.npz
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Give the experiment, or its ``tiny`` variant."""
+    config = common.diffusion()
+    config.stage1 = "runs/klae_mnist"
+    config.data.update(
+        {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 64, "holdout": 5000}
+    )
+    config.model.update(
+        {
+            "channels": 48,
+            "multipliers": (1,),
+            "num_res_blocks": 2,
+            "attention_resolutions": (7,),
+            "groups": 8,
+            "dropout": 0.0,
+            "num_classes": 10,
+        }
+    )
+    config.diffusion.update({"schedule": "cosine", "clip": False})
+    config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
+    config.train.update({"steps": 8000, "log_every": 100, "sample_every": 2000, "save_every": 1000})
+    if variant == "tiny":
+        config = common.tiny_diffusion(config, "digits", (8, 8, 1))
+        config.data.holdout = 16
+        # Over grids of 4x4 codes.
+        config.model.update({"multipliers": (1, 2), "attention_resolutions": (2,)})
+        return config
+    if variant:
+        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
+    return config

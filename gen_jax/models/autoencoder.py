@@ -1,0 +1,175 @@
+"""Deterministic autoencoders: plain, denoising and sparse."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.nn.autoencoder import Autoencoder
+from gen_jax.ops import keys as rng
+from gen_jax.ops import latents
+from gen_jax.ops.corruptions import Corruption
+from gen_jax.ops.distributions import kl_bernoulli
+from gen_jax.ops.likelihoods import Likelihood
+from gen_jax.protocols import (
+    Aux,
+    Batch,
+    Context,
+    Loss,
+    Model,
+    Params,
+    SampleOption,
+    Stats,
+    batch_mean,
+)
+from gen_jax.typing import Array, Float, Keys, PyTree, Scalar
+
+__all__ = ["Sparsity", "autoencoder"]
+
+Sparsity = Literal["none", "l1", "kl"]
+
+
+def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
+    encoder: nn.Module,
+    decoder: nn.Module,
+    likelihood: Likelihood,
+    latent_shape: Sequence[int],
+    *,
+    corruption: Corruption | None = None,
+    sparsity: Sparsity = "none",
+    sparsity_weight: float = 0.0,
+    sparsity_target: float = 0.05,
+) -> Model:
+    """Make an autoencoder (Hinton & Salakhutdinov 2006): z = encoder(x), x = decoder(z).
+
+    Its only player is ``"net"`` and its only loss ``"reconstruction"``, -log p(x | z) in nats an
+    example: cross-entropy with the Bernoulli likelihood, half the squared error and a constant with
+    a Gaussian of sigma 1. Metrics are ``sparsity``, the penalty without its weight,
+    and ``active_units``, the units whose code changes with x.
+
+    Args:
+        encoder: Linen module ``(x, label) -> [batch, *latent_shape]``; the label is None.
+        decoder: Linen module ``(z, label) -> outputs`` of the likelihood.
+        likelihood: log p(x | z) of the outputs, with a fixed sigma.
+        latent_shape: of one z, channels last.
+        corruption: of the encoder's input in training; the decoder must give x as it was (Vincent
+            et al. 2010). None for none.
+        sparsity: ``"l1"`` adds sum |z|; ``"kl"`` lets z pass a sigmoid and adds
+            sum_j KL(rho || mean z_j), the mean over the batch (Ng 2011, section 3.1).
+        sparsity_weight: of that penalty.
+        sparsity_target: rho, in (0, 1).
+
+    Returns:
+        A model of ``batch["x"]``. It defines no density. ``sample`` draws codes from a
+        Gaussian with the running mean and deviation of each unit, which knows nothing of how units
+        hang together. ``encode`` and ``decode`` are those of the network.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    latent_shape = tuple(latent_shape)
+    network = Autoencoder(encoder, decoder)
+    if sparsity not in ("none", "l1", "kl"):
+        raise ValueError(f"sparsity: none, l1 or kl is needed, got {sparsity!r}")
+    if sparsity_weight < 0:
+        raise ValueError(f"sparsity_weight: at least 0 is needed, got {sparsity_weight}")
+    if not 0 < sparsity_target < 1:
+        raise ValueError(f"sparsity_target: between 0 and 1 is needed, got {sparsity_target}")
+    if likelihood.sigma != "fixed":
+        raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
+
+    def code_of(params: Params, x: Array) -> Float[Array, "batch *latent"]:
+        z = network.apply({"params": params["net"]}, x, None, method="encode")
+        assert isinstance(z, Array)
+        return jax.nn.sigmoid(z) if sparsity == "kl" else z
+
+    def outputs_of(params: Params, z: Array) -> Float[Array, "batch height width outputs"]:
+        outputs = network.apply({"params": params["net"]}, z, None, method="decode")
+        assert isinstance(outputs, Array)
+        return outputs
+
+    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+        net = network.init(key, batch["x"][:1], jnp.zeros((1, *latent_shape)))["params"]
+        return {"net": net}, {"net": {"moments": latents.init_moments(latent_shape)}}
+
+    def loss(
+        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        del stats
+        x = batch["x"]
+        corrupted = x
+        if corruption is not None and context.train:
+            corrupted = corruption(rng.fold_in(keys, 0), x)
+        z = code_of(params, corrupted)
+        nats = -likelihood.log_prob(outputs_of(params, z), x, likelihood.initial_log_sigma)
+        total = batch_mean(batch, nats)
+        observed = {"moments": latents.observe_moments(z)}
+        if sparsity == "none":
+            return total, Aux(observed, {"reconstruction": total})
+        penalty = _penalty(z, batch, context)
+        metrics = {"reconstruction": total, "sparsity": penalty}
+        return total + sparsity_weight * penalty, Aux(observed, metrics)
+
+    def _penalty(z: Array, batch: Batch, context: Context) -> Scalar:
+        if sparsity == "l1":
+            return batch_mean(batch, jnp.sum(jnp.abs(z).reshape(len(z), -1), axis=1))
+        use = context.across.mean(jnp.mean(z, axis=0))
+        penalty = jnp.sum(kl_bernoulli(sparsity_target, jnp.clip(use, 1e-6, 1 - 1e-6)))
+        # Whoever pads a batch divides by the mean weight.
+        return penalty * jnp.mean(batch["weight"]) if "weight" in batch else penalty
+
+    def update_stats(
+        stats: Stats, observed: PyTree, key: Array, step: Array
+    ) -> tuple[Stats, dict[str, Scalar]]:
+        del key
+        moments = latents.update_moments(stats["net"]["moments"], observed["net"]["moments"], step)
+        return {"net": {"moments": moments}}, {"active_units": latents.active_units(moments)}
+
+    def sample(
+        params: Params,
+        stats: Stats,
+        keys: Keys,
+        frozen: PyTree,
+        cond: None = None,
+        *,
+        spread: Scalar | float = 1.0,
+    ) -> Float[Array, "batch height width channels"]:
+        """Draw samples; see ``sample_options`` for what the options mean."""
+        del frozen, cond
+        moments = stats["net"]["moments"]
+        deviation = jnp.sqrt(jnp.maximum(moments["square"] - moments["mean"] ** 2, 0.0))
+        noise = spread * rng.normal(rng.fold_in(keys, 0), latent_shape)
+        z = moments["mean"][None] + deviation[None] * noise
+        return likelihood.mean(outputs_of(params, z))
+
+    def encode(
+        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None
+    ) -> Float[Array, "batch *latent"]:
+        del stats, keys, label
+        return code_of(params, x)
+
+    def decode(
+        params: Params, stats: Stats, z: Array, label: None = None
+    ) -> Float[Array, "batch height width channels"]:
+        del stats, label
+        return likelihood.mean(outputs_of(params, z))
+
+    sample_options = {
+        "spread": SampleOption(
+            float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
+            "deviation of the codes, as a multiple of the training codes'",
+        ),
+    }  # fmt: skip
+
+    return Model(
+        init=init,
+        losses={"reconstruction": Loss("net", loss)},
+        update_stats=update_stats,
+        sample=sample,
+        sample_options=sample_options,
+        encode=encode,
+        decode=decode,
+    )

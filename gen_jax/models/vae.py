@@ -1,0 +1,315 @@
+"""Variational autoencoders (Kingma & Welling 2014; importance-weighted: Burda et al. 2016)."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.nn.autoencoder import Autoencoder
+from gen_jax.ops import keys as rng
+from gen_jax.ops import latents
+from gen_jax.ops.distributions import kl_normal, normal_log_prob
+from gen_jax.ops.likelihoods import Likelihood
+from gen_jax.protocols import (
+    Aux,
+    Batch,
+    Context,
+    LogProb,
+    Loss,
+    Model,
+    Params,
+    SampleOption,
+    Stats,
+    batch_mean,
+)
+from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, ScalarLike
+
+__all__ = ["vae"]
+
+# Posterior variances are kept between these, as by Rombach et al. 2022.
+MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
+
+
+def vae(  # noqa: PLR0915 one set of arguments, closed over
+    encoder: nn.Module,
+    decoder: nn.Module,
+    likelihood: Likelihood,
+    latent_shape: Sequence[int],
+    *,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    kl_warmup: int = 0,
+    num_importance: int = 1,
+    num_classes: int | None = None,
+    standardise: bool = False,
+) -> Model:
+    """Make a latent variable model p(x, z) = N(z; 0, 1) p(x | z), with a Gaussian q(z | x).
+
+    Its only player is ``"net"``. With one importance sample its loss is ``"elbo"``, in nats an
+    example, -E_q log p(x | z) + beta KL(q(z | x) || p(z)) with the KL in closed form (Kingma
+    & Welling 2014, Eq. 7; beta: Higgins et al. 2017). With K > 1 it is ``"iwae"``,
+    -E log 1/K sum_k p(x, z_k) / q(z_k | x) (Burda et al. 2016, Eq. 8). Metrics of ``"elbo"`` are
+    ``reconstruction`` and ``kl``, whose sum ``neg_elbo`` is the bound whatever beta; of both,
+    ``active_units``, the latent dimensions that the posterior uses.
+
+    Args:
+        encoder: Linen module ``(x, label) -> [batch, *latent_shape]`` with twice the last size:
+            mean and log-variance.
+        decoder: Linen module ``(z, label) -> outputs`` of the likelihood.
+        likelihood: log p(x | z) of the outputs.
+        latent_shape: of one z, channels last.
+        beta: weight of the KL, at least 0.
+        free_bits: nats below which a latent unit's KL, averaged over the batch, is not pressed
+            (Kingma et al. 2016, Eq. 15, each unit a group). With microbatches the average is over
+            each of them.
+        kl_warmup: steps over which beta rises linearly from 0 in training.
+        num_importance: K.
+        num_classes: p(x, z | label) and q(z | x, label) for labels in [0, num_classes); None for no
+            labels.
+        standardise: let ``encode`` give, and ``decode`` take, codes shifted and scaled to mean 0
+            and variance 1 in each channel by running moments, and ``sample`` draw such codes: for
+            latents whose posterior hardly feels the prior, and which a second stage models.
+
+    Returns:
+        A model of ``batch["x"]``. ``sample`` takes ``spread`` and ``output``, and ``cond``, int
+        labels, where there are classes; ``log_prob`` is the importance-weighted bound with
+        ``num_importance`` samples, at most ``importance_chunk`` of them in memory at once;
+        ``encode(params, stats, x, keys=None, label=None)`` gives posterior means, or draws;
+        ``decode(params, stats, z, label=None)`` gives the mean of p(x | z).
+
+    Raises:
+        ValueError: if an argument is out of range, or K > 1 meets what only the ELBO has.
+    """
+    latent_shape = tuple(latent_shape)
+    network = Autoencoder(encoder, decoder)
+    for name, value, low in (
+        ("beta", beta, 0), ("free_bits", free_bits, 0), ("kl_warmup", kl_warmup, 0),
+        ("num_importance", num_importance, 1),
+    ):  # fmt: skip
+        if value < low:
+            raise ValueError(f"{name}: at least {low} is needed, got {value}")
+    if num_importance > 1 and (beta != 1 or free_bits or kl_warmup):
+        raise ValueError(
+            "num_importance: above 1 the bound has no KL that beta, free_bits or kl_warmup could "
+            "change"
+        )
+    if num_importance > 1 and likelihood.sigma == "optimal":
+        raise ValueError("num_importance: above 1 sigma must be 'fixed' or 'learned'")
+
+    def label_of(batch: Batch) -> Int[Array, "batch"] | None:
+        return batch["label"] if num_classes is not None else None
+
+    def posterior(params: Params, x: Array, label: Array | None) -> tuple[Array, Array]:
+        outputs = network.apply({"params": params["net"]}, x, label, method="encode")
+        assert isinstance(outputs, Array)
+        mean, log_variance = jnp.split(outputs, 2, axis=-1)
+        return mean, jnp.clip(log_variance, MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
+
+    def outputs_of(
+        params: Params, z: Float[Array, "batch *latent"], label: Array | None
+    ) -> Float[Array, "batch height width outputs"]:
+        outputs = network.apply({"params": params["net"]}, z, label, method="decode")
+        assert isinstance(outputs, Array)
+        return outputs
+
+    def log_sigma_of(params: Params, stats: Stats) -> ScalarLike:
+        if likelihood.sigma == "learned":
+            return params["net"]["log_sigma"]
+        if likelihood.sigma == "optimal":
+            return 0.5 * jnp.log(stats["net"]["squared_error"])
+        return likelihood.initial_log_sigma
+
+    def log_weights(
+        params: Params, x: Array, z: Array, q: tuple[Array, Array], label: Array | None,
+        log_sigma: ScalarLike,
+    ) -> Float[Array, "batch num"]:  # fmt: skip
+        """Compute log p(x, z) / q(z | x) for several z of each x: z [batch, num, *latent]."""
+        num = z.shape[1]
+        repeated = None if label is None else jnp.repeat(label, num)
+        outputs = outputs_of(params, z.reshape(-1, *latent_shape), repeated)
+        outputs = outputs.reshape(*z.shape[:2], *outputs.shape[1:])
+        mean, log_variance = (part[:, None] for part in q)
+        axes = tuple(range(2, z.ndim))
+        log_p_z = jnp.sum(normal_log_prob(z, 0.0, 0.0), axes)
+        log_q_z = jnp.sum(normal_log_prob(z, mean, 0.5 * log_variance), axes)
+        return likelihood.log_prob(outputs, x[:, None], log_sigma) + log_p_z - log_q_z
+
+    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+        label = label_of(batch)
+        label = None if label is None else label[:1]
+        z = jnp.zeros((1, *latent_shape))
+        net = dict(network.init(key, batch["x"][:1], z, label)["params"])
+        if likelihood.sigma == "learned":
+            net["log_sigma"] = jnp.float32(likelihood.initial_log_sigma)
+        stats = {"moments": latents.init_moments(latent_shape)}
+        if likelihood.sigma == "optimal":
+            stats["squared_error"] = jnp.float32(math.exp(2 * likelihood.initial_log_sigma))
+        return {"net": net}, {"net": stats}
+
+    def elbo(
+        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        x, label = batch["x"], label_of(batch)
+        mean, log_variance = posterior(params, x, label)
+        noise = rng.normal(rng.fold_in(keys, 0), latent_shape)
+        outputs = outputs_of(params, mean + jnp.exp(0.5 * log_variance) * noise, label)
+        observed: dict[str, PyTree] = {
+            "moments": latents.observe_moments(mean, jnp.exp(log_variance))
+        }
+        log_sigma = log_sigma_of(params, stats)
+        if likelihood.sigma == "optimal" and context.train:
+            error = jnp.mean((likelihood.mean(outputs) - x) ** 2)
+            observed["squared_error"] = jax.lax.stop_gradient(error)
+            log_sigma = 0.5 * jnp.log(jnp.maximum(context.across.mean(error), 1e-12))
+        reconstruction = batch_mean(batch, -likelihood.log_prob(outputs, x, log_sigma))
+        units = kl_normal(mean, log_variance)
+        kl = batch_mean(batch, jnp.sum(units.reshape(len(x), -1), axis=1))
+        pressed = kl
+        if free_bits:
+            by_unit = context.across.mean(jnp.mean(units, axis=0))
+            pressed = jnp.sum(jnp.maximum(by_unit, free_bits))
+            if "weight" in batch:  # so that whoever divides by the mean weight gets it back
+                pressed = pressed * jnp.mean(batch["weight"])
+        weight = jnp.float32(beta)
+        if kl_warmup and context.train:  # what is reported after training is the whole
+            weight = beta * jnp.minimum(1.0, context.step / kl_warmup)
+        metrics = {"reconstruction": reconstruction, "kl": kl, "neg_elbo": reconstruction + kl}
+        return reconstruction + weight * pressed, Aux(observed, metrics)
+
+    def iwae(
+        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        x, label = batch["x"], label_of(batch)
+        mean, log_variance = q = posterior(params, x, label)
+        noise = rng.normal(rng.fold_in(keys, 0), (num_importance, *latent_shape))
+        z = mean[:, None] + jnp.exp(0.5 * log_variance)[:, None] * noise
+        weights = log_weights(params, x, z, q, label, log_sigma_of(params, stats))
+        bound = jax.nn.logsumexp(weights, axis=1) - math.log(num_importance)
+        observed = {"moments": latents.observe_moments(mean, jnp.exp(log_variance))}
+        metrics = {"neg_elbo": batch_mean(batch, -jnp.mean(weights, axis=1))}
+        return batch_mean(batch, -bound), Aux(observed, metrics)
+
+    def update_stats(
+        stats: Stats, observed: PyTree, key: Array, step: Array
+    ) -> tuple[Stats, dict[str, Scalar]]:
+        del key
+        new = observed["net"]
+        moments = latents.update_moments(stats["net"]["moments"], new["moments"], step)
+        own = {**stats["net"], "moments": moments}
+        if "squared_error" in new:
+            decay = jnp.minimum(latents.DECAY, step / (step + 1.0))
+            error = decay * own["squared_error"] + (1 - decay) * new["squared_error"]
+            own["squared_error"] = jnp.maximum(error, 1e-12)
+        return {**stats, "net": own}, {"active_units": latents.active_units(moments)}
+
+    def log_prob(
+        params: Params,
+        stats: Stats,
+        batch: Batch,
+        keys: Keys,
+        frozen: PyTree,
+        *,
+        num_importance: int = 100,
+        importance_chunk: int = 100,
+    ) -> LogProb:
+        """Bound log p(x) from below; sample k of an example has its own key, whatever the chunk."""
+        del frozen
+        x, label = batch["x"], label_of(batch)
+        mean, log_variance = q = posterior(params, x, label)
+        log_sigma = log_sigma_of(params, stats)
+        sample_keys = rng.fold_in(keys, 1)
+        chunk = min(num_importance, importance_chunk)
+        empty = jnp.full(len(x), -jnp.inf)
+
+        def add(sums: tuple[Array, Array], first: Array) -> tuple[tuple[Array, Array], None]:
+            index = first + jnp.arange(chunk)
+            noise = jax.vmap(
+                lambda key: rng.normal(rng.per_example(key, first, chunk), latent_shape)
+            )(sample_keys)
+            z = mean[:, None] + jnp.exp(0.5 * log_variance)[:, None] * noise
+            weights = log_weights(params, x, z, q, label, log_sigma)
+            weights = jnp.where(index[None] < num_importance, weights, -jnp.inf)
+            once = jnp.logaddexp(sums[0], jax.nn.logsumexp(weights, axis=1))
+            return (once, jnp.logaddexp(sums[1], jax.nn.logsumexp(2 * weights, axis=1))), None
+
+        (once, twice), _ = jax.lax.scan(add, (empty, empty), jnp.arange(0, num_importance, chunk))
+        # The delta method on log of a mean: Var(log m) ~ Var(w) / (K E[w]^2).
+        variance = jnp.expm1(jnp.maximum(twice - 2 * once + math.log(num_importance), 0.0))
+        stderr = jnp.sqrt(variance / num_importance)
+        return LogProb(once - math.log(num_importance), stderr)
+
+    def encode(
+        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: PyTree = None
+    ) -> Float[Array, "batch *latent"]:
+        z, log_variance = posterior(params, x, label)
+        if keys is not None:
+            noise = rng.normal(rng.fold_in(keys, 0), latent_shape)
+            z = z + jnp.exp(0.5 * log_variance) * noise
+        if not standardise:
+            return z
+        shift, scale = latents.scale_of(stats["net"]["moments"])
+        return latents.apply_scale(z, shift, scale)
+
+    def decode(
+        params: Params, stats: Stats, z: Array, label: PyTree = None
+    ) -> Float[Array, "batch height width channels"]:
+        return likelihood.mean(outputs_of(params, _unscaled(stats, z), label))
+
+    def _unscaled(stats: Stats, z: Array) -> Array:
+        if not standardise:
+            return z
+        return latents.undo_scale(z, *latents.scale_of(stats["net"]["moments"]))
+
+    def sample(
+        params: Params,
+        stats: Stats,
+        keys: Keys,
+        frozen: PyTree,
+        cond: Int[Array, "batch"] | None = None,
+        *,
+        spread: Scalar | float = 1.0,
+        output: str = "mean",
+    ) -> Float[Array, "batch height width channels"]:
+        """Draw samples; see ``sample_options`` for what the options mean."""
+        del frozen
+        z = _unscaled(stats, spread * rng.normal(rng.fold_in(keys, 0), latent_shape))
+        outputs = outputs_of(params, z, cond)
+        if output == "mean":
+            return likelihood.mean(outputs)
+        return likelihood.sample(outputs, log_sigma_of(params, stats), rng.fold_in(keys, 1))
+
+    sample_options = {
+        "spread": SampleOption(
+            float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
+            "standard deviation of the codes; below 1 for likelier samples",
+        ),
+        "output": SampleOption(
+            str, "mean", "mean or draw", ("mean", "draw").__contains__, True,
+            "show the mean of p(x | z), or a draw from it",
+        ),
+    }  # fmt: skip
+    log_prob_options = {
+        "num_importance": SampleOption(
+            int, 100, "a whole number from 1", lambda k: k >= 1, True,
+            "importance samples of the bound on log p(x)",
+        ),
+        "importance_chunk": SampleOption(
+            int, 100, "a whole number from 1", lambda k: k >= 1, True,
+            "importance samples in memory at once, of each example",
+        ),
+    }  # fmt: skip
+
+    return Model(
+        init=init,
+        losses={"elbo": Loss("net", elbo)} if num_importance == 1 else {"iwae": Loss("net", iwae)},
+        update_stats=update_stats,
+        sample=sample,
+        sample_options=sample_options,
+        log_prob=log_prob,
+        log_prob_kind="bound",
+        log_prob_options=log_prob_options,
+        encode=encode,
+        decode=decode,
+    )

@@ -1,0 +1,261 @@
+"""Encoders and decoders, shared by every first stage.
+
+Encoders are ``(x, label) -> [batch, ..., num_outputs]``, decoders ``(z, label) -> [batch, H, W,
+num_outputs]``. ``label`` is None without classes. What the outputs mean is the model's affair.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.nn.blocks import DEFAULT_INIT, AttentionBlock, Downsample, ResBlock, Upsample
+from gen_jax.nn.geometry import autoencoder_faults
+from gen_jax.typing import Array, DTypeLike, Float, Int
+
+__all__ = [
+    "Autoencoder",
+    "CodeDiscriminator",
+    "ConvDecoder",
+    "ConvEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
+]
+
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "silu": nn.silu}
+
+
+def _with_label(x: Array, label: Array | None, num_classes: int | None) -> Array:
+    """Append a one-hot label to vectors."""
+    _check_label(label, num_classes)
+    if label is None or num_classes is None:
+        return x
+    return jnp.concatenate([x, jax.nn.one_hot(label, num_classes, dtype=x.dtype)], axis=-1)
+
+
+def _check_label(label: Array | None, num_classes: int | None) -> None:
+    if (label is None) != (num_classes is None):
+        raise ValueError(
+            f"label: {'missing' if label is None else 'not expected'} with "
+            f"num_classes={num_classes}"
+        )
+
+
+class MLPEncoder(nn.Module):
+    """Fully connected layers over all pixels.
+
+    Attributes:
+        widths: of the hidden layers.
+        num_outputs: of the last layer, which is linear.
+        activation: ``"tanh"``, ``"relu"`` or ``"silu"``.
+        num_classes: labels are appended to x as one-hot vectors; None for no labels.
+        dtype: of the computation.
+    """
+
+    widths: Sequence[int]
+    num_outputs: int
+    activation: str = "tanh"
+    num_classes: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        label: Int[Array, "batch"] | None = None,
+    ) -> Float[Array, "batch num_outputs"]:
+        h = jnp.reshape(x, (len(x), -1)).astype(self.dtype)
+        h = _with_label(h, label, self.num_classes)
+        for number, width in enumerate(self.widths):
+            h = nn.Dense(width, dtype=self.dtype, name=f"dense_{number}")(h)
+            h = ACTIVATIONS[self.activation](h)
+        h = nn.Dense(self.num_outputs, dtype=self.dtype, name=f"dense_{len(self.widths)}")(h)
+        return h.astype(jnp.float32)
+
+
+class MLPDecoder(nn.Module):
+    """Fully connected layers from a vector to all pixels.
+
+    Attributes:
+        widths: of the hidden layers.
+        shape: height and width of the output.
+        num_outputs: for each pixel.
+        activation: as the encoder's.
+        num_classes: labels are appended to z as one-hot vectors; None for no labels.
+        dtype: of the computation.
+    """
+
+    widths: Sequence[int]
+    shape: tuple[int, int]
+    num_outputs: int
+    activation: str = "tanh"
+    num_classes: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "batch latent"], label: Int[Array, "batch"] | None = None
+    ) -> Float[Array, "batch height width num_outputs"]:
+        h = _with_label(z.astype(self.dtype), label, self.num_classes)
+        for number, width in enumerate(self.widths):
+            h = nn.Dense(width, dtype=self.dtype, name=f"dense_{number}")(h)
+            h = ACTIVATIONS[self.activation](h)
+        height, width = self.shape
+        total = height * width * self.num_outputs
+        h = nn.Dense(total, dtype=self.dtype, name=f"dense_{len(self.widths)}")(h)
+        return jnp.reshape(h, (len(z), height, width, self.num_outputs)).astype(jnp.float32)
+
+
+class _Convolutional(nn.Module):
+    """What the two halves share: their levels, blocks and label."""
+
+    resolution: int
+    num_outputs: int
+    channels: int = 64
+    multipliers: Sequence[int] = (1, 2, 4)
+    num_res_blocks: int = 2
+    groups: int = 32
+    attention: bool = False
+    num_classes: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        faults = autoencoder_faults(
+            resolution=self.resolution,
+            channels=self.channels,
+            multipliers=self.multipliers,
+            groups=self.groups,
+        )
+        if faults:
+            raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        super().__post_init__()
+
+    def _embed(self, label: Array | None) -> Array | None:
+        _check_label(label, self.num_classes)
+        if label is None or self.num_classes is None:
+            return None
+        width = 4 * self.channels
+        return nn.Embed(self.num_classes, width, dtype=self.dtype, name="label")(label)
+
+    def _block(self, name: str, width: int) -> ResBlock:
+        return ResBlock(width, self.groups, 0.0, self.dtype, name=name)
+
+    def _middle(self, h: Array, embedding: Array | None) -> Array:
+        width = h.shape[-1]
+        h = self._block("middle_0", width)(h, embedding, None)
+        if self.attention:
+            h = AttentionBlock(1, self.groups, self.dtype, name="middle_attention")(h)
+        return self._block("middle_1", width)(h, embedding, None)
+
+    def _conv(self, name: str, width: int) -> nn.Conv:
+        return nn.Conv(width, (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)
+
+    def _finish(self, h: Array, width: int) -> Array:
+        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
+        return self._conv("head", width)(h)
+
+
+class ConvEncoder(_Convolutional):
+    """Residual blocks and strided convolutions (Rombach et al. 2022, as in VQ-GAN).
+
+    Attributes:
+        resolution: height and width of x.
+        num_outputs: channels of the output at each position, or its length if ``flat``.
+        channels: of the first level.
+        multipliers: channels of each level as multiples; each level but the last halves the image.
+        num_res_blocks: residual blocks a level.
+        groups: of each group normalisation.
+        attention: whether there is self-attention at the lowest resolution.
+        num_classes: labels enter every residual block; None for no labels.
+        dtype: of the computation; parameters are float32.
+        flat: give a vector and not a grid.
+    """
+
+    flat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        label: Int[Array, "batch"] | None = None,
+    ) -> Float[Array, "batch *grid num_outputs"]:
+        embedding = self._embed(label)
+        h = self._conv("stem", self.channels)(x.astype(self.dtype))
+        for level, multiplier in enumerate(self.multipliers):
+            for block in range(self.num_res_blocks):
+                width = self.channels * multiplier
+                h = self._block(f"down_{level}_{block}", width)(h, embedding, None)
+            if level != len(self.multipliers) - 1:
+                h = Downsample(self.dtype, name=f"down_{level}_sample")(h)
+        h = self._middle(h, embedding)
+        if not self.flat:
+            return self._finish(h, self.num_outputs).astype(jnp.float32)
+        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
+        h = jnp.reshape(h, (len(h), -1))
+        return nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(h).astype(jnp.float32)
+
+
+class ConvDecoder(_Convolutional):
+    """The encoder's mirror image: one residual block more a level, nearest-neighbour upsampling.
+
+    Takes a grid [batch, h, w, latent], or a vector [batch, latent], which a dense layer turns into
+    one. Its attributes are those of :class:`ConvEncoder`.
+    """
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "batch *grid latent"], label: Int[Array, "batch"] | None = None
+    ) -> Float[Array, "batch height width num_outputs"]:
+        embedding = self._embed(label)
+        width = self.channels * self.multipliers[-1]
+        h = z.astype(self.dtype)
+        if z.ndim == 2:
+            side = self.resolution // 2 ** (len(self.multipliers) - 1)
+            h = nn.Dense(side * side * width, dtype=self.dtype, name="unflatten")(h)
+            h = jnp.reshape(h, (len(z), side, side, width))
+        h = self._conv("stem", width)(h)
+        h = self._middle(h, embedding)
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            for block in range(self.num_res_blocks + 1):
+                width = self.channels * multiplier
+                h = self._block(f"up_{level}_{block}", width)(h, embedding, None)
+            if level != 0:
+                h = Upsample(self.dtype, name=f"up_{level}_sample")(h)
+        return self._finish(h, self.num_outputs).astype(jnp.float32)
+
+
+class Autoencoder(nn.Module):
+    """An encoder and a decoder as one network, with the subtrees ``encoder`` and ``decoder``."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __call__(self, x: Array, z: Array, label: Array | None = None) -> tuple[Array, Array]:
+        """Run both halves, each on its own input, so that ``init`` makes all parameters."""
+        return self.encode(x, label), self.decode(z, label)
+
+    def encode(self, x: Array, label: Array | None = None) -> Array:
+        """Give the encoder's outputs."""
+        return self.encoder(x, label)
+
+    def decode(self, z: Array, label: Array | None = None) -> Array:
+        """Give the decoder's outputs."""
+        return self.decoder(z, label)
+
+
+class CodeDiscriminator(nn.Module):
+    """Fully connected layers from codes to one logit."""
+
+    widths: Sequence[int]
+    activation: str = "relu"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "batch latent"]) -> Float[Array, "batch"]:
+        h = z.astype(self.dtype)
+        for number, width in enumerate(self.widths):
+            h = nn.Dense(width, dtype=self.dtype, name=f"dense_{number}")(h)
+            h = ACTIVATIONS[self.activation](h)
+        h = nn.Dense(1, dtype=self.dtype, name="logit")(h)
+        return h[:, 0].astype(jnp.float32)
