@@ -20,6 +20,23 @@ CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("_
 IDS = [path.stem for path in CONFIGS]
 
 
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory):
+    """Train the tiny variant of a first stage once: a second one's config names it as runs/NAME."""
+    made = {}
+
+    def make(stage1):
+        name = Path(stage1).name
+        if name not in made:
+            work = tmp_path_factory.mktemp("stage1") / name
+            config = f"{ROOT / 'configs' / name}.py:tiny"
+            assert main(["train", "--config", config, "--workdir", str(work)]) == 0
+            made[name] = work
+        return made[name]
+
+    return make
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=IDS)
 @pytest.mark.parametrize("variant", ["", ":tiny"])
 def test_configs_build_and_every_field_is_classified(path, variant):
@@ -27,6 +44,8 @@ def test_configs_build_and_every_field_is_classified(path, variant):
     fields = fields_of(config["family"])
     assert set(flatten(config)) == set(fields)
     assert {field.change for field in fields.values()} == {"frozen", "free"}
+    if config.get("stage1"):
+        return  # built on top of a first stage below
     state = abstract_state(build(config), config["data"]["shape"])
     assert sum(x.size for x in jax.tree.leaves(state.params)) > 1000
 
@@ -39,9 +58,11 @@ def test_unknown_variants_are_refused(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=IDS)
-def test_tiny_variants_go_all_the_way(path, tmp_path, capsys):
+def test_tiny_variants_go_all_the_way(path, first_stage, tmp_path, capsys):
     work = tmp_path / "work"
     train = ["train", "--config", f"{path}:tiny", "--workdir", str(work)]
+    if stage1 := load_config(f"{path}:tiny", []).get("stage1"):
+        train.append(f"--config.stage1={first_stage(stage1)}")
     # On the suite's eight devices, one example each.
     assert main(train) == 0, capsys.readouterr().err
     config = json.loads((work / "config.json").read_text())

@@ -141,7 +141,7 @@ def run_scatter(trained: Trained, source: Source, *, num: int, out: Path) -> Non
     Raises:
         DataError: if the source has fewer than 3 images.
     """
-    images, labels = _examples(trained, source, num, always_labels=True)
+    images, labels = _examples(trained, source, min(num, source.size), always_labels=True)
     if len(images) < 3:
         raise DataError(f"{source.name}: 3 images are needed, got {len(images)}")
     given = labels if trained.experiment.num_classes else None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_jax.data import open_source
+from gen_jax.data import hold_out, open_source
 from gen_jax.data.decode import decode_image, fit_image
 from gen_jax.errors import DataError
 
@@ -294,3 +294,18 @@ def test_fitting_crops_the_centre():
     array = np.zeros((4, 12), np.uint8)
     array[:, 4:8] = 200
     np.testing.assert_array_equal(fit_image(Image.fromarray(array), (4, 4, 1), "x"), 200)
+
+
+def test_what_is_held_out_is_spread_and_left_out_of_the_rest():
+    source = open_source("digits", "train", (8, 8, 1))
+    rest, held = hold_out(source, 100)
+    assert (rest.size, held.size) == (1400, 100)
+    every = np.sort([x.tobytes() for x in source.read(np.arange(1500))["image"]])
+    parts = [part.read(np.arange(part.size))["image"] for part in (rest, held)]
+    again = np.sort([x.tobytes() for part in parts for x in part])
+    np.testing.assert_array_equal(again, every)
+    labels = held.read(np.arange(100))["label"]
+    assert len(np.unique(labels)) == 10
+    assert len({source.fingerprint, rest.fingerprint, held.fingerprint}) == 3
+    with pytest.raises(DataError, match="data.holdout 1500 leaves none of 1500 examples"):
+        hold_out(source, 1500)

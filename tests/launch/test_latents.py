@@ -176,6 +176,16 @@ class TestStages:
         assert z.shape == (128, 4, 4, 3)
         assert np.all(np.isfinite(z))
 
+    @pytest.mark.parametrize("engine", ["shard_map", "pmap"])
+    def test_any_engine_takes_the_first_stage_s_weights(self, stages, tmp_path, engine):
+        options = [f"--config.stage1={stages[0]}", f"--config.train.engine={engine}"]
+        work = train(tmp_path / "work", "latent_mnist", *options)
+        losses = [
+            [json.loads(line)["diffusion/loss"] for line in text.splitlines()]
+            for text in ((w / "metrics.jsonl").read_text() for w in (work, stages[1]))
+        ]
+        np.testing.assert_allclose(losses[0][:2], losses[1][:2], rtol=1e-4)
+
     def test_another_first_stage_is_noticed(self, stages, tmp_path, capsys):
         _, second = stages
         work = tmp_path / "work"

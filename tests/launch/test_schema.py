@@ -98,6 +98,38 @@ BAD = [
     ("family=difusion", "'difusion'; one of adversarial_autoencoder, autoencoder, autoregressive,"),
 ]
 
+BAD_VAE = [
+    ("model.network=resnet", "'resnet'; 'mlp' or 'conv'"),
+    ("model.widths=(0,)", "(0,); a tuple"),
+    ("model.activation=gelu", "'gelu'; 'tanh' or 'relu' or 'silu'"),
+    ("model.latent=grid", "'grid'; with model.network 'mlp' a code is a 'vector'"),
+    ("model.latent_dim=0", "0; a whole number from 1"),
+    ("model.likelihood=poisson", "'poisson'; 'bernoulli'"),
+    ("model.binarise=maybe", "'maybe'; 'stochastic'"),
+    ("model.sigma=free", "'free'; 'fixed'"),
+    ("model.beta=-1", "-1.0; a number from 0"),
+    ("model.num_importance=0", "0; a whole number from 1"),
+    ("data.holdout=-1", "-1; a whole number from 0"),
+]
+BAD_PAIRS = [
+    ("vae_mnist", ("model.num_importance=5", "model.beta=2"), "model.beta: 2.0; 1 is needed"),
+    ("vae_mnist", ("model.num_importance=5", "model.kl_warmup=2"), "model.kl_warmup: 2; 0 is"),
+    (
+        "vae_mnist",
+        ("model.num_importance=5", "model.likelihood=gaussian"),
+        "model.sigma: 'optimal'; 'fixed' or 'learned'",
+    ),
+    ("klae_mnist", ("model.num_classes=10",), "model.num_classes: 0 is needed for a 'grid'"),
+    ("klae_mnist", ("model.groups=5",), "5 does not divide the 16 channels"),
+    ("klae_mnist", ("model.multipliers=(1,1,1,1)",), "4 levels halve the image 3 times"),
+    (
+        "ae_mnist",
+        ("model.corruption=masking", "model.corruption_level=1.5"),
+        "model.corruption_level: 1.5; a share of the pixels",
+    ),
+    ("latent_mnist", ("diffusion.clip=True",), "diffusion.clip: True; with a stage1"),
+]
+
 # Where a relation fails, the message stands at the field that can be changed.
 ELSEWHERE = {
     "data.shape=(9,9,1)": "model.multipliers",
@@ -111,6 +143,21 @@ def test_impossible_values_are_refused_by_name(override, message):
         load_config(DIGITS, [override])
     field = ELSEWHERE.get(override, override.partition("=")[0])
     assert f"{field}: " in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_VAE, ids=[bad for bad, _ in BAD_VAE])
+def test_impossible_autoencoders_are_refused_by_name(override, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(str(ROOT / "configs" / "vae_mnist.py"), [override])
+    assert f"{override.partition('=')[0]}: " in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("config", "overrides", "message"), BAD_PAIRS)
+def test_what_does_not_go_together_is_refused(config, overrides, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(str(ROOT / "configs" / f"{config}.py"), list(overrides))
     assert message in str(error.value)
 
 

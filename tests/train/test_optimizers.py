@@ -1,8 +1,10 @@
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.train.optimizers import adamw, learning_rate
+from gen_jax.train.optimizers import adamw, by_subtree, learning_rate
 
 
 def test_warm_up_then_constant():
@@ -58,3 +60,20 @@ def test_clipping_bounds_the_global_norm(limit, seen):
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
     norm = np.sqrt(sum(np.square(u).sum() for u in updates.values()))
     assert norm == pytest.approx(seen, rel=1e-3)
+
+
+def test_a_subtree_without_gradient_stays_and_forgets_nothing():
+    optimizer = by_subtree(adamw(0.1))
+    params = {"a": {"w": jnp.ones(3)}, "b": {"w": jnp.ones(3)}}
+    ones = jax.tree.map(jnp.ones_like, params)
+    state = optimizer.init(params)
+    _, state = optimizer.update(ones, state, params)
+    half = {"a": ones["a"], "b": {"w": jnp.zeros(3)}}
+    updates, after = optimizer.update(half, state, params)
+    assert np.all(updates["a"]["w"] != 0)
+    np.testing.assert_array_equal(updates["b"]["w"], 0)
+    chex.assert_trees_all_equal(after["b"], state["b"])
+    # And then goes on as if that turn had not been.
+    resumed, _ = optimizer.update(ones, after, params)
+    expected, _ = optimizer.update(ones, state, params)
+    np.testing.assert_array_equal(resumed["b"]["w"], expected["b"]["w"])
