@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
-    config.train.update({"steps": 4000, "log_every": 100, "sample_every": 0, "save_every": 1000})
+    config.train.update({"steps": 2500, "log_every": 100, "sample_every": 500, "save_every": 500})
     if variant == "tiny":
         return common.tiny_autoencoder(config, "digits", (8, 8, 1))
     if variant:

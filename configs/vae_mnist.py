@@ -1,7 +1,9 @@
-"""VAE on stochastically binarised MNIST, with the network of Burda et al. 2016 (one layer of 50).
+"""VAE on stochastically binarised MNIST, with the network of Burda et al. 2016: 200, 200, 50.
 
-gen-jax train --config configs/vae_mnist.py --workdir runs/vae_mnist \\
-    --config.data.source=npz:mnist.npz
+Their tanh is a SiLU here, which learns faster (experiments/vae_mnist).
+
+    gen-jax train --config configs/vae_mnist.py --workdir runs/vae_mnist \\
+        --config.data.source=npz:mnist.npz
 """
 
 from ml_collections import ConfigDict
@@ -15,14 +17,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 100, "holdout": 5000}
     )
-    config.optimizer.update({"learning_rate": 1e-3, "decay": "cosine", "clip_norm": 0.0})
+    config.model.activation = "silu"
+    config.optimizer.update({"learning_rate": 1e-3, "decay": "cosine", "clip_norm": 200.0})
     config.train.update(
         {
-            "steps": 150_000,
+            "steps": 120_000,
             "ema_decay": 0.999,
-            "log_every": 500,
-            "sample_every": 25_000,
-            "save_every": 5_000,
+            "log_every": 1000,
+            "sample_every": 30_000,
+            "save_every": 5000,
         }
     )
     if variant == "tiny":

@@ -13,7 +13,7 @@ from gen_jax.data import Source, spread_indices
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.evals.reconstruction import mean_squared_error, psnr
 from gen_jax.files import png_bytes, write_file
-from gen_jax.launch.pictures import grid, scatter
+from gen_jax.launch.pictures import grid, pairs, scatter
 from gen_jax.launch.workdir import Trained
 from gen_jax.ops import latents
 
@@ -40,13 +40,7 @@ def run_reconstruction(trained: Trained, source: Source, *, num: int, out: Path)
     """
     images, labels = _examples(trained, source, num)
     again = _decode(trained, _encode(trained, images, labels), labels)
-    columns = min(16, num)
-    rows = []
-    for first in range(0, min(num, 64), columns):
-        for part in (images, again):
-            row = part[first : first + columns]
-            rows += [*row, *np.zeros((columns - len(row), *row.shape[1:]), np.uint8)]
-    _write(out, grid(np.stack(rows), columns), trained)
+    _write(out, pairs(images[:64], again[:64]), trained)
     print(
         f"{num} images of {source.name}, step {trained.step}: mean squared error "
         f"{mean_squared_error(images, again):.6g} (of values from 0 to 1), PSNR "

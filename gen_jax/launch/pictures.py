@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["grid", "scatter"]
+__all__ = ["grid", "pairs", "scatter"]
 
 BORDER = 2
 BORDER_LEVEL = 128
@@ -36,6 +36,26 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
         left = BORDER + index % columns * cell_width
         picture[top : top + height * scale, left : left + width * scale] = image
     return picture
+
+
+def pairs(images: np.ndarray, again: np.ndarray, columns: int = 16) -> np.ndarray:
+    """Lay images out in rows, and below each row the same images as they came back.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        again: likewise.
+        columns: images a row.
+
+    Returns:
+        uint8 [height, width, C]; what is missing from the last row is black.
+    """
+    columns = min(columns, len(images))
+    rows: list[np.ndarray] = []
+    for first in range(0, len(images), columns):
+        for part in (images, again):
+            row = part[first : first + columns]
+            rows += [*row, *np.zeros((columns - len(row), *row.shape[1:]), np.uint8)]
+    return grid(np.stack(rows), columns)
 
 
 # Ten colours that stay apart, also for most who see fewer of them (Tableau 10).

@@ -129,7 +129,7 @@ def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[int], bool]
                 **outputs,
                 save=lambda state, wait: checkpoint.save(manager, state, meta, wait=wait),
                 rescue=rescue,
-                inspect=_make_inspect(config, experiment, mesh),
+                inspect=_make_inspect(config, experiment, source, mesh),
                 stop=stop,
                 window=_window(config, workdir),
             )
@@ -276,7 +276,11 @@ def _introduce(
     )
 
 
-def _make_inspect(config: Mapping[str, Any], experiment: Any, mesh: Any) -> Callable:
+def _make_inspect(
+    config: Mapping[str, Any], experiment: Any, source: Any, mesh: Any
+) -> Callable[..., Any]:
+    """Make the look at a model on the way: samples, and reconstructions where it has codes."""
+    reconstruct = _make_reconstruct(config, experiment, source, mesh)
     from gen_jax.launch.pictures import grid
     from gen_jax.launch.sampling import draw_samples
 
@@ -296,6 +300,35 @@ def _make_inspect(config: Mapping[str, Any], experiment: Any, mesh: Any) -> Call
             labels=labels,
             mesh=mesh,
         )
-        return {}, {"samples": grid(images)}
+        return {}, {"samples": grid(images), **reconstruct(state)}
 
     return inspect
+
+
+def _make_reconstruct(
+    config: Mapping[str, Any], experiment: Any, source: Any, mesh: Any
+) -> Callable[..., Any]:
+    import jax
+
+    from gen_jax.data import spread_indices
+    from gen_jax.launch.pictures import pairs
+    from gen_jax.train.sharding import replicated
+
+    model = experiment.model
+    if model.encode is None or not config["train"]["sample_every"]:
+        return lambda state: {}
+    held_out = open_checked(config, "validation") if config["data"]["holdout"] else source
+    batch = held_out.read(spread_indices(held_out, 64))
+    label = batch["label"] if experiment.num_classes else None
+
+    def again(params: Any, stats: Any, image: Any, label: Any) -> Any:
+        z = model.encode(params, stats, image, None, label)
+        return model.decode(params, stats, z, label)
+
+    compiled = jax.jit(again, out_shardings=replicated(mesh))
+
+    def reconstruct(state: Any) -> Mapping[str, Any]:
+        images = np.asarray(compiled(state.ema_params, state.stats, batch["image"], label))
+        return {"reconstructions": pairs(batch["image"], images)}
+
+    return reconstruct

@@ -30,6 +30,7 @@ def plane(tmp_path_factory):
     """A VAE with two latent dimensions."""
     work = tmp_path_factory.mktemp("plane") / "work"
     overrides = ["--config.model.latent_dim=2", "--config.train.steps=40"]
+    overrides.append("--config.train.sample_every=20")
     return train(work, "vae_mnist", *overrides, "--config.train.log_every=40")
 
 
@@ -71,6 +72,11 @@ def width(images, pixels=8):
 
 @pytest.mark.slow
 class TestCommands:
+    def test_training_shows_reconstructions_on_the_way(self, plane):
+        for step in ("0000020", "0000040"):
+            with Image.open(plane / "images" / f"{step}_reconstructions.png") as picture:
+                assert picture.size == (width(16), width(2))  # 16 were held out
+
     def test_reconstruct(self, plane, tmp_path, capsys):
         out = tmp_path / "a.png"
         assert main(["reconstruct", f"--workdir={plane}", f"--out={out}", "--num=20"]) == 0

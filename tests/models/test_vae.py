@@ -7,6 +7,7 @@ import optax
 import pytest
 import scipy.stats
 
+from gen_jax.codecs import dequantize, rgb, with_codec
 from gen_jax.models.vae import vae
 from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from gen_jax.ops import keys as rng
@@ -315,3 +316,36 @@ def test_a_spatial_latent_is_standardised_by_running_moments():
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         linear(**options)
+
+
+ONE_PIXEL = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "codec", "atol"),
+    [
+        (likelihoods.discretized_logistic(), rgb()._replace(log_scale=0.0), 0.01),
+        (likelihoods.logistic_mixture(1, 3), rgb()._replace(log_scale=0.0), 0.01),
+        (likelihoods.gaussian("fixed", -1.0), dequantize(), 0.05),
+    ],
+)
+def test_probabilities_of_all_grey_levels_sum_to_one(likelihood, codec, atol):
+    """Through the codec and the importance-weighted bound, edges included."""
+    model = vae(
+        MLPEncoder((8,), 2),
+        MLPDecoder((8,), (1, 1), likelihood.num_outputs(1)),
+        likelihood,
+        (1,),
+    )
+    model = with_codec(model, codec)
+    batch = {"image": jnp.asarray(ONE_PIXEL)}
+    params, stats = model.init(jax.random.key(5), batch)
+    assert model.over_pixels
+    estimate = model.log_prob(
+        params, stats, batch, keys_of(0, 256), {"codec": {}}, num_importance=3000
+    )
+    total = float(jnp.sum(jnp.exp(estimate.nats)))
+    if codec.log_scale == 0.0:
+        assert total == pytest.approx(1, abs=atol)
+    else:  # a Gaussian has mass beyond the pixels' range, and noise makes a bound of it
+        assert 0.5 < total < 1 + atol
