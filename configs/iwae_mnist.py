@@ -20,10 +20,10 @@ def get_config(variant: str = "") -> ConfigDict:
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 100, "holdout": 5000}
     )
     config.model.update({"activation": "silu", "num_importance": 50})
-    config.optimizer.update({"learning_rate": 1e-3, "decay": "cosine", "clip_norm": 200.0})
+    config.optimizer.update({"learning_rate": 3e-4, "clip_norm": 200.0})
     config.train.update(
         {
-            "steps": 140_000,  # 120,000 of them a VAE's
+            "steps": 135_000,  # 120,000 of them a VAE's
             "ema_decay": 0.999,
             "log_every": 100,
             "sample_every": 5000,

@@ -26,11 +26,11 @@ def get_config(variant: str = "") -> ConfigDict:
             "latent_dim": 3,
             "likelihood": "gaussian",
             "sigma": "fixed",
-            "beta": 1e-3,
+            "beta": 0.02,
         }
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
-    config.train.update({"steps": 2500, "log_every": 100, "sample_every": 500, "save_every": 500})
+    config.train.update({"steps": 1500, "log_every": 100, "sample_every": 500, "save_every": 500})
     if variant == "tiny":
         return common.tiny_autoencoder(config, "digits", (8, 8, 1))
     if variant:

@@ -14,7 +14,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = common.diffusion()
     config.stage1 = "runs/klae_mnist"
     config.data.update(
-        {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 64, "holdout": 5000}
+        {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 32, "holdout": 5000}
     )
     config.model.update(
         {
@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.diffusion.update({"schedule": "cosine", "clip": False})
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
-    config.train.update({"steps": 8000, "log_every": 100, "sample_every": 2000, "save_every": 1000})
+    config.train.update({"steps": 5000, "log_every": 100, "sample_every": 1000, "save_every": 500})
     if variant == "tiny":
         config = common.tiny_diffusion(config, "digits", (8, 8, 1))
         config.data.holdout = 16

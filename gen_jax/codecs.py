@@ -76,6 +76,7 @@ def dequantize() -> Codec:
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen
         noise = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:]))(keys)
+        noise = jnp.minimum(noise, 1.0 - 2.0**-15)  # 255 + noise must not round up
         return (image.astype(jnp.float32) + noise) / 128.0 - 1.0
 
     def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
@@ -212,8 +213,9 @@ def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
     def encode(
         params: Params, stats: Stats, image: Array, keys: Keys | None = None, label: PyTree = None
     ) -> PyTree:
-        # A codec's noise without keys is always the same.
-        own = rng.per_example(jax.random.key(0), 0, len(image)) if keys is None else keys
+        # A codec's noise without keys is always the same, wherever in a batch an image stands.
+        own = jnp.repeat(rng.per_example(jax.random.key(0), 0, 1), len(image))
+        own = own if keys is None else keys
         x = codec.encode({}, image, rng.fold_in(own, _CODEC))
         return model.encode(params, stats, x, keys, label)
 

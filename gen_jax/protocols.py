@@ -26,6 +26,7 @@ __all__ = [
     "SampleOption",
     "Stats",
     "batch_mean",
+    "global_mean",
     "no_statistics",
 ]
 
@@ -80,7 +81,10 @@ class Loss(NamedTuple):
 
 
 class LogProb(NamedTuple):
-    """Log-density of each example in nats, with the standard error of its estimate."""
+    """Log-density of each example in nats, with the standard error of its estimate.
+
+    The error is 0 for exact densities and not a number for a bound from a single draw.
+    """
 
     nats: Array
     stderr: Array
@@ -160,3 +164,16 @@ def batch_mean(batch: Batch, values: Array) -> Scalar:
     Whoever pads divides by the mean of ``weight``.
     """
     return jnp.mean(values * batch["weight"]) if "weight" in batch else jnp.mean(values)
+
+
+def global_mean(batch: Batch, values: Array, across: Across) -> Array:
+    """Average values [B, ...] over the real examples of the global batch.
+
+    For what a loss is not linear in. With microbatches it is an average over each of them.
+    """
+    if "weight" not in batch:
+        return across.mean(jnp.mean(values, axis=0))
+    weight = jnp.reshape(batch["weight"], (-1, *(1 for _ in values.shape[1:])))
+    # where, because what stands in padding may be anything.
+    kept = jnp.mean(jnp.where(weight > 0, values * weight, 0.0), axis=0)
+    return across.mean(kept) / across.mean(jnp.mean(batch["weight"]))

@@ -322,7 +322,7 @@ def _manifold(arguments: list[str]) -> int:
 
 
 def _scatter(arguments: list[str]) -> int:
-    loaded = _latents("scatter", arguments, num=2000)
+    loaded = _latents("scatter", arguments, num=2000, least=3)
     if loaded is None:
         return 0
     values, trained, source = loaded
@@ -340,6 +340,7 @@ def _latents(
     num: int | None,
     define: Callable[[flags.FlagValues], None] = lambda values: None,
     needed: tuple[str, ...] = (),
+    least: int = 1,
 ) -> tuple[flags.FlagValues, Any, Any] | None:
     """Read flags, load a model that has codes and open its data; None after ``--help``.
 
@@ -350,7 +351,7 @@ def _latents(
     flags.DEFINE_string("out", None, "FILE.png", flag_values=values)
     if num is not None:
         _define_data(values)
-        flags.DEFINE_integer("num", num, "how many", flag_values=values, lower_bound=1)
+        flags.DEFINE_integer("num", num, "how many", flag_values=values, lower_bound=least)
     define(values)
     if _parse(command, values, arguments):
         return None
@@ -360,14 +361,14 @@ def _latents(
         raise ConfigError(f"--out: {values.out!r}; a name ending in .png is needed")
     _see_that_it_can_be_written(out)
 
-    from gen_jax.launch.schema import families_with_codes
+    from gen_jax.launch.schema import families_with
     from gen_jax.launch.workdir import load_trained
 
     trained = load_trained(Path(values.workdir))
-    if trained.experiment.model.encode is None:
+    known = families_with("PRIOR" if command == "manifold" else "LATENTS")
+    if trained.config["family"] not in known:
         raise ConfigError(
-            f"{command}: {trained.config['family']!r} has no codes; it is for "
-            f"{', '.join(families_with_codes())}"
+            f"{command}: not for {trained.config['family']!r}; it is for {', '.join(known)}"
         )
     if num is None:
         return values, trained, None

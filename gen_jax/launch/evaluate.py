@@ -23,6 +23,8 @@ __all__ = ["run_evaluation"]
 
 # Small test sets are seen several times, each time with other noise, until this many draws.
 MIN_LOSS_DRAWS = 4096
+# Keeps the noise of densities apart from that of losses, whose keys are folded with small numbers.
+_DENSITY = 0x0DE51
 
 
 def run_evaluation(
@@ -135,7 +137,7 @@ def _density(
         trained.stats,
         trained.experiment.frozen,
         ordered_batches(source, min(batch_size, size), size),
-        jax.random.key(seed),
+        jax.random.fold_in(jax.random.key(seed), _DENSITY),
         options,
         num_batches=-(-size // min(batch_size, size)),
     )

@@ -58,13 +58,18 @@ def build(config: Mapping[str, Any], stage1: Path | None = None) -> Experiment:
     return family.build(values, first)
 
 
-def make_optimizer(values: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Make the optimiser that a config's ``optimizer`` section describes."""
+def make_optimizer(values: Mapping[str, Any], turns: int = 1) -> optax.GradientTransformation:
+    """Make the optimiser that a config's ``optimizer`` section describes.
+
+    Args:
+        values: of the config, by dotted name.
+        turns: how often a step calls it, so that its schedule still spans the steps.
+    """
     rate = learning_rate(
         values["optimizer.learning_rate"],
-        warmup_steps=values["optimizer.warmup_steps"],
+        warmup_steps=turns * values["optimizer.warmup_steps"],
         decay=values["optimizer.decay"],
-        total_steps=values["train.steps"],
+        total_steps=turns * values["train.steps"],
     )
     names = ("b1", "b2", "eps", "weight_decay", "clip_norm", "moments")
     return adamw(rate, **{name: values[f"optimizer.{name}"] for name in names})

@@ -147,7 +147,7 @@ def run_scatter(trained: Trained, source: Source, *, num: int, out: Path) -> Non
         centred = z - z.mean(axis=0)
         _, values, axes = np.linalg.svd(centred, full_matrices=False)
         z = centred @ axes[:2].T
-        share = float(np.sum(values[:2] ** 2) / np.sum(values**2))
+        share = float(np.sum(values[:2] ** 2) / max(np.sum(values**2), 1e-30))
         what = f"2 principal axes of {axes.shape[1]} dimensions, {share:.0%} of the variance"
     _write(out, scatter(z, labels), trained)
     print(f"{len(z)} codes of {source.name}, {what}, step {trained.step}: {out}", flush=True)

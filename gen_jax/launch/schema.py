@@ -18,7 +18,7 @@ __all__ = [
     "boolean",
     "choice",
     "families",
-    "families_with_codes",
+    "families_with",
     "fields_of",
     "find_faults",
     "flatten",
@@ -166,12 +166,12 @@ def families() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__)))
 
 
-def families_with_codes() -> tuple[str, ...]:
-    """List the families whose models have ``encode`` and ``decode``."""
+def families_with(feature: str) -> tuple[str, ...]:
+    """List the families whose module sets ``LATENTS`` (codes) or ``PRIOR`` (N(0, 1) on them)."""
     modules = {
         name: importlib.import_module(f"gen_jax.launch.families.{name}") for name in families()
     }
-    return tuple(name for name, module in modules.items() if getattr(module, "LATENTS", False))
+    return tuple(name for name, module in modules.items() if getattr(module, feature, False))
 
 
 def fields_of(family: str) -> Mapping[str, Field]:

@@ -6,16 +6,18 @@ stage's, as ``W/stage1/``, laid out like a work directory, and never looks at th
 
 import hashlib
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gen_jax.errors import CheckpointError, StorageError
 from gen_jax.launch.configfile import from_json
+from gen_jax.launch.schema import families_with
 from gen_jax.protocols import Codec
 from gen_jax.typing import PyTree
 
-__all__ = ["Stage1", "load_codec", "take_over"]
+__all__ = ["FOLDER", "Stage1", "load_codec", "see_that_it_is_there", "take_over"]
 
 FOLDER = "stage1"
 
@@ -46,15 +48,10 @@ def load_codec(workdir: Path) -> Stage1:
     from gen_jax.codecs import pretrained
     from gen_jax.launch.workdir import load_weights
 
+    _see_that_it_has_codes(workdir)
     saved = load_weights(workdir)
     shape = tuple(saved.config["data"]["shape"])
-    if saved.experiment.num_classes:
-        raise CheckpointError(f"{workdir}: its codes need a label, which a second stage has not")
-    try:
-        codec = pretrained(saved.experiment.model)
-    except ValueError as error:
-        family = saved.config["family"]
-        raise CheckpointError(f"{workdir}: {family!r} has no codes to model") from error
+    codec = pretrained(saved.experiment.model)
     weights = jax.tree.map(np.asarray, {"params": saved.params, "stats": saved.stats})
     code = jax.eval_shape(
         codec.encode,
@@ -79,21 +76,22 @@ def _digest(config: Mapping[str, Any], weights: PyTree) -> str:
 def take_over(source: Path, workdir: Path) -> None:
     """Copy a first stage's config and latest weights to ``workdir/stage1``, whole or not at all.
 
-    Does nothing if they are there already: a run keeps the first stage that it began with.
+    Does nothing where a run has checkpoints: it keeps the first stage that it began with. Speaks to
+    no other process.
 
     Raises:
-        CheckpointError: if the source holds no complete checkpoint.
+        CheckpointError: if the source is of a family without codes, or has no complete checkpoint.
         StorageError: if they cannot be written.
     """
-    from gen_jax.train.checkpoint import latest_step, open_checkpoints
+    from gen_jax.launch.workdir import checkpoint_steps
 
     target = workdir / FOLDER
-    if target.is_dir():
+    if target.is_dir() and checkpoint_steps(workdir):
         return
-    from_json(source / "config.json")
-    with open_checkpoints(source / "checkpoints", read_only=True) as manager:
-        step = latest_step(manager)
-    if step is None:
+    _see_that_it_has_codes(source)
+    # Orbax renames a step to its number when it is complete.
+    steps = checkpoint_steps(source)
+    if not steps:
         raise CheckpointError(f"{source}: no complete checkpoint yet")
     temporary = workdir / f".{FOLDER}.tmp"
     try:
@@ -102,12 +100,44 @@ def take_over(source: Path, workdir: Path) -> None:
         shutil.copy(source / "config.json", temporary / "config.json")
         # The optimiser's state, most of a checkpoint, is not needed.
         shutil.copytree(
-            source / "checkpoints" / str(step),
-            temporary / "checkpoints" / str(step),
+            source / "checkpoints" / str(steps[-1]),
+            temporary / "checkpoints" / str(steps[-1]),
             ignore=shutil.ignore_patterns("training"),
         )
+        shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
+    except shutil.Error as error:  # of single files, mostly because training removed them
+        raise CheckpointError(
+            f"{source}: step {steps[-1]} could not be copied; try again, or after its training"
+        ) from error
     except OSError as error:
         raise StorageError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def see_that_it_is_there(workdir: Path, patience_s: float = 10.0) -> None:
+    """Wait until what the first process took over is seen here too, over a network's file system.
+
+    Raises:
+        CheckpointError: if it does not come.
+    """
+    from gen_jax.launch.workdir import checkpoint_steps
+
+    end = time.monotonic() + patience_s
+    while not checkpoint_steps(workdir / FOLDER):
+        if time.monotonic() > end:
+            raise CheckpointError(f"{workdir / FOLDER}: not there, or without a checkpoint")
+        time.sleep(0.2)
+
+
+def _see_that_it_has_codes(workdir: Path) -> None:
+    config = from_json(workdir / "config.json")
+    known = families_with("LATENTS")
+    if config["family"] not in known:
+        raise CheckpointError(
+            f"{workdir}: {config['family']!r} has no codes to model; one of {', '.join(known)} is "
+            "needed"
+        )
+    if config["model"].get("num_classes"):
+        raise CheckpointError(f"{workdir}: its codes need a label, which a second stage has not")

@@ -70,7 +70,11 @@ def _see_that_it_is_shared(workdir: Path) -> None:
 
 
 def _check_unchanged(config: Mapping[str, Any], workdir: Path) -> None:
-    frozen, free = frozen_changes(from_json(workdir / "config.json"), config)
+    before = from_json(workdir / "config.json")
+    frozen, free = frozen_changes(before, config)
+    # A first stage may move, but not come or go.
+    if bool(before.get("stage1")) != bool(config.get("stage1")):
+        frozen += [change for change in free if change.startswith("stage1:")]
     if frozen:
         raise CheckpointError(
             f"{workdir}: its checkpoints were made with another config; use a new work directory, "
@@ -84,7 +88,7 @@ def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[int], bool]
     # Here and not above, so that what needs no JAX is refused before it is loaded.
     from gen_jax.launch.experiment import build
     from gen_jax.launch.parallel import build_engine, build_mesh
-    from gen_jax.launch.stage1 import FOLDER, take_over
+    from gen_jax.launch.stage1 import FOLDER, see_that_it_is_there, take_over
     from gen_jax.train import checkpoint
     from gen_jax.train.loop import train
 
@@ -92,7 +96,8 @@ def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[int], bool]
     source = together(lambda: open_checked(config, "train"))
     if config.get("stage1"):
         together(lambda: take_over(Path(config["stage1"]), workdir) if is_first() else None)
-    experiment = together(lambda: build(config, workdir / FOLDER))
+        together(lambda: see_that_it_is_there(workdir))
+    experiment = build(config, workdir / FOLDER)  # the same on all, also where it fails
     engine = together(lambda: build_engine(config, experiment, mesh))
     experiment = experiment._replace(frozen=engine.place(experiment.frozen))
     key = engine.key(config["seed"])

@@ -24,6 +24,7 @@ from gen_jax.protocols import (
     SampleOption,
     Stats,
     batch_mean,
+    global_mean,
 )
 from gen_jax.typing import Array, Float, Keys, PyTree, Scalar
 
@@ -42,6 +43,7 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
     sparsity: Sparsity = "none",
     sparsity_weight: float = 0.0,
     sparsity_target: float = 0.05,
+    standardise: bool = False,
 ) -> Model:
     """Make an autoencoder (Hinton & Salakhutdinov 2006): z = encoder(x), x = decoder(z).
 
@@ -59,13 +61,15 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
             et al. 2010). None for none.
         sparsity: ``"l1"`` adds sum |z|; ``"kl"`` lets z pass a sigmoid and adds
             sum_j KL(rho || mean z_j), the mean over the batch (Ng 2011, section 3.1).
-        sparsity_weight: of that penalty.
+        sparsity_weight: of that penalty. With microbatches the mean is over each of them.
         sparsity_target: rho, in (0, 1).
+        standardise: let ``encode`` give, and ``decode`` take, codes shifted and scaled to mean 0
+            and variance 1 in each channel by running moments, for a second stage to model.
 
     Returns:
         A model of ``batch["x"]``. It defines no density. ``sample`` draws codes from a
-        Gaussian with the running mean and deviation of each unit, which knows nothing of how units
-        hang together. ``encode`` and ``decode`` are those of the network.
+        Gaussian with the running mean and deviation of each unit in training (of corrupted x, if
+        there is a corruption), which knows nothing of how units hang together.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -116,7 +120,7 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
     def _penalty(z: Array, batch: Batch, context: Context) -> Scalar:
         if sparsity == "l1":
             return batch_mean(batch, jnp.sum(jnp.abs(z).reshape(len(z), -1), axis=1))
-        use = context.across.mean(jnp.mean(z, axis=0))
+        use = global_mean(batch, z, context.across)
         penalty = jnp.sum(kl_bernoulli(sparsity_target, jnp.clip(use, 1e-6, 1 - 1e-6)))
         # Whoever pads a batch divides by the mean weight.
         return penalty * jnp.mean(batch["weight"]) if "weight" in batch else penalty
@@ -143,18 +147,26 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
         deviation = jnp.sqrt(jnp.maximum(moments["square"] - moments["mean"] ** 2, 0.0))
         noise = spread * rng.normal(rng.fold_in(keys, 0), latent_shape)
         z = moments["mean"][None] + deviation[None] * noise
+        if sparsity == "kl":
+            z = jnp.clip(z, 0.0, 1.0)
         return likelihood.mean(outputs_of(params, z))
 
     def encode(
         params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None
     ) -> Float[Array, "batch *latent"]:
-        del stats, keys, label
-        return code_of(params, x)
+        del keys, label
+        z = code_of(params, x)
+        return latents.apply_scale(z, *_scale(stats)) if standardise else z
+
+    def _scale(stats: Stats) -> tuple[Array, Array]:
+        return latents.scale_of(stats["net"]["moments"])
 
     def decode(
         params: Params, stats: Stats, z: Array, label: None = None
     ) -> Float[Array, "batch height width channels"]:
-        del stats, label
+        del label
+        if standardise:
+            z = latents.undo_scale(z, *_scale(stats))
         return likelihood.mean(outputs_of(params, z))
 
     sample_options = {

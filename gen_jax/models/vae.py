@@ -23,6 +23,7 @@ from gen_jax.protocols import (
     SampleOption,
     Stats,
     batch_mean,
+    global_mean,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, ScalarLike
 
@@ -62,8 +63,8 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         latent_shape: of one z, channels last.
         beta: weight of the KL, at least 0.
         free_bits: nats below which a latent unit's KL, averaged over the batch, is not pressed
-            (Kingma et al. 2016, Eq. 15, each unit a group). With microbatches the average is over
-            each of them.
+            (Kingma et al. 2016, Eq. 15, each unit a group). With microbatches this average, as the
+            optimal sigma of a Gaussian, is over each of them.
         kl_warmup: steps over which beta rises linearly from 0 in training.
         num_importance: K.
         num_classes: p(x, z | label) and q(z | x, label) for labels in [0, num_classes); None for no
@@ -122,18 +123,20 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         return likelihood.initial_log_sigma
 
     def log_weights(
-        params: Params, x: Array, z: Array, q: tuple[Array, Array], label: Array | None,
+        params: Params, x: Array, noise: Array, q: tuple[Array, Array], label: Array | None,
         log_sigma: ScalarLike,
     ) -> Float[Array, "batch num"]:  # fmt: skip
-        """Compute log p(x, z) / q(z | x) for several z of each x: z [batch, num, *latent]."""
-        num = z.shape[1]
+        """Compute log p(x, z) / q(z | x) for several z of each x: noise [batch, num, *latent]."""
+        num = noise.shape[1]
+        mean, log_variance = (part[:, None] for part in q)
+        z = mean + jnp.exp(0.5 * log_variance) * noise
         repeated = None if label is None else jnp.repeat(label, num)
         outputs = outputs_of(params, z.reshape(-1, *latent_shape), repeated)
         outputs = outputs.reshape(*z.shape[:2], *outputs.shape[1:])
-        mean, log_variance = (part[:, None] for part in q)
         axes = tuple(range(2, z.ndim))
         log_p_z = jnp.sum(normal_log_prob(z, 0.0, 0.0), axes)
-        log_q_z = jnp.sum(normal_log_prob(z, mean, 0.5 * log_variance), axes)
+        # Of the noise, not of z - mean, which a narrow posterior would lose to rounding.
+        log_q_z = jnp.sum(normal_log_prob(noise, 0.0, 0.0) - 0.5 * log_variance, axes)
         return likelihood.log_prob(outputs, x[:, None], log_sigma) + log_p_z - log_q_z
 
     def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
@@ -160,15 +163,16 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         }
         log_sigma = log_sigma_of(params, stats)
         if likelihood.sigma == "optimal" and context.train:
-            error = jnp.mean((likelihood.mean(outputs) - x) ** 2)
-            observed["squared_error"] = jax.lax.stop_gradient(error)
-            log_sigma = 0.5 * jnp.log(jnp.maximum(context.across.mean(error), 1e-12))
+            errors = jnp.mean(((likelihood.mean(outputs) - x) ** 2).reshape(len(x), -1), axis=1)
+            observed["squared_error"] = jax.lax.stop_gradient(jnp.mean(errors))
+            error = global_mean(batch, errors, context.across)
+            log_sigma = 0.5 * jnp.log(jnp.maximum(error, 1e-12))
         reconstruction = batch_mean(batch, -likelihood.log_prob(outputs, x, log_sigma))
         units = kl_normal(mean, log_variance)
         kl = batch_mean(batch, jnp.sum(units.reshape(len(x), -1), axis=1))
         pressed = kl
         if free_bits:
-            by_unit = context.across.mean(jnp.mean(units, axis=0))
+            by_unit = global_mean(batch, units, context.across)
             pressed = jnp.sum(jnp.maximum(by_unit, free_bits))
             if "weight" in batch:  # so that whoever divides by the mean weight gets it back
                 pressed = pressed * jnp.mean(batch["weight"])
@@ -184,8 +188,7 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         x, label = batch["x"], label_of(batch)
         mean, log_variance = q = posterior(params, x, label)
         noise = rng.normal(rng.fold_in(keys, 0), (num_importance, *latent_shape))
-        z = mean[:, None] + jnp.exp(0.5 * log_variance)[:, None] * noise
-        weights = log_weights(params, x, z, q, label, log_sigma_of(params, stats))
+        weights = log_weights(params, x, noise, q, label, log_sigma_of(params, stats))
         bound = jax.nn.logsumexp(weights, axis=1) - math.log(num_importance)
         observed = {"moments": latents.observe_moments(mean, jnp.exp(log_variance))}
         metrics = {"neg_elbo": batch_mean(batch, -jnp.mean(weights, axis=1))}
@@ -217,7 +220,7 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         """Bound log p(x) from below; sample k of an example has its own key, whatever the chunk."""
         del frozen
         x, label = batch["x"], label_of(batch)
-        mean, log_variance = q = posterior(params, x, label)
+        q = posterior(params, x, label)
         log_sigma = log_sigma_of(params, stats)
         sample_keys = rng.fold_in(keys, 1)
         chunk = min(num_importance, importance_chunk)
@@ -228,8 +231,7 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
             noise = jax.vmap(
                 lambda key: rng.normal(rng.per_example(key, first, chunk), latent_shape)
             )(sample_keys)
-            z = mean[:, None] + jnp.exp(0.5 * log_variance)[:, None] * noise
-            weights = log_weights(params, x, z, q, label, log_sigma)
+            weights = log_weights(params, x, noise, q, label, log_sigma)
             weights = jnp.where(index[None] < num_importance, weights, -jnp.inf)
             once = jnp.logaddexp(sums[0], jax.nn.logsumexp(weights, axis=1))
             return (once, jnp.logaddexp(sums[1], jax.nn.logsumexp(2 * weights, axis=1))), None
@@ -238,6 +240,8 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         # The delta method on log of a mean: Var(log m) ~ Var(w) / (K E[w]^2).
         variance = jnp.expm1(jnp.maximum(twice - 2 * once + math.log(num_importance), 0.0))
         stderr = jnp.sqrt(variance / num_importance)
+        if num_importance == 1:
+            stderr = jnp.full_like(stderr, jnp.nan)  # one draw does not say how draws differ
         return LogProb(once - math.log(num_importance), stderr)
 
     def encode(

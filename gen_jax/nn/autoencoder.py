@@ -1,7 +1,8 @@
 """Encoders and decoders, shared by every first stage.
 
 Encoders are ``(x, label) -> [batch, ..., num_outputs]``, decoders ``(z, label) -> [batch, H, W,
-num_outputs]``. ``label`` is None without classes. What the outputs mean is the model's affair.
+num_outputs]``. ``label`` is None without classes. What the outputs mean is the model's affair; the
+last layer is computed in float32, because half a grey level is less than bfloat16 resolves.
 """
 
 from collections.abc import Sequence
@@ -70,8 +71,7 @@ class MLPEncoder(nn.Module):
         for number, width in enumerate(self.widths):
             h = nn.Dense(width, dtype=self.dtype, name=f"dense_{number}")(h)
             h = ACTIVATIONS[self.activation](h)
-        h = nn.Dense(self.num_outputs, dtype=self.dtype, name=f"dense_{len(self.widths)}")(h)
-        return h.astype(jnp.float32)
+        return nn.Dense(self.num_outputs, dtype=jnp.float32, name=f"dense_{len(self.widths)}")(h)
 
 
 class MLPDecoder(nn.Module):
@@ -103,8 +103,8 @@ class MLPDecoder(nn.Module):
             h = ACTIVATIONS[self.activation](h)
         height, width = self.shape
         total = height * width * self.num_outputs
-        h = nn.Dense(total, dtype=self.dtype, name=f"dense_{len(self.widths)}")(h)
-        return jnp.reshape(h, (len(z), height, width, self.num_outputs)).astype(jnp.float32)
+        h = nn.Dense(total, dtype=jnp.float32, name=f"dense_{len(self.widths)}")(h)
+        return jnp.reshape(h, (len(z), height, width, self.num_outputs))
 
 
 class _Convolutional(nn.Module):
@@ -148,12 +148,13 @@ class _Convolutional(nn.Module):
             h = AttentionBlock(1, self.groups, self.dtype, name="middle_attention")(h)
         return self._block("middle_1", width)(h, embedding, None)
 
-    def _conv(self, name: str, width: int) -> nn.Conv:
-        return nn.Conv(width, (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)
+    def _conv(self, name: str, width: int, dtype: DTypeLike | None = None) -> nn.Conv:
+        dtype = self.dtype if dtype is None else dtype
+        return nn.Conv(width, (3, 3), kernel_init=DEFAULT_INIT, dtype=dtype, name=name)
 
     def _finish(self, h: Array, width: int) -> Array:
         h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
-        return self._conv("head", width)(h)
+        return self._conv("head", width, jnp.float32)(h)
 
 
 class ConvEncoder(_Convolutional):
@@ -190,10 +191,10 @@ class ConvEncoder(_Convolutional):
                 h = Downsample(self.dtype, name=f"down_{level}_sample")(h)
         h = self._middle(h, embedding)
         if not self.flat:
-            return self._finish(h, self.num_outputs).astype(jnp.float32)
+            return self._finish(h, self.num_outputs)
         h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
         h = jnp.reshape(h, (len(h), -1))
-        return nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(h).astype(jnp.float32)
+        return nn.Dense(self.num_outputs, dtype=jnp.float32, name="head")(h)
 
 
 class ConvDecoder(_Convolutional):
@@ -222,7 +223,7 @@ class ConvDecoder(_Convolutional):
                 h = self._block(f"up_{level}_{block}", width)(h, embedding, None)
             if level != 0:
                 h = Upsample(self.dtype, name=f"up_{level}_sample")(h)
-        return self._finish(h, self.num_outputs).astype(jnp.float32)
+        return self._finish(h, self.num_outputs)
 
 
 class Autoencoder(nn.Module):
@@ -257,5 +258,5 @@ class CodeDiscriminator(nn.Module):
         for number, width in enumerate(self.widths):
             h = nn.Dense(width, dtype=self.dtype, name=f"dense_{number}")(h)
             h = ACTIVATIONS[self.activation](h)
-        h = nn.Dense(1, dtype=self.dtype, name="logit")(h)
-        return h[:, 0].astype(jnp.float32)
+        h = nn.Dense(1, dtype=jnp.float32, name="logit")(h)
+        return h[:, 0]

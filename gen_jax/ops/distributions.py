@@ -25,7 +25,8 @@ __all__ = [
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 # Below, a logistic is narrower than any grey level and its gradients are noise (Salimans 2017).
-MIN_LOG_SCALE = -7.0
+# Above, it is flat over all of them, and single precision would lose their differences.
+MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 7.0
 
 
 def normal_log_prob(
@@ -80,10 +81,11 @@ def discretized_logistic_log_prob(
     Args:
         x: one of the ``levels`` equidistant values from -1 to 1.
         mean: of the logistic.
-        log_scale: log s.
+        log_scale: log s, clipped to [-7, 7].
         levels: how many grey levels there are.
     """
     half = 1.0 / (levels - 1)
+    log_scale = jnp.clip(log_scale, MIN_LOG_SCALE, MAX_LOG_SCALE)
     inverse = jnp.exp(-log_scale)
     upper = (x - mean + half) * inverse
     lower = (x - mean - half) * inverse
@@ -188,5 +190,5 @@ def _split_mixture(outputs: Array, channels: int) -> tuple[Array, Array, Array, 
     logits, means, log_scales, coefficients = jnp.split(
         table, (1, 1 + channels, 1 + 2 * channels), axis=-2
     )
-    log_scales = jnp.maximum(log_scales, MIN_LOG_SCALE)
+    log_scales = jnp.clip(log_scales, MIN_LOG_SCALE, MAX_LOG_SCALE)
     return logits[..., 0, :], means, log_scales, jnp.tanh(coefficients)

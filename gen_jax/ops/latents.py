@@ -85,13 +85,13 @@ def slerp(
     are parallel, opposite, or zero, and the circle is not defined.
     """
     norm_a, norm_b = jnp.linalg.norm(a.ravel()), jnp.linalg.norm(b.ravel())
-    cosine = jnp.vdot(a, b) / jnp.maximum(norm_a * norm_b, 1e-12)
+    unit_a, unit_b = a / jnp.maximum(norm_a, 1e-30), b / jnp.maximum(norm_b, 1e-30)
+    cosine = jnp.vdot(unit_a, unit_b)
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
     sine = jnp.sin(angle)
     defined = (sine > 1e-4) & (norm_a > 0) & (norm_b > 0)
     t = jnp.reshape(weights, (-1, *(1 for _ in a.shape)))
     safe = jnp.where(defined, sine, 1.0)
-    unit_a, unit_b = a / jnp.maximum(norm_a, 1e-12), b / jnp.maximum(norm_b, 1e-12)
     turned = (jnp.sin((1 - t) * angle) * unit_a[None] + jnp.sin(t * angle) * unit_b[None]) / safe
     norm = (1 - t) * norm_a + t * norm_b
     return jnp.where(defined, norm * turned, lerp(a, b, weights))

@@ -95,7 +95,7 @@ def discretized_logistic() -> Likelihood:
 
     def split(outputs: Array) -> tuple[Array, Array]:
         mean, log_scale = jnp.split(outputs, 2, axis=-1)
-        return mean, jnp.maximum(log_scale, dist.MIN_LOG_SCALE)
+        return mean, jnp.clip(log_scale, dist.MIN_LOG_SCALE, dist.MAX_LOG_SCALE)
 
     def sample(outputs: Array, log_sigma: ScalarLike, keys: Keys) -> Array:
         del log_sigma

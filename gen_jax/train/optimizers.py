@@ -1,5 +1,6 @@
 """Optimisers, as optax chains."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -87,18 +88,28 @@ def _has_direction(params: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def by_subtree(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Give each subtree of a player its own state, and leave one without a gradient as it is.
+def by_subtree(
+    optimizers: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """Give each subtree of a player its own optimiser, and leave one without a gradient as it is.
 
     A loss may train a part of a player only. Momentum would move the other part all the same, along
-    the gradients of other turns.
+    the gradients of other turns. Schedules count the turns that a subtree was trained in, and
+    gradients are clipped by the norm of the subtree.
 
     Args:
-        optimizer: run on each subtree at the top level of the parameters, a mapping.
+        optimizers: one for each name at the top level of the parameters, a mapping.
+
+    Returns:
+        An optimiser of the whole; its ``init`` raises ValueError if the names are others.
     """
 
     def init(params: PyTree) -> dict[str, Any]:
-        return {name: optimizer.init(part) for name, part in params.items()}
+        if set(params) != set(optimizers):
+            raise ValueError(
+                f"optimizers: one for each of {sorted(params)} is needed, got {sorted(optimizers)}"
+            )
+        return {name: optimizers[name].init(part) for name, part in params.items()}
 
     def update(
         grads: PyTree, state: dict[str, Any], params: PyTree = None
@@ -107,7 +118,7 @@ def by_subtree(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
         for name, part in grads.items():
             own = None if params is None else params[name]
             touched = optax.tree.norm(part) > 0
-            update, after = optimizer.update(part, state[name], own)
+            update, after = optimizers[name].update(part, state[name], own)
             updates[name] = jax.tree.map(lambda x, use=touched: jnp.where(use, x, 0), update)
             states[name] = jax.tree.map(
                 lambda new, old, use=touched: jnp.where(use, new, old), after, state[name]

@@ -1,7 +1,10 @@
 """The commands of models with codes, and a second stage on top of a first."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +16,6 @@ from gen_jax.evals.reconstruction import mean_squared_error, psnr
 from gen_jax.launch.cli import main
 from gen_jax.launch.latents import _decode, _encode
 from gen_jax.launch.pictures import scatter
-from gen_jax.launch.schema import families_with_codes
 from gen_jax.launch.workdir import load_trained
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -142,7 +144,7 @@ class TestCommands:
 
     def test_what_does_not_apply_is_said(self, stages, tmp_path, capsys):
         command = ["reconstruct", f"--workdir={stages[1]}", f"--out={tmp_path / 'a.png'}"]
-        fails(command, 2, f"'diffusion' has no codes; it is for {families_with_codes()[0]}", capsys)
+        fails(command, 2, "reconstruct: not for 'diffusion'; it is for adversarial_auto", capsys)
         command[2] = "--out=a.jpg"
         fails(command, 2, "a name ending in .png is needed", capsys)
 
@@ -205,15 +207,47 @@ class TestStages:
 
     def test_what_is_no_first_stage_is_refused(self, plane, conditional, tmp_path, capsys):
         command = ["train", f"--config={CONFIGS}/latent_mnist.py:tiny"]
-        for number, (stage1, code, message) in enumerate((
+        work = tmp_path / "work"
+        command.append(f"--workdir={work}")
+        for stage1, code, message in (
             ("/nowhere", 4, "/nowhere/config.json: cannot be read"),
             (plane, 2, "a U-Net needs square grids of codes, got codes of (2,)"),
             (conditional, 4, "its codes need a label"),
-        )):  # fmt: skip
-            work = tmp_path / str(number)
-            arguments = [f"--workdir={work}", f"--config.stage1={stage1}"]
-            fails([*command, *arguments], code, message, capsys)
-            assert not (work / "checkpoints").is_dir() or not list((work / "checkpoints").iterdir())
+            (stages[1], 4, "'diffusion' has no codes to model; one of adversarial_autoencoder"),
+        ):
+            fails([*command, f"--config.stage1={stage1}"], code, message, capsys)
+            assert not list(work.glob("checkpoints/*"))
+        # None of them sticks: the same line with the right one begins.
+        assert main([*command, f"--config.stage1={stages[0]}"]) == 0
+
+    def test_several_processes_share_the_copy(self, stages, tmp_path):
+        """Only the first copies, and nobody waits for it in vain."""
+        work = tmp_path / "work"
+        command = [sys.executable, "-m", "gen_jax", "launch", "local", "-n", "2", "--", "train"]
+        command += [f"--config={CONFIGS}/latent_mnist.py:tiny", f"--workdir={work}"]
+        command += [f"--config.stage1={stages[0]}", "--config.train.engine=jit"]
+        environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment,
+            cwd=CONFIGS.parent,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        losses = [
+            [json.loads(line)["diffusion/loss"] for line in text.splitlines()][:2]
+            for text in ((w / "metrics.jsonl").read_text() for w in (work, stages[1]))
+        ]
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+    def test_a_first_stage_cannot_go(self, stages, capsys):
+        command = ["train", f"--config={CONFIGS}/latent_mnist.py:tiny", f"--workdir={stages[1]}"]
+        command += ["--config.stage1=", "--config.model.attention_resolutions=(4,)"]
+        command += ["--config.train.steps=9", "--config.diffusion.clip=True"]
+        fails(command, 4, "stage1: checkpoint", capsys)
 
 
 def test_reconstruction_errors():

@@ -1,14 +1,24 @@
 """Deterministic and adversarial autoencoders, and what they train on."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from gen_jax.launch.configfile import load_config
+from gen_jax.launch.experiment import build
 from gen_jax.models.adversarial_autoencoder import adversarial_autoencoder
 from gen_jax.models.autoencoder import autoencoder
-from gen_jax.nn.autoencoder import CodeDiscriminator, MLPDecoder, MLPEncoder
+from gen_jax.nn.autoencoder import (
+    CodeDiscriminator,
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+)
 from gen_jax.ops import corruptions, likelihoods
 from gen_jax.ops import keys as rng
 from gen_jax.ops.adversarial import discriminator_loss, non_saturating_loss
@@ -17,6 +27,7 @@ from gen_jax.train.optimizers import by_subtree
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
 GAUSSIAN = likelihoods.gaussian()
 X = jax.random.normal(jax.random.key(0), (64, 2, 3, 1)) @ jnp.ones((1, 1))
 BATCH = {"x": X}
@@ -113,6 +124,36 @@ def test_sparse_units_are_used_as_rarely_as_they_are_told():
     assert float(metrics["reconstruction/sparsity"][-1]) < 0.02
 
 
+@pytest.mark.parametrize("sparsity", ["none", "l1", "kl"])
+def test_padding_counts_as_nothing(sparsity):
+    model = linear(sparsity=sparsity, sparsity_weight=1.0)
+    params, stats = model.init(jax.random.key(0), BATCH)
+    loss = model.losses["reconstruction"].fn
+    weight = jnp.where(jnp.arange(64) < 16, 1.0, 0.0)
+    poisoned = jnp.where(weight[:, None, None, None] > 0, X, 99.0)
+    padded, _ = loss(params, stats, {"x": poisoned, "weight": weight}, KEYS, context())
+    short, _ = loss(params, stats, {"x": X[:16]}, KEYS[:16], context())
+    assert float(padded) / 0.25 == pytest.approx(float(short), rel=1e-5)
+
+
+def test_grids_of_codes_can_be_standardised():
+    options = {"channels": 8, "multipliers": (1,), "num_res_blocks": 1, "groups": 4}
+    halves = ConvEncoder(4, 3, **options), ConvDecoder(4, 1, **options)
+    plain, scaled = (
+        autoencoder(*halves, GAUSSIAN, (4, 4, 3), standardise=standardise)
+        for standardise in (False, True)
+    )
+    x = jax.random.normal(jax.random.key(0), (64, 4, 4, 1))
+    params, stats = scaled.init(jax.random.key(1), {"x": x})
+    _, aux = scaled.losses["reconstruction"].fn(params, stats, {"x": x}, KEYS, context())
+    stats, _ = scaled.update_stats(stats, {"net": aux.observed}, KEYS[0], jnp.int32(0))
+    z = scaled.encode(params, stats, x)
+    np.testing.assert_allclose(z.mean(axis=(0, 1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(z.std(axis=(0, 1, 2)), 1, atol=1e-3)
+    expected = plain.decode(params, stats, plain.encode(params, stats, x))
+    np.testing.assert_allclose(scaled.decode(params, stats, z), expected, atol=1e-4)
+
+
 def test_l1_makes_codes_smaller_and_the_penalty_is_their_sum():
     sizes = []
     for weight in (0.0, 1.0):
@@ -156,7 +197,10 @@ def adversarial(latent=2):
 
 def test_each_turn_moves_what_it_trains_and_nothing_else():
     model = adversarial()
-    optimizers = {"net": by_subtree(optax.adam(1e-3)), "disc": optax.adam(1e-3)}
+    optimizers = {
+        "net": by_subtree({"encoder": optax.adam(1e-3), "decoder": optax.adam(1e-3)}),
+        "disc": optax.adam(1e-3),
+    }
     state = init_state(model, optimizers, jax.random.key(2), BATCH)
     moved = {
         "reconstruct": {"encoder", "decoder"},
@@ -187,7 +231,7 @@ def test_codes_come_to_follow_the_prior():
     batch = {"x": 3.0 + X}
     model = adversarial()
     optimizers = {
-        "net": by_subtree(optax.adam(2e-3, b1=0.5)),
+        "net": by_subtree({name: optax.adam(2e-3, b1=0.5) for name in ("encoder", "decoder")}),
         "disc": optax.adam(2e-3, b1=0.5),
     }
     state, metrics = fit(model, 4000, optimizers, batch)
@@ -197,3 +241,21 @@ def test_codes_come_to_follow_the_prior():
     assert float(metrics["discriminate/accuracy"][-500:].mean()) < 0.75
     samples = model.sample(state.params, state.stats, KEYS, {})
     np.testing.assert_allclose(samples.mean(axis=0), batch["x"].mean(axis=0), atol=0.5)
+
+
+def test_learning_rates_of_both_halves_fall_alike():
+    """The encoder is trained twice a step: its schedule must not end halfway."""
+    overrides = ["optimizer.learning_rate=0.01", "optimizer.decay=cosine", "train.steps=40"]
+    experiment = build(load_config(str(CONFIGS / "aae_mnist.py:tiny"), overrides))
+    params = {"encoder": jnp.ones(3), "decoder": jnp.ones(3)}
+    optimizer = experiment.optimizers["net"]
+    state = optimizer.init(params)
+    ones = jax.tree.map(jnp.ones_like, params)
+    reconstruct, fool = ones, {**ones, "decoder": jnp.zeros(3)}
+    for _ in range(20):
+        _, state = optimizer.update(reconstruct, state, params)
+        _, state = optimizer.update(fool, state, params)
+    updates, _ = optimizer.update(reconstruct, state, params)
+    # With a constant gradient Adam's step is the learning rate: half of it, halfway.
+    np.testing.assert_allclose(updates["encoder"], -0.005, rtol=1e-3)
+    np.testing.assert_allclose(updates["decoder"], -0.005, rtol=1e-3)

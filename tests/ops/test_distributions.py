@@ -76,7 +76,9 @@ def test_a_discretized_logistic_is_scipy_s():
 
 def test_gradients_of_a_discretized_logistic_are_finite_far_away():
     grad = jax.grad(dist.discretized_logistic_log_prob, argnums=(1, 2))
-    for x, mean, log_scale in itertools.product((-1.0, 0.0, 1.0), (-3.0, 3.0), (-7.0, 0.0)):
+    for x, mean, log_scale in itertools.product(
+        (-1.0, 0.0, 1.0), (-3.0, 3.0), (-200.0, -7.0, 0.0, 90.0)
+    ):
         assert np.all(np.isfinite(grad(jnp.float32(x), jnp.float32(mean), jnp.float32(log_scale))))
 
 

@@ -30,6 +30,11 @@ def test_where_no_circle_is_defined_the_line_is_taken():
         np.testing.assert_allclose(points, latents.lerp(a, b, THIRDS), atol=1e-6)
 
 
+def test_the_smallest_vectors_turn_too():
+    tiny = latents.slerp(1e-7 * A, 1e-7 * B, jnp.array([0.5]))
+    np.testing.assert_allclose(jnp.linalg.norm(tiny), 2e-7, rtol=1e-4)
+
+
 def test_codes_on_a_circle_keep_the_prior_s_norm():
     a, b = jax.random.normal(jax.random.key(0), (2, 16, 16, 4))
     middle = jnp.array([0.5])

@@ -63,7 +63,7 @@ def test_clipping_bounds_the_global_norm(limit, seen):
 
 
 def test_a_subtree_without_gradient_stays_and_forgets_nothing():
-    optimizer = by_subtree(adamw(0.1))
+    optimizer = by_subtree({"a": adamw(0.1), "b": adamw(0.1)})
     params = {"a": {"w": jnp.ones(3)}, "b": {"w": jnp.ones(3)}}
     ones = jax.tree.map(jnp.ones_like, params)
     state = optimizer.init(params)
@@ -77,3 +77,5 @@ def test_a_subtree_without_gradient_stays_and_forgets_nothing():
     resumed, _ = optimizer.update(ones, after, params)
     expected, _ = optimizer.update(ones, state, params)
     np.testing.assert_array_equal(resumed["b"]["w"], expected["b"]["w"])
+    with pytest.raises(ValueError, match=r"one for each of \['a', 'b'\] is needed, got \['a'\]"):
+        by_subtree({"a": adamw(0.1)}).init(params)

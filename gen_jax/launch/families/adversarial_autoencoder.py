@@ -16,6 +16,7 @@ FIELDS = {
 }
 
 LATENTS = True  # has encode and decode
+PRIOR = True  # on its codes, N(0, 1)
 
 
 def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -47,8 +48,13 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     )
     return Experiment(
         model=with_codec(model, codec),
-        # The decoder sits out the turn in which the encoder fools.
-        optimizers={"net": by_subtree(make_optimizer(values)), "disc": make_optimizer(values)},
+        optimizers={
+            # The encoder is trained in two turns of a step; the decoder sits out the second.
+            "net": by_subtree(
+                {"encoder": make_optimizer(values, turns=2), "decoder": make_optimizer(values)}
+            ),
+            "disc": make_optimizer(values),
+        },
         frozen={"codec": {}},
         num_classes=None,
         tensor_dims=TENSOR_DIMS,

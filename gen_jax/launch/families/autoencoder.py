@@ -61,6 +61,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         decoder,
         likelihood,
         autoencoders.latent_shape(values),
+        standardise=values["model.latent"] == "grid",
         corruption=makers[values["model.corruption"]](),
         **{name: values[f"model.{name}"] for name in names},
     )

@@ -27,6 +27,7 @@ FIELDS = {
 }
 
 LATENTS = True  # has encode and decode
+PRIOR = True  # on its codes, N(0, 1)
 
 
 def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -77,6 +78,9 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         standardise=values["model.latent"] == "grid",
         **{name: values[f"model.{name}"] for name in names},
     )
+    if (values["model.likelihood"], values["model.binarise"]) == ("bernoulli", "none"):
+        # A cross-entropy of grey levels is a loss and no density.
+        model = model._replace(log_prob=None, log_prob_kind=None, log_prob_options={})
     return Experiment(
         model=with_codec(model, codec),
         optimizers={"net": make_optimizer(values)},
