@@ -27,9 +27,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "num_classes": 10,
         }
     )
-    config.diffusion.update({"schedule": "cosine", "clip": False})
+    config.diffusion.update({"schedule": "cosine", "prediction": "v", "clip": False})
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
-    config.train.update({"steps": 5000, "log_every": 100, "sample_every": 1000, "save_every": 500})
+    config.train.update({"steps": 4000, "log_every": 100, "sample_every": 1000, "save_every": 500})
     if variant == "tiny":
         config = common.tiny_diffusion(config, "digits", (8, 8, 1))
         config.data.holdout = 16

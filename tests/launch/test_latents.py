@@ -205,7 +205,7 @@ class TestStages:
         command += ["--config.train.steps=9", f"--config.stage1={other}"]
         fails(command, 4, "is not the one that this run began with", capsys)
 
-    def test_what_is_no_first_stage_is_refused(self, plane, conditional, tmp_path, capsys):
+    def test_what_is_no_first_stage_is_refused(self, stages, plane, conditional, tmp_path, capsys):
         command = ["train", f"--config={CONFIGS}/latent_mnist.py:tiny"]
         work = tmp_path / "work"
         command.append(f"--workdir={work}")

@@ -127,6 +127,11 @@ BAD_PAIRS = [
         ("model.corruption=masking", "model.corruption_level=1.5"),
         "model.corruption_level: 1.5; a share of the pixels",
     ),
+    (
+        "latent_mnist",
+        ("diffusion.prediction=eps",),
+        "diffusion.prediction: 'eps'; without diffusion.clip a cosine",
+    ),
     ("latent_mnist", ("diffusion.clip=True",), "diffusion.clip: True; with a stage1"),
 ]
 

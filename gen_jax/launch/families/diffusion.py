@@ -47,6 +47,16 @@ def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += [(f"model.{name}", fault) for name, fault in faults.items()]
     elif values["diffusion.clip"]:  # what is modelled, and so its size, is the first stage's affair
         found.append(("diffusion.clip", "True; with a stage1 there is no range to clip codes to"))
+    process = (values["diffusion.schedule"], values["diffusion.prediction"])
+    if process == ("cosine", "eps") and not values["diffusion.clip"]:
+        # At t = 1 the cosine's alpha is 1e-4 or less, and x_0 = (x - sigma eps) / alpha.
+        found.append(
+            (
+                "diffusion.prediction",
+                "'eps'; without diffusion.clip a cosine schedule multiplies its error at t = 1 by "
+                "thousands; 'v' or 'x_0' is needed",
+            )
+        )
     start, end = values["diffusion.beta_start"], values["diffusion.beta_end"]
     if values["diffusion.schedule"] == "linear" and start > end:
         found.append(
