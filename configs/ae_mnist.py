@@ -20,9 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update({"source": "npz:mnist.npz", "shape": (28, 28, 1), "holdout": 5000})
     config.model.update({"widths": (1000, 500, 250), "latent_dim": 30, "activation": "relu"})
     config.optimizer.update({"learning_rate": 1e-3, "decay": "cosine"})
-    config.train.update(
-        {"steps": 10_000, "log_every": 200, "sample_every": 5000, "save_every": 2500}
-    )
+    config.train.update({"steps": 5000, "log_every": 200, "sample_every": 2500, "save_every": 1000})
     if variant == "tiny":
         return common.tiny_autoencoder(config, "digits", (8, 8, 1))
     if variant:
