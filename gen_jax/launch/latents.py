@@ -14,6 +14,7 @@ from gen_jax.errors import ConfigError, DataError
 from gen_jax.evals.reconstruction import mean_squared_error, psnr
 from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.pictures import grid, pairs, scatter
+from gen_jax.launch.sampling import check_label
 from gen_jax.launch.workdir import Trained
 from gen_jax.ops import latents
 
@@ -169,42 +170,33 @@ def _examples(
 
 
 def _labels(trained: Trained, label: int | None, num: int) -> np.ndarray | None:
-    classes = trained.experiment.num_classes
-    if classes is None:
-        if label is not None:
-            raise ConfigError("--label: this model knows no classes (model.num_classes is 0)")
+    check_label(trained.experiment.num_classes, label)
+    if trained.experiment.num_classes is None:
         return None
-    if not 0 <= (label or 0) < classes:
-        raise ConfigError(f"--label: {label}; a class from 0 to {classes - 1} is needed")
     return np.full(num, label or 0, np.int32)
 
 
 def _code_shape(trained: Trained) -> tuple[int, ...]:
-    model = trained.experiment.model
     image = jax.ShapeDtypeStruct((1, *trained.config["data"]["shape"]), jnp.uint8)
     label = jax.ShapeDtypeStruct((1,), jnp.int32) if trained.experiment.num_classes else None
-    z = jax.eval_shape(
-        lambda params, stats, image, label: model.encode(params, stats, image, None, label),
-        trained.params, trained.stats, image, label,
-    )  # fmt: skip
+    encode = _compiled(trained.experiment.model.encode)
+    z = jax.eval_shape(encode, trained.params, trained.stats, image, label)
     return tuple(z.shape[1:])
 
 
 def _encode(trained: Trained, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    function = _compiled(trained.experiment.model.encode, with_keys=True)
+    function = _compiled(trained.experiment.model.encode)
     return _in_batches(lambda *part: function(trained.params, trained.stats, *part), images, labels)
 
 
 def _decode(trained: Trained, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    function = _compiled(trained.experiment.model.decode, with_keys=False)
+    function = _compiled(trained.experiment.model.decode)
     return _in_batches(lambda *part: function(trained.params, trained.stats, *part), z, labels)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(function: Callable[..., Any], *, with_keys: bool) -> Callable[..., Any]:
-    if with_keys:
-        return jax.jit(lambda params, stats, x, label: function(params, stats, x, None, label))
-    return jax.jit(function)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(lambda params, stats, x, label: function(params, stats, x, label=label))
 
 
 def _in_batches(

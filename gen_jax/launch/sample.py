@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.errors import ConfigError
 from gen_jax.files import npz_bytes, png_bytes, write_file
 from gen_jax.launch.pictures import grid
-from gen_jax.launch.sampling import draw_samples
+from gen_jax.launch.sampling import check_label, draw_samples
 from gen_jax.launch.workdir import Trained
 
 __all__ = ["run_sampling"]
@@ -42,11 +41,8 @@ def run_sampling(
     """
     num_classes = trained.experiment.num_classes
     labels = None
-    if num_classes is None and label is not None:
-        raise ConfigError("--label: this model knows no classes (model.num_classes is 0)")
+    check_label(num_classes, label)
     if num_classes is not None:
-        if label is not None and not 0 <= label < num_classes:
-            raise ConfigError(f"--label: {label}; a class from 0 to {num_classes - 1} is needed")
         labels = np.arange(num) % num_classes if label is None else np.full(num, label)
         labels = labels.astype(np.int32)
     images = draw_samples(

@@ -10,12 +10,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from gen_jax.errors import ConfigError
 from gen_jax.launch.experiment import Experiment
 from gen_jax.ops import keys as rng
 from gen_jax.train.sharding import batch_sharding
 from gen_jax.typing import PyTree
 
-__all__ = ["draw_samples"]
+__all__ = ["check_label", "draw_samples"]
 
 
 @functools.lru_cache(maxsize=16)
@@ -89,3 +90,17 @@ def _key_maker(rows: jax.sharding.NamedSharding, num: int) -> Callable[..., jax.
         return rng.per_example(jax.random.key(seed), first, num)
 
     return jax.jit(make, out_shardings=rows)
+
+
+def check_label(num_classes: int | None, label: int | None) -> None:
+    """See that a model knows the class that was asked for, if one was.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if label is None:
+        return
+    if num_classes is None:
+        raise ConfigError("--label: this model knows no classes (model.num_classes is 0)")
+    if not 0 <= label < num_classes:
+        raise ConfigError(f"--label: {label}; a class from 0 to {num_classes - 1} is needed")

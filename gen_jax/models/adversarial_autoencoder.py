@@ -116,9 +116,8 @@ def adversarial_autoencoder(
         del key
         if not observed.get("net"):
             return stats, {}
-        moments = latents.update_moments(stats["net"]["moments"], observed["net"]["moments"], step)
-        metrics = {"active_units": latents.active_units(moments)}
-        return {**stats, "net": {"moments": moments}}, metrics
+        net = latents.update_moments(stats["net"], observed["net"], step)
+        return {**stats, "net": net}, {"active_units": latents.active_units(net["moments"])}
 
     def sample(
         params: Params,

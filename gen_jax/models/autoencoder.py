@@ -129,8 +129,8 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
         stats: Stats, observed: PyTree, key: Array, step: Array
     ) -> tuple[Stats, dict[str, Scalar]]:
         del key
-        moments = latents.update_moments(stats["net"]["moments"], observed["net"]["moments"], step)
-        return {"net": {"moments": moments}}, {"active_units": latents.active_units(moments)}
+        net = latents.update_moments(stats["net"], observed["net"], step)
+        return {"net": net}, {"active_units": latents.active_units(net["moments"])}
 
     def sample(
         params: Params,

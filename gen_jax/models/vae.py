@@ -119,7 +119,7 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         if likelihood.sigma == "learned":
             return params["net"]["log_sigma"]
         if likelihood.sigma == "optimal":
-            return 0.5 * jnp.log(stats["net"]["squared_error"])
+            return _log_sigma(stats["net"]["squared_error"])
         return likelihood.initial_log_sigma
 
     def log_weights(
@@ -166,7 +166,7 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
             errors = jnp.mean(((likelihood.mean(outputs) - x) ** 2).reshape(len(x), -1), axis=1)
             observed["squared_error"] = jax.lax.stop_gradient(jnp.mean(errors))
             error = global_mean(batch, errors, context.across)
-            log_sigma = 0.5 * jnp.log(jnp.maximum(error, 1e-12))
+            log_sigma = _log_sigma(error)
         reconstruction = batch_mean(batch, -likelihood.log_prob(outputs, x, log_sigma))
         units = kl_normal(mean, log_variance)
         kl = batch_mean(batch, jnp.sum(units.reshape(len(x), -1), axis=1))
@@ -198,14 +198,8 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         stats: Stats, observed: PyTree, key: Array, step: Array
     ) -> tuple[Stats, dict[str, Scalar]]:
         del key
-        new = observed["net"]
-        moments = latents.update_moments(stats["net"]["moments"], new["moments"], step)
-        own = {**stats["net"], "moments": moments}
-        if "squared_error" in new:
-            decay = jnp.minimum(latents.DECAY, step / (step + 1.0))
-            error = decay * own["squared_error"] + (1 - decay) * new["squared_error"]
-            own["squared_error"] = jnp.maximum(error, 1e-12)
-        return {**stats, "net": own}, {"active_units": latents.active_units(moments)}
+        net = latents.update_moments(stats["net"], observed["net"], step)
+        return {"net": net}, {"active_units": latents.active_units(net["moments"])}
 
     def log_prob(
         params: Params,
@@ -253,8 +247,7 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
             z = z + jnp.exp(0.5 * log_variance) * noise
         if not standardise:
             return z
-        shift, scale = latents.scale_of(stats["net"]["moments"])
-        return latents.apply_scale(z, shift, scale)
+        return latents.apply_scale(z, *latents.scale_of(stats["net"]["moments"]))
 
     def decode(
         params: Params, stats: Stats, z: Array, label: PyTree = None
@@ -317,3 +310,7 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         encode=encode,
         decode=decode,
     )
+
+
+def _log_sigma(squared_error: Array) -> Scalar:
+    return 0.5 * jnp.log(jnp.maximum(squared_error, 1e-12))

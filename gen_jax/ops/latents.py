@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from gen_jax.typing import Array, Float, Int, Shape
+from gen_jax.typing import Array, Float, Int, PyTree, Shape
 
 __all__ = [
     "active_units",
@@ -47,8 +47,11 @@ def observe_moments(
     return {"mean": jnp.mean(mean, axis=0), "square": square, "variance": own}
 
 
-def update_moments(moments: Moments, observed: Moments, step: Int[Array, ""]) -> Moments:
-    """Move running means towards a batch's, after ``step`` steps: fast at first."""
+def update_moments(moments: PyTree, observed: PyTree, step: Int[Array, ""]) -> PyTree:
+    """Move running means, :data:`Moments` or any tree, towards a batch's after ``step`` steps.
+
+    Fast at first: what they began with is forgotten at once.
+    """
     decay = jnp.minimum(DECAY, step / (step + 1.0))
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, moments, observed)
 

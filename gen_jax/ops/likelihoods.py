@@ -28,8 +28,7 @@ class Likelihood(NamedTuple):
     ``num_outputs(channels)`` says how many outputs a pixel needs. ``log_prob(outputs, x,
     log_sigma)`` gives nats [*batch], summed over H, W and C; leading dimensions broadcast.
     ``mean(outputs)`` and ``sample(outputs, log_sigma, keys)`` give x. ``sigma`` says where
-    ``log_sigma`` comes from; likelihoods other than :func:`gaussian` ignore it. ``grey_levels``
-    says that ``log_prob`` is of the 256 grey levels in [-1, 1]: a probability, no density.
+    ``log_sigma`` comes from; likelihoods other than :func:`gaussian` ignore it.
     """
 
     num_outputs: Callable[[int], int]
@@ -38,7 +37,6 @@ class Likelihood(NamedTuple):
     sample: Callable[[Array, ScalarLike, Keys], Array]
     sigma: Sigma = "fixed"
     initial_log_sigma: float = 0.0
-    grey_levels: bool = False
 
 
 def _total(nats: Float[Array, "*batch height width channels"]) -> Float[Array, "*batch"]:
@@ -88,7 +86,7 @@ def gaussian(sigma: Sigma = "fixed", initial_log_sigma: float = 0.0) -> Likeliho
 
 
 def discretized_logistic() -> Likelihood:
-    """Make the likelihood of 256 grey levels, a mean and a scale for each channel of a pixel.
+    """Make the likelihood of 256 grey levels in [-1, 1]: a mean and a scale for each channel.
 
     It is the mixture of a single logistic without its coefficients.
     """
@@ -110,7 +108,6 @@ def discretized_logistic() -> Likelihood:
         ),
         mean=lambda outputs: jnp.clip(split(outputs)[0], -1.0, 1.0),
         sample=sample,
-        grey_levels=True,
     )
 
 
@@ -133,5 +130,4 @@ def logistic_mixture(channels: int, components: int = 10) -> Likelihood:
         sample=lambda outputs, log_sigma, keys: dist.sample_logistic_mixture(
             keys, outputs, channels
         ),
-        grey_levels=True,
     )
