@@ -83,15 +83,21 @@ def autoregressive() -> ConfigDict:
     """Give the defaults of an autoregressive model: a transformer over pixels."""
     config = get_config()
     config.family = "autoregressive"
+    config.stage1 = ""
     config.model = ConfigDict(
         {
+            "network": "transformer",
             "levels": 256,
             "width": 256,
             "depth": 8,
             "num_heads": 8,
             "mlp_ratio": 4,
+            "positions": "table",
+            "kernel": 5,
+            "hidden": 512,
             "dropout": 0.0,
             "num_classes": 0,
+            "class_dropout": 0.0,
             "dtype": "float32",
             "remat": "none",
         }
@@ -164,6 +170,60 @@ def adversarial_autoencoder() -> ConfigDict:
     return config
 
 
+def vqvae() -> ConfigDict:
+    """Give the defaults of a VQ-VAE: the network of the paper's CIFAR-10 experiments, K = 512."""
+    config = get_config()
+    config.family = "vqvae"
+    config.model = ConfigDict(
+        {
+            "factors": (4,),
+            "channels": 128,
+            "hidden": 32,
+            "num_blocks": 2,
+            "likelihood": "gaussian",
+            "binarise": "none",
+            "log_sigma": 0.0,
+            "quantizer": "vector",
+            "num_embeddings": 512,
+            "embedding_dim": 64,
+            "levels": 1,
+            "codebook": "ema",
+            "cosine": False,
+            "decay": 0.99,
+            "revive_below": 0.05,
+            "scalar_levels": (8, 5, 5, 5),
+            "commitment_cost": 0.25,
+            "dtype": "float32",
+        }
+    )
+    return config
+
+
+def dvae() -> ConfigDict:
+    """Give the defaults of a discrete VAE: DALL-E's network, likelihood and schedules."""
+    config = get_config()
+    config.family = "dvae"
+    config.model = ConfigDict(
+        {
+            "num_codes": 8192,
+            "hidden": 256,
+            "initial": 128,
+            "num_groups": 4,
+            "num_blocks": 2,
+            "likelihood": "logit_laplace",
+            "temperature_start": 1.0,
+            "temperature_end": 1.0 / 16,
+            "temperature_steps": 150_000,
+            "kl_start": 0.0,
+            "kl_end": 6.6,
+            "kl_steps": 5_000,
+            "straight_through": False,
+            "dtype": "float32",
+        }
+    )
+    return config
+
+
 def tiny(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
     """Shrink any experiment until it runs anywhere within seconds, on data that is always there."""
     config.data.update({"source": source, "shape": shape, "batch_size": 8})
@@ -195,10 +255,29 @@ def tiny_autoencoder(config: ConfigDict, source: str, shape: tuple[int, int, int
     return config
 
 
+def tiny_vqvae(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
+    """Shrink a VQ-VAE's experiment, keeping its number of grids."""
+    config = tiny(config, source, shape)
+    config.data.holdout = min(config.data.holdout, 16)
+    config.model.update(
+        {
+            "factors": (2,) * len(config.model.factors),
+            "channels": 16,
+            "hidden": 8,
+            "num_blocks": 1,
+            "num_embeddings": 16,
+            "embedding_dim": 4,
+        }
+    )
+    return config
+
+
 def tiny_autoregressive(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
     """Shrink an autoregressive experiment, keeping two layers and two heads."""
     config = tiny(config, source, shape)
+    config.data.holdout = min(config.data.holdout, 16)
     config.model.update({"width": 16, "depth": 2, "num_heads": 2, "dtype": "float32"})
+    config.model.update({"kernel": 3, "hidden": 16})
     return config
 
 
@@ -215,4 +294,15 @@ def tiny_diffusion(config: ConfigDict, source: str, shape: tuple[int, int, int])
         }
     )
     config.diffusion.num_steps = 20
+    return config
+
+
+def tiny_dvae(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
+    """Shrink a discrete VAE's experiment."""
+    config = tiny(config, source, shape)
+    config.data.holdout = min(config.data.holdout, 16)
+    config.model.update(
+        {"num_codes": 16, "hidden": 8, "initial": 4, "num_groups": 3, "num_blocks": 1}
+    )
+    config.model.dtype = "float32"
     return config

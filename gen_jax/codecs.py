@@ -12,7 +12,7 @@ from gen_jax.ops import keys as rng
 from gen_jax.protocols import Aux, Batch, Codec, Context, LogProb, Loss, Model, Params, Stats
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, UInt8
 
-__all__ = ["binary", "dequantize", "pretrained", "rgb", "tokens", "with_codec"]
+__all__ = ["binary", "dequantize", "pretrained", "rgb", "tokens", "unit", "with_codec"]
 
 # Folded into an example's key for the codec's own randomness, apart from the model's draws.
 _CODEC = 0x0C0DEC
@@ -35,6 +35,32 @@ def rgb() -> Codec:
         return jnp.round(jnp.clip((x + 1.0) * 127.5, 0.0, 255.0)).astype(jnp.uint8)
 
     return Codec(encode, decode, num_categories=None, log_scale=-math.log(127.5))
+
+
+def unit(margin: float = 0.1) -> Codec:
+    """Make the map between uint8 and [margin, 1 - margin], for densities over (0, 1).
+
+    x = (1 - 2 margin) image / 255 + margin (Ramesh et al. 2021, appendix A.3, Eq. 3).
+
+    Args:
+        margin: from 0 to below 1/2.
+
+    Raises:
+        ValueError: for others.
+    """
+    if not 0 <= margin < 0.5:
+        raise ValueError(f"margin: a number from 0 to below 0.5 is needed, got {margin}")
+    span = (1 - 2 * margin) / 255
+
+    def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
+        del frozen, keys
+        return image.astype(jnp.float32) * span + margin
+
+    def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
+        del frozen
+        return jnp.round(jnp.clip((x - margin) / span, 0.0, 255.0)).astype(jnp.uint8)
+
+    return Codec(encode, decode, num_categories=None, log_scale=None)
 
 
 def tokens(levels: int = 256) -> Codec:
@@ -135,19 +161,20 @@ def pretrained(model: Model) -> Codec:
     if encode_image is None or decode_code is None:
         raise ValueError("model: encode and decode are needed, this family has none")
 
-    def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
+    def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> PyTree:
         return encode_image(frozen["params"], frozen["stats"], image, keys)
 
-    def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
+    def decode(frozen: PyTree, x: PyTree) -> Array:
         return decode_code(frozen["params"], frozen["stats"], x)
 
-    return Codec(encode, decode, num_categories=None, log_scale=None)
+    return Codec(encode, decode, num_categories=model.num_codes, log_scale=None)
 
 
 def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
     """Let a model of x be trained on images and give images.
 
-    Batches that already hold ``x`` skip the encoder. ``frozen["codec"]`` holds the codec's weights.
+    Batches that already hold ``x``, or ``codes`` in its place, skip the encoder.
+    ``frozen["codec"]`` holds the codec's weights.
     ``init`` is given no frozen weights: if the codec has any, the model's own ``init`` sees zeros
     of x's shape in place of encoded images.
 
@@ -166,18 +193,20 @@ def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
     def encoded(frozen: PyTree, batch: Batch, keys: Keys) -> Batch:
         if "x" in batch:
             return batch
-        x = codec.encode(frozen, batch["image"], rng.fold_in(keys, _CODEC))
-        return {**{name: value for name, value in batch.items() if name != "image"}, "x": x}
+        if "codes" in batch:
+            x = batch["codes"]
+        else:
+            x = codec.encode(frozen, batch["image"], rng.fold_in(keys, _CODEC))
+        return {**_without_images(batch), "x": x}
 
     def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
-        if "x" not in batch:
-            keys = rng.per_example(key, 0, len(batch["image"]))
-            if weights is None:
-                batch = encoded({}, batch, keys)
-            else:
-                x = jax.eval_shape(codec.encode, weights, batch["image"], keys)
-                rest = {name: value for name, value in batch.items() if name != "image"}
-                batch = {**rest, "x": jnp.zeros(x.shape, x.dtype)}
+        keys = rng.per_example(key, 0, len(jax.tree.leaves(batch)[0]))
+        if weights is None or "image" not in batch:
+            batch = encoded({}, batch, keys)
+        else:
+            x = jax.eval_shape(codec.encode, weights, batch["image"], keys)
+            x = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), x)
+            batch = {**_without_images(batch), "x": x}
         return model.init(key, batch)
 
     def wrap(loss: Loss) -> Loss:
@@ -232,3 +261,7 @@ def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
         encode=encode if model.encode and chained else None,
         decode=decode if model.decode and chained else None,
     )
+
+
+def _without_images(batch: Batch) -> dict[str, PyTree]:
+    return {name: value for name, value in batch.items() if name not in ("image", "codes")}

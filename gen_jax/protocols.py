@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 Batch = Mapping[str, PyTree]
-"""``image`` uint8 [B, H, W, C], or ``x`` (model space), or ``codes``; optional ``label`` int [B],
+"""``image`` uint8 [B, H, W, C], or ``x`` (model space), or ``codes`` (a first stage's, made
+beforehand); optional ``label`` int [B],
 ``eps`` (given noise) and ``weight`` [B] (0 marks the padding of a last, short batch)."""
 
 Params = Mapping[str, PyTree]
@@ -119,7 +120,8 @@ class Model(NamedTuple):
     ``log_prob_kind`` says. It is over ``batch["x"]``, or, if ``over_pixels``, over 8-bit pixels.
     ``encode(params, stats, x, keys=None, label=None)`` and ``decode(params, stats, z, label=None)``
     are what a second stage models; families without them have None. Without keys a random code is
-    replaced by its mean.
+    replaced by its mean. Discrete codes are whole numbers from 0 to below ``num_codes``, which has
+    the structure of what ``encode`` gives; None for codes that are real numbers.
     """
 
     init: Callable[[jax.Array, Batch], tuple[Params, Stats]]
@@ -135,6 +137,7 @@ class Model(NamedTuple):
     over_pixels: bool = False
     encode: Callable[..., PyTree] | None = None
     decode: Callable[..., PyTree] | None = None
+    num_codes: PyTree = None
 
 
 class Codec(NamedTuple):
@@ -146,7 +149,7 @@ class Codec(NamedTuple):
 
     encode: Callable[[PyTree, Array, Keys], PyTree]
     decode: Callable[[PyTree, PyTree], Array]
-    num_categories: int | None
+    num_categories: PyTree
     log_scale: float | None
 
 

@@ -15,7 +15,9 @@ GREY = jnp.tile(jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1), (500, 1,
 KEYS = rng.per_example(jax.random.key(0), 0, 500)
 
 
-@pytest.mark.parametrize("codec", [codecs.rgb(), codecs.dequantize(), codecs.binary("none")])
+@pytest.mark.parametrize(
+    "codec", [codecs.rgb(), codecs.dequantize(), codecs.binary("none"), codecs.unit()]
+)
 def test_every_grey_level_comes_back(codec):
     again = codec.decode({}, codec.encode({}, GREY, KEYS))
     np.testing.assert_array_equal(again, GREY)

@@ -21,7 +21,9 @@ FAMILIES = {
     "autoencoder": "configs/ae_mnist.py:tiny",
     "autoregressive": "configs/transformer_digits.py:tiny",
     "diffusion": "configs/ddpm_digits.py:tiny",
+    "dvae": "configs/dvae_cifar10.py:tiny",
     "vae": "configs/vae_mnist.py:tiny",
+    "vqvae": "configs/vqvae2_cifar10.py:tiny",
 }
 BATCH_SIZE = 16
 # Beside one device: engine, axes of the mesh.

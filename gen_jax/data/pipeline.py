@@ -81,7 +81,7 @@ def train_batches(
         num_workers: processes that read and decode; 0 reads in threads of this process.
 
     Yields:
-        ``image`` uint8 [n, H, W, C] and, where there are classes, ``label``.
+        ``image`` uint8 [n, H, W, C], or ``codes``, and, where there are classes, ``label``.
 
     Raises:
         DataError: if the batch is larger than the source, or it has no such rows.
@@ -105,6 +105,8 @@ def train_batches(
         return {name: value[0] for name, value in examples.items()}
 
     def transform(index: int, batch: Examples) -> Examples:
+        if "image" not in batch:  # codes
+            return batch
         image = augment(
             batch["image"],
             seed=seed,
@@ -154,8 +156,8 @@ def ordered_batches(
         limit: use only this many examples, spread evenly; None for all.
 
     Yields:
-        ``image``, where there are classes ``label``, and ``weight`` float32 [batch_size]: 1 for an
-        example and 0 for padding.
+        ``image`` or ``codes``, where there are classes ``label``, and ``weight`` float32
+        [batch_size]: 1 for an example and 0 for padding.
     """
     indices = spread_indices(source, limit)
     size = len(indices)

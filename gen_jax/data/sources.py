@@ -5,6 +5,7 @@
 ``folder:PATH``        one subfolder of PNG, JPEG or WebP files for each class
 ``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
 ``synthetic:HxWxC``    coloured discs, made on the spot, for tests and dry runs
+``codes:PATH``         codes of a first stage, as ``gen-jax encode`` writes them, in place of images
 """
 
 import hashlib
@@ -12,16 +13,17 @@ import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gen_jax.data.codes import read_split
 from gen_jax.data.decode import decode_image, fit_image
 from gen_jax.errors import DataError
 
 __all__ = ["Source", "hold_out", "open_source"]
 
-Examples = dict[str, np.ndarray]
+Examples = dict[str, Any]
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -30,7 +32,8 @@ class Source(NamedTuple):
 
     ``read(indices [n])`` gives ``image`` uint8 [n, H, W, C] and, where there are classes, ``label``
     int32 [n]. ``in_memory`` says that reading a whole batch costs one indexing operation.
-    ``fingerprint`` changes when the examples or their order do.
+    ``fingerprint`` changes when the examples or their order do. A source of ``codes`` in place of
+    images names the first stage that made them by its digest, ``stage1``.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Source(NamedTuple):
     in_memory: bool
     fingerprint: str
     read: Callable[[np.ndarray], Examples]
+    stage1: str | None = None
 
 
 def open_source(
@@ -70,10 +74,12 @@ def open_source(
         source = _tfds(argument, split, image_shape, data_dir)
     elif kind == "synthetic" and argument:
         source = _synthetic(argument, split)
+    elif kind == "codes" and argument:
+        source = _codes(Path(argument).expanduser(), split)
     else:
         raise DataError(
-            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tfds:NAME and "
-            "synthetic:HxWxC are known"
+            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC "
+            "and codes:PATH are known"
         )
     if source.size == 0:
         raise DataError(f"{source.name}: no examples")
@@ -323,3 +329,30 @@ def _synthetic(argument: str, split: str) -> Source:
     colour = rng.uniform(0.5, 1.0, (size, 1, 1, channels))
     images = np.round(255 * inside * colour).astype(np.uint8)
     return _from_arrays(f"synthetic:{argument}/{split}", images, labels)
+
+
+def _codes(path: Path, split: str) -> Source:
+    index, examples, fingerprint = read_split(path, split)
+    codes, labels = examples["codes"], examples.get("label")
+
+    def take(codes: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        chosen = codes[indices]
+        return chosen.astype(np.int32) if chosen.dtype.kind == "u" else chosen
+
+    def read(indices: np.ndarray) -> Examples:
+        if isinstance(codes, dict):
+            chosen: Any = {name: take(part, indices) for name, part in codes.items()}
+        else:
+            chosen = take(codes, indices)
+        return {"codes": chosen} | ({} if labels is None else {"label": labels[indices]})
+
+    return Source(
+        name=f"codes:{path}/{split}",
+        size=int(index["splits"][split]["size"]),
+        image_shape=tuple(index["image_shape"]),
+        num_classes=None if labels is None else int(labels.max(initial=-1)) + 1,
+        in_memory=True,
+        fingerprint=fingerprint,
+        read=read,
+        stage1=index["stage1"],
+    )

@@ -118,6 +118,8 @@ def codec_and_likelihood(
     if name == "gaussian":
         codec = codecs.dequantize() if noise else codecs.rgb()
         return codec, likelihoods.gaussian(sigma, log_sigma)
+    if name == "logit_laplace":
+        return codecs.unit(), likelihoods.logit_laplace()
     # These give probabilities of grey levels, which no change of units changes.
     codec = codecs.rgb()._replace(log_scale=0.0)
     if name == "discretized_logistic":

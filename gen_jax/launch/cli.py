@@ -5,11 +5,22 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-from gen_jax.errors import ConfigError, GenJaxError, StorageError
+from gen_jax.errors import ConfigError, GenJaxError
+from gen_jax.launch import cli_codes
+from gen_jax.launch.flags import (
+    define_data,
+    define_sampling,
+    need,
+    parse,
+    parse_known,
+    see_that_it_can_be_written,
+    take_overrides,
+    trained_and_options,
+    with_data,
+)
 
 __all__ = ["main"]
 
@@ -30,6 +41,7 @@ of models with codes:
   resynthesis  --workdir DIR --classes A,B --out FILE.png   codes moved from class to class
   manifold     --workdir DIR --out FILE.png           a grid over a 2-D latent space
   scatter      --workdir DIR --out FILE.png           codes coloured by label
+  encode       --workdir DIR --out DIR                all codes of a dataset, for a second stage
 
 gen-jax COMMAND --help lists a command's flags.
 """
@@ -73,11 +85,7 @@ def _run(arguments: list[str]) -> int:
         "plan": _plan,
         "sample": _sample,
         "evaluate": _evaluate,
-        "reconstruct": _reconstruct,
-        "interpolate": _interpolate,
-        "resynthesis": _resynthesis,
-        "manifold": _manifold,
-        "scatter": _scatter,
+        **cli_codes.COMMANDS,
     }
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(USAGE, end="")
@@ -88,7 +96,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    overrides, rest = _take_overrides(arguments)
+    overrides, rest = take_overrides(arguments)
     values = flags.FlagValues()
     flags.DEFINE_string(
         "config", None, "config file, FILE.py or FILE.py:VARIANT", flag_values=values
@@ -109,9 +117,9 @@ def _train(arguments: list[str]) -> int:
     flags.DEFINE_integer(
         "init_timeout", 120, "seconds to wait for all", flag_values=values, lower_bound=1
     )
-    if _parse("train", values, rest):
+    if parse("train", values, rest):
         return 0
-    _need(values, "config", "workdir")
+    need(values, "config", "workdir")
 
     from gen_jax.launch.cluster import connected, find_place
     from gen_jax.launch.configfile import load_config
@@ -124,7 +132,7 @@ def _train(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
-    overrides, rest = _take_overrides(arguments)
+    overrides, rest = take_overrides(arguments)
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "as for train", flag_values=values)
     flags.DEFINE_string(
@@ -144,9 +152,9 @@ def _plan(arguments: list[str]) -> int:
             name, None, "instead of the hardware's, FLOP/s or bytes/s", flag_values=values
         )
     flags.DEFINE_boolean("json", False, "print JSON", flag_values=values)
-    if _parse("plan", values, rest):
+    if parse("plan", values, rest):
         return 0
-    _need(values, "config", "topology")
+    need(values, "config", "topology")
 
     from gen_jax.launch.configfile import load_config
     from gen_jax.launch.plan import choose_hardware, open_topology, parse_size, run_plan
@@ -174,9 +182,9 @@ def _launch(arguments: list[str]) -> int:
     split = arguments.index("--")
     values = flags.FlagValues()
     flags.DEFINE_integer("n", None, "how many processes", flag_values=values, lower_bound=1)
-    if _parse("launch local", values, arguments[1:split]):
+    if parse("launch local", values, arguments[1:split]):
         return 0
-    _need(values, "n")
+    need(values, "n")
     command = arguments[split + 1 :]
     if command[:1] != ["train"]:
         raise ConfigError(f"launch: {' '.join(command[:1]) or 'nothing'!r}; train is needed")
@@ -189,15 +197,15 @@ def _sample(arguments: list[str]) -> int:
     flags.DEFINE_integer("num", 64, "how many samples", flag_values=values, lower_bound=1)
     flags.DEFINE_string("out", None, "FILE.png for a grid, FILE.npz for arrays", flag_values=values)
     flags.DEFINE_integer("label", None, "class; by default all in turn", flag_values=values)
-    _define_sampling(values, batch_size=128)
-    if (rest := _parse_known("sample", values, arguments)) is None:
+    define_sampling(values, batch_size=128)
+    if (rest := parse_known("sample", values, arguments)) is None:
         return 0
-    _need(values, "workdir", "out")
+    need(values, "workdir", "out")
     out = Path(values.out)
     if out.suffix not in (".png", ".npz"):
         raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is needed")
-    _see_that_it_can_be_written(out)
-    trained, options = _trained_and_options("sample", values, rest)
+    see_that_it_can_be_written(out)
+    trained, options = trained_and_options("sample", values, rest)
 
     from gen_jax.launch.sample import run_sampling
 
@@ -216,16 +224,16 @@ def _sample(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
-    _define_data(values)
+    define_data(values)
     flags.DEFINE_integer(
         "num", 1000, "samples for the Fréchet distance", flag_values=values, lower_bound=2
     )
-    _define_sampling(values, batch_size=256)
-    if (rest := _parse_known("evaluate", values, arguments)) is None:
+    define_sampling(values, batch_size=256)
+    if (rest := parse_known("evaluate", values, arguments)) is None:
         return 0
-    _need(values, "workdir")
-    trained, options = _trained_and_options("evaluate", values, rest, density=True)
-    trained = _with_data(trained, values)
+    need(values, "workdir")
+    trained, options = trained_and_options("evaluate", values, rest, density=True)
+    trained = with_data(trained, values)
 
     from gen_jax.launch.evaluate import run_evaluation
 
@@ -239,255 +247,6 @@ def _evaluate(arguments: list[str]) -> int:
         split=values.split,
     )
     return 0
-
-
-def _reconstruct(arguments: list[str]) -> int:
-    loaded = _latents("reconstruct", arguments, num=64)
-    if loaded is None:
-        return 0
-    values, trained, source = loaded
-
-    from gen_jax.launch.latents import run_reconstruction
-
-    run_reconstruction(trained, source, num=values.num, out=Path(values.out))
-    return 0
-
-
-def _interpolate(arguments: list[str]) -> int:
-    def define(values: flags.FlagValues) -> None:
-        _define_steps(values)
-        flags.DEFINE_enum(
-            "path", "slerp", ["slerp", "lerp"], "great circle or straight line", flag_values=values
-        )
-
-    loaded = _latents("interpolate", arguments, num=8, define=define)
-    if loaded is None:
-        return 0
-    values, trained, source = loaded
-
-    from gen_jax.launch.latents import run_interpolation
-
-    run_interpolation(
-        trained,
-        source,
-        num=values.num,
-        steps=values.steps,
-        path=values.path,
-        out=Path(values.out),
-    )
-    return 0
-
-
-def _resynthesis(arguments: list[str]) -> int:
-    def define(values: flags.FlagValues) -> None:
-        _define_steps(values)
-        flags.DEFINE_list("classes", None, "from which class to which: A,B", flag_values=values)
-
-    loaded = _latents("resynthesis", arguments, num=8, define=define, needed=("classes",))
-    if loaded is None:
-        return 0
-    values, trained, source = loaded
-
-    from gen_jax.launch.latents import run_resynthesis
-
-    if len(values.classes) != 2 or not all(name.isdecimal() for name in values.classes):
-        given = ",".join(values.classes)
-        raise ConfigError(f"--classes: {given!r}; two classes, like 3,8, are needed")
-    begin, end = map(int, values.classes)
-    run_resynthesis(
-        trained,
-        source,
-        num=values.num,
-        steps=values.steps,
-        pair=(begin, end),
-        out=Path(values.out),
-    )
-    return 0
-
-
-def _manifold(arguments: list[str]) -> int:
-    def define(values: flags.FlagValues) -> None:
-        flags.DEFINE_integer("side", 20, "points a side", flag_values=values, lower_bound=1)
-        flags.DEFINE_integer("label", None, "class; by default 0", flag_values=values)
-
-    loaded = _latents("manifold", arguments, num=None, define=define)
-    if loaded is None:
-        return 0
-    values, trained, _ = loaded
-
-    from gen_jax.launch.latents import run_manifold
-
-    run_manifold(trained, side=values.side, label=values.label, out=Path(values.out))
-    return 0
-
-
-def _scatter(arguments: list[str]) -> int:
-    loaded = _latents("scatter", arguments, num=2000, least=3)
-    if loaded is None:
-        return 0
-    values, trained, source = loaded
-
-    from gen_jax.launch.latents import run_scatter
-
-    run_scatter(trained, source, num=values.num, out=Path(values.out))
-    return 0
-
-
-def _latents(
-    command: str,
-    arguments: list[str],
-    *,
-    num: int | None,
-    define: Callable[[flags.FlagValues], None] = lambda values: None,
-    needed: tuple[str, ...] = (),
-    least: int = 1,
-) -> tuple[flags.FlagValues, Any, Any] | None:
-    """Read flags, load a model that has codes and open its data; None after ``--help``.
-
-    Without ``num`` the command shows no data, and none is opened.
-    """
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
-    flags.DEFINE_string("out", None, "FILE.png", flag_values=values)
-    if num is not None:
-        _define_data(values)
-        flags.DEFINE_integer("num", num, "how many", flag_values=values, lower_bound=least)
-    define(values)
-    if _parse(command, values, arguments):
-        return None
-    _need(values, "workdir", "out", *needed)
-    out = Path(values.out)
-    if out.suffix != ".png":
-        raise ConfigError(f"--out: {values.out!r}; a name ending in .png is needed")
-    _see_that_it_can_be_written(out)
-
-    from gen_jax.launch.schema import families_with
-    from gen_jax.launch.workdir import load_trained
-
-    trained = load_trained(Path(values.workdir))
-    known = families_with("PRIOR" if command == "manifold" else "LATENTS")
-    if trained.config["family"] not in known:
-        raise ConfigError(
-            f"{command}: not for {trained.config['family']!r}; it is for {', '.join(known)}"
-        )
-    if num is None:
-        return values, trained, None
-
-    from gen_jax.launch.train import open_checked
-
-    trained = _with_data(trained, values)
-    return values, trained, open_checked(trained.config, values.split)
-
-
-def _define_steps(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer("steps", 11, "images a row", flag_values=values, lower_bound=2)
-
-
-def _define_data(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("data", None, "where the data is now, if it has moved", flag_values=values)
-    flags.DEFINE_enum(
-        "split",
-        "test",
-        ["test", "validation", "train"],
-        "of the data; validation is what data.holdout kept from training",
-        flag_values=values,
-    )
-
-
-def _with_data(trained: Any, values: flags.FlagValues) -> Any:
-    if not values.data:
-        return trained
-    data = {**trained.config["data"], "source": values.data}
-    return trained._replace(config={**trained.config, "data": data})
-
-
-def _see_that_it_can_be_written(out: Path) -> None:
-    """Find out before an hour of sampling, and leave nothing behind."""
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)) or out.is_dir():
-        raise StorageError(f"{out}: cannot be written")
-
-
-def _define_sampling(values: flags.FlagValues, batch_size: int) -> None:
-    flags.DEFINE_integer(
-        "seed", 0, "names the samples", flag_values=values, lower_bound=0, upper_bound=2**32 - 1
-    )
-    flags.DEFINE_integer(
-        "batch_size", batch_size, "samples at once", flag_values=values, lower_bound=1
-    )
-
-
-def _trained_and_options(
-    command: str, values: flags.FlagValues, rest: list[str], *, density: bool = False
-) -> tuple[Any, dict[str, Any]]:
-    """Load a work directory, and read the flags that its model's sampler, or density, takes."""
-    from gen_jax.launch.workdir import load_trained
-
-    trained = load_trained(Path(values.workdir))
-    model = trained.experiment.model
-    options = {**model.sample_options, **(model.log_prob_options if density else {})}
-    own = flags.FlagValues()
-    define: Mapping[type, Callable[..., Any]] = {
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }
-    for name, option in options.items():
-        define[option.kind](name, None, f"{option.help} ({option.accepts})", flag_values=own)
-    if _parse(command, own, rest):
-        raise ConfigError(f"--help: give it without --workdir for the flags of {command}")
-    chosen = {name: own[name].value for name in options if own[name].value is not None}
-    for name, value in chosen.items():
-        if not options[name].ok(value):
-            raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is needed")
-        other, needed = options[name].goes_with or (name, value)
-        if chosen.get(other, options[other].default) != needed:
-            raise ConfigError(f"--{name}: has a meaning only with --{other} {needed}")
-    return trained, chosen
-
-
-def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take out ``--config.a.b=value`` and ``--config.a.b value``, as ``a.b=value``."""
-    overrides, rest = [], []
-    waiting = iter(arguments)
-    for argument in waiting:
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name.startswith("config."):
-            value = value if equals else next(waiting, "")
-            overrides.append(f"{name.removeprefix('config.')}={value}")
-        else:
-            rest.append(argument)
-    return overrides, rest
-
-
-def _parse(command: str, values: flags.FlagValues, arguments: list[str]) -> bool:
-    """Parse all arguments; True if help was asked for, and given."""
-    rest = _parse_known(command, values, arguments)
-    if rest is None:
-        return True
-    if rest:
-        from gen_jax.launch.schema import nearest
-
-        hint = nearest(rest[0].lstrip("-").partition("=")[0], values)
-        raise ConfigError(f"{rest[0]}: not a flag of gen-jax {command}{hint}")
-    return False
-
-
-def _parse_known(command: str, values: flags.FlagValues, arguments: list[str]) -> list[str] | None:
-    """Parse the flags that are defined and give the other arguments; None after ``--help``."""
-    if "--help" in arguments or "-h" in arguments:
-        print(f"gen-jax {command}\n{values.get_help()}")
-        return None
-    try:
-        return list(values(["gen-jax", *arguments], known_only=True))[1:]
-    except flags.Error as error:
-        raise ConfigError(str(error)) from error
-
-
-def _need(values: flags.FlagValues, *names: str) -> None:
-    missing = [f"--{name}" for name in names if not values[name].value]
-    if missing:
-        raise ConfigError(f"{' and '.join(missing)}: missing; see --help")
 
 
 def run() -> None:

@@ -16,7 +16,7 @@ from gen_jax.evals.likelihood import bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import write_file
 from gen_jax.launch.sampling import draw_samples
-from gen_jax.launch.train import open_checked
+from gen_jax.launch.train import check_codes, open_checked
 from gen_jax.launch.workdir import Trained
 
 __all__ = ["run_evaluation"]
@@ -41,7 +41,8 @@ def run_evaluation(
 
     The loss is the model's own, on training and on held-out images. ``nats`` is -log p(x) of the
     held-out images, or the bound on it, where the model has a density; ``bits_per_dim`` is the same
-    for each dimension, where the density is over 8-bit pixels. The Fréchet distance is in raw-pixel
+    for each dimension, where the density is over 8-bit pixels, and ``bits_per_token`` for each
+    token, where it is over those of a first stage. The Fréchet distance is in raw-pixel
     space, between ``num`` samples and the held-out images; beside it the same distance between
     as many training images and the held-out images says what a perfect model would get.
 
@@ -64,6 +65,7 @@ def run_evaluation(
     for source in splits.values():
         if source.size < 2:
             raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
+        check_codes(source, trained.experiment.stage1_digest)
     results: dict[str, Any] = {"step": trained.step, "seed": seed}
     for name, source in splits.items():
         size = min(source.size, splits[split].size)
@@ -79,6 +81,9 @@ def run_evaluation(
         results |= {f"{loss}_loss_{name}": value for loss, value in losses.items()}
     results |= _density(trained, splits[split], split, seed, batch_size, options)
 
+    if any(source.stage1 for source in splits.values()):
+        print("no Fréchet distance: the data holds codes; --data names images", flush=True)
+        return _write(trained, workdir, results, split)
     num = min(num, splits["train"].size)
     labels = None
     train_images, train_labels = _images(splits["train"], num)
@@ -102,6 +107,11 @@ def run_evaluation(
         distance = frechet_distance(fit_gaussian(raw_pixels(images)), held_out)
         results[f"frechet_pixels_{name}_to_{split}"] = distance
 
+    return _write(trained, workdir, results, split)
+
+
+def _write(trained: Trained, workdir: Path, results: dict[str, Any], split: str) -> dict[str, Any]:
+    """Print a table and keep it."""
     suffix = "" if split == "test" else f"_{split}"
     path = workdir / "eval" / f"{trained.step}{suffix}.json"
     write_file(path, (json.dumps(results, indent=2) + "\n").encode())
@@ -146,6 +156,9 @@ def _density(
     if model.over_pixels:
         num_dims = math.prod(source.image_shape)
         results[f"bits_per_dim_{split}"] = bits_per_dim(-nats, num_dims)
+    elif trained.experiment.num_tokens:
+        tokens = trained.experiment.num_tokens
+        results[f"bits_per_token_{split}"] = bits_per_dim(-nats, tokens)
     return results
 
 

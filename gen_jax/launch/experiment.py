@@ -29,6 +29,7 @@ class Experiment(NamedTuple):
     num_classes: int | None  # what sampling may be conditioned on
     tensor_dims: Mapping[str, int] = {}  # see gen_jax.train.sharding.Rules
     stage1_digest: str | None = None  # of a second stage
+    num_tokens: int | None = None  # of one x, where x is tokens
 
 
 def build(config: Mapping[str, Any], stage1: Path | None = None) -> Experiment:

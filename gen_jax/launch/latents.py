@@ -1,7 +1,8 @@
 """The commands that look into a latent space, from ``reconstruct`` to ``scatter``."""
 
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 
 from gen_jax.data import Source, spread_indices
 from gen_jax.errors import ConfigError, DataError
-from gen_jax.evals.reconstruction import mean_squared_error, psnr
+from gen_jax.evals.reconstruction import mean_squared_error, psnr, ssim
 from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.pictures import grid, pairs, scatter
 from gen_jax.launch.sampling import check_label
 from gen_jax.launch.workdir import Trained
 from gen_jax.ops import latents
+from gen_jax.ops.quantization import perplexity
 
 __all__ = [
     "run_interpolation",
@@ -36,18 +38,38 @@ def run_reconstruction(trained: Trained, source: Source, *, num: int, out: Path)
     Args:
         trained: a work directory's model.
         source: where the images come from, spread over it.
-        num: how many; the picture shows the first 64.
+        num: how many; the picture shows 64 of them.
         out: ``.png``.
     """
     images, labels = _examples(trained, source, num)
-    again = _decode(trained, _encode(trained, images, labels), labels)
-    _write(out, pairs(images[:64], again[:64]), trained)
+    codes = _encode(trained, images, labels)
+    again = _decode(trained, codes, labels)
+    # Spread over all: sources often lie class by class.
+    shown = np.linspace(0, num - 1, min(num, 64)).round().astype(int)
+    _write(out, pairs(images[shown], again[shown]), trained)
     print(
         f"{num} images of {source.name}, step {trained.step}: mean squared error "
         f"{mean_squared_error(images, again):.6g} (of values from 0 to 1), PSNR "
-        f"{psnr(images, again):.2f} dB; in {out}",
+        f"{psnr(images, again):.2f} dB, SSIM {ssim(images, again):.4f}; in {out}",
         flush=True,
     )
+    for line in _use_of(codes, trained.experiment.model.num_codes):
+        print(line, flush=True)
+
+
+def _use_of(codes: Any, num_codes: Any) -> Iterator[str]:
+    """Tell how many of a discrete first stage's codes these examples use."""
+    if num_codes is None:
+        return
+    grids = codes if isinstance(codes, Mapping) else {"": codes}
+    totals = num_codes if isinstance(num_codes, Mapping) else {"": num_codes}
+    for name, codes_there in grids.items():
+        counts = np.bincount(codes_there.reshape(-1), minlength=totals[name])
+        spread = float(perplexity(jnp.asarray(counts, jnp.float32)))
+        yield (
+            f"{f'{name}: ' if name else ''}{np.sum(counts > 0)} of {totals[name]} codes used "
+            f"({np.mean(counts > 0):.1%}), perplexity {spread:.1f}"
+        )
 
 
 def run_interpolation(
@@ -184,12 +206,12 @@ def _code_shape(trained: Trained) -> tuple[int, ...]:
     return tuple(z.shape[1:])
 
 
-def _encode(trained: Trained, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+def _encode(trained: Trained, images: np.ndarray, labels: np.ndarray | None) -> Any:
     function = _compiled(trained.experiment.model.encode)
     return _in_batches(lambda *part: function(trained.params, trained.stats, *part), images, labels)
 
 
-def _decode(trained: Trained, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+def _decode(trained: Trained, z: Any, labels: np.ndarray | None) -> np.ndarray:
     function = _compiled(trained.experiment.model.decode)
     return _in_batches(lambda *part: function(trained.params, trained.stats, *part), z, labels)
 
@@ -199,13 +221,14 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(lambda params, stats, x, label: function(params, stats, x, label=label))
 
 
-def _in_batches(
-    function: Callable[..., Any], inputs: np.ndarray, labels: np.ndarray | None
-) -> np.ndarray:
+def _in_batches(function: Callable[..., Any], inputs: Any, labels: np.ndarray | None) -> Any:
     """Apply to all, in batches of one shape; the last is padded with its last row."""
     parts = []
-    for first in range(0, len(inputs), _BATCH):
-        rows = np.minimum(np.arange(first, first + _BATCH), len(inputs) - 1)
+    total = len(jax.tree.leaves(inputs)[0])
+    for first in range(0, total, _BATCH):
+        rows = np.minimum(np.arange(first, first + _BATCH), total - 1)
         label = None if labels is None else labels[rows]
-        parts.append(np.asarray(function(inputs[rows], label))[: len(inputs) - first])
-    return np.concatenate(parts)
+        made = function(jax.tree.map(operator.itemgetter(rows), inputs), label)
+        kept = slice(total - first)
+        parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[kept], made))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

@@ -116,13 +116,15 @@ def texts(pattern: str, accepts: str, *, change: Change = "free") -> Field:
 
 
 _OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
-_SOURCE = r"digits|(npz|folder|tfds):.+|synthetic:\d+x\d+x[13]"
+_SOURCE = r"digits|(npz|folder|tfds|codes):.+|synthetic:\d+x\d+x[13]"
 
 COMMON: Mapping[str, Field] = {
     "family": text(r"\w+", "the name of a model family", change="frozen"),
     "seed": integer(0, 2**32 - 1, change="frozen"),
     # Free, because data may move; its fingerprint, kept with each checkpoint, may not change.
-    "data.source": text(_SOURCE, "digits, npz:PATH, folder:PATH, tfds:NAME or synthetic:HxWxC"),
+    "data.source": text(
+        _SOURCE, "digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC or codes:PATH"
+    ),
     "data.dir": text(".*", "a folder of prepared TFDS datasets, or nothing for its default"),
     "data.shape": integers(1, length=3, change="frozen"),
     "data.batch_size": integer(1, change="frozen"),
@@ -167,7 +169,10 @@ def families() -> tuple[str, ...]:
 
 
 def families_with(feature: str) -> tuple[str, ...]:
-    """List the families whose module sets ``LATENTS`` (codes) or ``PRIOR`` (N(0, 1) on them)."""
+    """List the families whose module sets a feature.
+
+    ``LATENTS``: codes; ``DISCRETE``: codes that are whole numbers; ``PRIOR``: N(0, 1) on them.
+    """
     modules = {
         name: importlib.import_module(f"gen_jax.launch.families.{name}") for name in families()
     }
@@ -247,6 +252,15 @@ def _relations(values: Mapping[str, Any], family: str) -> list[Fault]:
         faults.append(
             Fault("data.crop", f"{crop}; less than the image's {min(height, width)} pixels")
         )
+    if values["data.source"].startswith("codes:"):
+        if not values.get("stage1"):
+            what = "holds codes of a first stage, which this config has not"
+            faults.append(Fault("data.source", f"{values['data.source']!r} {what}"))
+        faults += [
+            Fault(f"data.{name}", f"{values[f'data.{name}']}; codes made beforehand are not moved")
+            for name in ("flip", "crop")
+            if values[f"data.{name}"]
+        ]
     steps, warmup = values["train.steps"], values["optimizer.warmup_steps"]
     if values["optimizer.decay"] == "cosine" and warmup >= steps:
         faults.append(

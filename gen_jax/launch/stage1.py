@@ -28,7 +28,7 @@ class Stage1(NamedTuple):
     codec: Codec
     weights: PyTree  # of the codec, on the host
     image_shape: tuple[int, int, int]
-    code_shape: tuple[int, ...]
+    code_shape: Any  # a tuple, or tuples by name of several grids
     digest: str  # of config and weights
 
 
@@ -59,8 +59,8 @@ def load_codec(workdir: Path) -> Stage1:
         jax.ShapeDtypeStruct((1, *shape), jnp.uint8),
         jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
     )
-    digest = _digest(saved.config, weights)
-    return Stage1(codec, weights, shape, tuple(code.shape[1:]), digest)
+    shapes = jax.tree.map(lambda x: tuple(x.shape[1:]), code)
+    return Stage1(codec, weights, shape, shapes, _digest(saved.config, weights))
 
 
 def _digest(config: Mapping[str, Any], weights: PyTree) -> str:

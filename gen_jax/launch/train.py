@@ -98,6 +98,7 @@ def _train(config: Mapping[str, Any], workdir: Path, stop: Callable[[int], bool]
         together(lambda: take_over(Path(config["stage1"]), workdir) if is_first() else None)
         together(lambda: see_that_it_is_there(workdir))
     experiment = build(config, workdir / FOLDER)  # the same on all, also where it fails
+    together(lambda: check_codes(source, experiment.stage1_digest))
     engine = together(lambda: build_engine(config, experiment, mesh))
     experiment = experiment._replace(frozen=engine.place(experiment.frozen))
     key = engine.key(config["seed"])
@@ -249,6 +250,19 @@ def open_checked(config: Mapping[str, Any], split: str) -> Any:
     return source
 
 
+def check_codes(source: Any, digest: str | None) -> None:
+    """See that codes made beforehand are those of the first stage at hand.
+
+    Raises:
+        DataError: if they are not.
+    """
+    if source.stage1 is not None and source.stage1 != digest:
+        raise DataError(
+            f"{source.name}: made by another first stage than stage1: {source.stage1[:12]} instead "
+            f"of {digest[:12] if digest else 'none'}; run `gen-jax encode` with this one"
+        )
+
+
 def _check_data(meta: Mapping[str, Any], fingerprint: str) -> None:
     if meta.get("data") != fingerprint:
         raise DataError(
@@ -273,7 +287,8 @@ def _introduce(
     num_params = sum(x.size for x in jax.tree.leaves(state.params))
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     print(
-        f"{config['family']}: {num_params:,} parameters; {source.name}: {source.size:,} images of "
+        f"{config['family']}: {num_params:,} parameters; {source.name}: {source.size:,} "
+        f"{'codes of images' if source.stage1 else 'images'} of "
         f"{'x'.join(map(str, source.image_shape))}; {mesh.size} "
         f"{jax.devices()[0].platform} device(s){f' ({axes})' if axes else ''}; {workdir}: "
         + (f"resuming at step {int(state.step)}" if int(state.step) else "starting"),

@@ -1,11 +1,13 @@
-"""Autoregressive models over any grid of tokens, 8-bit pixels included."""
+"""Autoregressive models over grids of tokens: pixels, codes, and codes under coarser codes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gen_jax.nn.pixelcnn import PixelCNN
 from gen_jax.nn.transformer import CausalTransformer
 from gen_jax.ops import keys as rng
 from gen_jax.ops.decoding import decode
@@ -24,11 +26,26 @@ from gen_jax.protocols import (
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
 
-__all__ = ["autoregressive"]
+__all__ = ["Network", "autoregressive", "hierarchical"]
+
+Network = CausalTransformer | PixelCNN
+
+
+class _Grid(NamedTuple):
+    """One grid of tokens; ``above`` are the names of the coarser grids it hangs on."""
+
+    player: str
+    loss: str
+    network: Network
+    shape: tuple[int, ...]
+    above: tuple[str, ...]
 
 
 def autoregressive(
-    network: CausalTransformer, shape: Sequence[int], num_classes: int | None = None
+    network: Network,
+    shape: Sequence[int],
+    num_classes: int | None = None,
+    class_dropout: float = 0.0,
 ) -> Model:
     """Make a model of token grids, in raster order: p(x) = prod_i p(x_i | x_1, ..., x_{i-1}).
 
@@ -40,48 +57,135 @@ def autoregressive(
         shape: of one x, channels last.
         num_classes: labels are in [0, num_classes); None for an unconditional model, which ignores
             labels.
+        class_dropout: share of the training examples whose label is left out, for classifier-free
+            guidance (Ho & Salimans 2021).
 
     Returns:
         A model of ``batch["x"]``, int tokens; its ``sample`` takes ``temperature``, ``top_k`` and
-        ``top_p``, and ``cond``, int labels, where there are classes. ``log_prob`` is exact.
+        ``top_p``, with ``class_dropout`` also ``guidance``, and ``cond``, int labels, where there
+        are classes. ``log_prob`` is exact.
 
     Raises:
         ValueError: if the network is made for another number of tokens.
     """
-    shape = tuple(shape)
-    length = math.prod(shape)
-    if network.length != length:
-        raise ValueError(f"network: length {length} is needed for {shape}, got {network.length}")
+    grid = _Grid("net", "likelihood", network, tuple(shape), ())
+    return _model({"x": grid}, num_classes, class_dropout, lambda x: {"x": x}, lambda x: x["x"])
 
-    def label_of(batch: Batch) -> Int[Array, "batch"] | None:
-        return batch["label"] if num_classes is not None else None
 
-    def flat(x: Int[Array, "batch *dims"]) -> Int[Array, "batch length"]:
-        return jnp.reshape(x, (len(x), length)).astype(jnp.int32)
+def hierarchical(
+    networks: Mapping[str, Network],
+    shapes: Mapping[str, Sequence[int]],
+    num_classes: int | None = None,
+    class_dropout: float = 0.0,
+) -> Model:
+    """Make a model of several grids of tokens: p(top) p(middle | top) p(bottom | top, middle).
+
+    The prior of VQ-VAE-2 (Razavi et al. 2019, section 3.2). Each grid has its own network, and is a
+    player of its own with a loss of the grid's name, in nats a token: the grids train beside each
+    other and share nothing.
+
+    Args:
+        networks: from the coarsest grid to the finest; each but the first is made with ``above``,
+            the categories of those before it.
+        shapes: of each grid.
+        num_classes: as of :func:`autoregressive`.
+        class_dropout: likewise.
+
+    Returns:
+        A model as :func:`autoregressive` makes, of x, a mapping by the grids' names.
+
+    Raises:
+        ValueError: if a network is made for another number of tokens or of coarser grids.
+    """
+    names = tuple(networks)
+    grids = {
+        name: _Grid(name, name, networks[name], tuple(shapes[name]), names[:number])
+        for number, name in enumerate(names)
+    }
+    return _model(grids, num_classes, class_dropout, dict, dict)
+
+
+def _model(
+    grids: Mapping[str, _Grid],
+    num_classes: int | None,
+    class_dropout: float,
+    named: Callable[[PyTree], Mapping[str, Array]],
+    unnamed: Callable[[Mapping[str, Array]], PyTree],
+) -> Model:
+    for name, grid in grids.items():
+        length = math.prod(grid.shape)
+        if grid.network.length != length:
+            raise ValueError(
+                f"network: length {length} is needed for {grid.shape}, got {grid.network.length}"
+            )
+        if len(grid.network.above) != len(grid.above):
+            raise ValueError(
+                f"networks: {name!r} needs above for {', '.join(grid.above) or 'none'}"
+            )
+    if not 0 <= class_dropout < 1:
+        raise ValueError(f"class_dropout: a number in [0, 1) is needed, got {class_dropout}")
+    if class_dropout and num_classes is None:
+        raise ValueError("class_dropout: has a meaning only with num_classes")
+
+    def label_of(batch: Batch, keys: Keys | None = None) -> Int[Array, "batch"] | None:
+        if num_classes is None:
+            return None
+        label = batch["label"]
+        if keys is None or not class_dropout:
+            return label
+        drop = jax.vmap(lambda key: jax.random.bernoulli(key, class_dropout))(keys)
+        return jnp.where(drop, num_classes, label)
+
+    def flat(grid: _Grid, x: Int[Array, "batch *dims"]) -> Int[Array, "batch length"]:
+        return jnp.reshape(x, (len(x), math.prod(grid.shape))).astype(jnp.int32)
+
+    def coarser(grid: _Grid, x: Mapping[str, Array]) -> tuple[Array, ...]:
+        return tuple(x[name].astype(jnp.int32) for name in grid.above)
 
     def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
-        variables = network.init(key, flat(batch["x"])[:1], _first(label_of(batch)))
-        return {"net": variables["params"]}, {}
+        x = jax.tree.map(lambda codes: codes[:1], named(batch["x"]))
+        label = label_of(batch)
+        label = None if label is None else label[:1]
+        return {
+            grid.player: grid.network.init(
+                jax.random.fold_in(key, number) if number else key,
+                flat(grid, x[name]),
+                label,
+                coarser(grid, x),
+            )["params"]
+            for number, (name, grid) in enumerate(grids.items())
+        }, {}
 
-    def token_nats(params: Params, batch: Batch, keys: Keys | None) -> Float[Array, "batch length"]:
-        tokens = flat(batch["x"])
-        logits = network.apply({"params": params["net"]}, tokens, label_of(batch), keys)
+    def token_nats(
+        name: str, params: Params, batch: Batch, label: Array | None, keys: Keys | None
+    ) -> Float[Array, "batch length"]:
+        grid, x = grids[name], named(batch["x"])
+        tokens = flat(grid, x[name])
+        logits = grid.network.apply(
+            {"params": params[grid.player]}, tokens, label, coarser(grid, x), keys
+        )
         assert isinstance(logits, Array)
         log_p = jax.nn.log_softmax(logits, axis=-1)
         return -jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
 
-    def loss(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
-        del stats
-        dropout_keys = keys if context.train else None
-        nats = jnp.mean(token_nats(params, batch, dropout_keys), axis=1)
-        mean = batch_mean(batch, nats)
-        return mean, Aux(observed={}, metrics={"bits_per_dim": mean / math.log(2)})
+    def loss_of(name: str) -> Loss:
+        def loss(
+            params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+        ) -> tuple[Scalar, Aux]:
+            del stats
+            dropout_keys = keys if context.train else None
+            label = label_of(batch, rng.fold_in(keys, _CLASS) if context.train else None)
+            nats = jnp.mean(token_nats(name, params, batch, label, dropout_keys), axis=1)
+            mean = batch_mean(batch, nats)
+            return mean, Aux(observed={}, metrics={"bits_per_dim": mean / math.log(2)})
+
+        return Loss(grids[name].player, loss)
 
     def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
         del stats, keys, frozen
-        nats = -jnp.sum(token_nats(params, batch, None), axis=1)
+        label = label_of(batch)
+        nats = sum(-jnp.sum(token_nats(name, params, batch, label, None), axis=1) for name in grids)
+        assert isinstance(nats, Array)
         return LogProb(nats, jnp.zeros_like(nats))
 
     def sample(
@@ -94,25 +198,22 @@ def autoregressive(
         temperature: Scalar | float = 1.0,
         top_k: Int[Array, ""] | int = 0,
         top_p: Scalar | float = 1.0,
-    ) -> Int[Array, "batch *dims"]:
+        guidance: Scalar | float | None = None,
+    ) -> PyTree:
         """Draw samples; see ``sample_options`` for what the options mean."""
         del stats, frozen
-
-        def step(cache: PyTree, token: Array, index: Array) -> tuple[Array, PyTree]:
-            return network.apply(
-                {"params": params["net"]}, cache, token, index, cond, method="decode"
+        x: dict[str, Array] = {}
+        for number, (name, grid) in enumerate(grids.items()):
+            tokens = decode(
+                *_stepper(grid, params, cond, coarser(grid, x), len(keys), num_classes, guidance),
+                math.prod(grid.shape),
+                rng.fold_in(keys, number),
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
             )
-
-        tokens = decode(
-            step,
-            network.empty_cache(len(keys)),
-            length,
-            rng.fold_in(keys, 0),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-        )
-        return jnp.reshape(tokens, (len(keys), *shape))
+            x[name] = jnp.reshape(tokens, (len(keys), *grid.shape))
+        return unnamed(x)
 
     sample_options = {
         "temperature": SampleOption(
@@ -128,10 +229,15 @@ def autoregressive(
             "draw each token from the fewest that have this probability together",
         ),
     }  # fmt: skip
+    if class_dropout:
+        sample_options["guidance"] = SampleOption(
+            float, None, "a number from 0", lambda w: 0 <= w < math.inf, False,
+            "classifier-free: 1 for the class as it is, above for more of it, at twice the work",
+        )  # fmt: skip
 
     return Model(
         init=init,
-        losses={"likelihood": Loss("net", loss)},
+        losses={grid.loss: loss_of(name) for name, grid in grids.items()},
         update_stats=no_statistics,
         sample=sample,
         sample_options=sample_options,
@@ -140,5 +246,37 @@ def autoregressive(
     )
 
 
-def _first(label: Array | None) -> Array | None:
-    return None if label is None else label[:1]
+# Folded into an example's key to draw whether its label is left out, apart from dropout's layers.
+_CLASS = 0x0C1A55
+
+
+def _stepper(
+    grid: _Grid,
+    params: Params,
+    cond: Array | None,
+    above: tuple[Array, ...],
+    batch: int,
+    num_classes: int | None,
+    guidance: Scalar | float | None,
+) -> tuple[Callable[..., tuple[Array, PyTree]], PyTree]:
+    """Make a step of :func:`gen_jax.ops.decoding.decode`, and the state it begins with."""
+    variables = {"params": params[grid.player]}
+    guided = guidance is not None
+    weight = 1.0 if guidance is None else guidance
+    if guided:  # with and without the class, side by side
+        assert cond is not None
+        assert num_classes is not None
+        cond = jnp.concatenate([cond, jnp.full_like(cond, num_classes)])
+        above = tuple(jnp.concatenate([codes, codes]) for codes in above)
+    rows = 2 * batch if guided else batch
+    context = grid.network.apply(variables, rows, cond, above, method="context")
+
+    def step(cache: PyTree, token: Array, index: Array) -> tuple[Array, PyTree]:
+        token = jnp.concatenate([token, token]) if guided else token
+        logits, cache = grid.network.apply(variables, cache, token, index, context, method="decode")
+        if not guided:
+            return logits, cache
+        with_class, without = jnp.split(logits, 2)
+        return without + weight * (with_class - without), cache
+
+    return step, grid.network.empty_cache(rows)

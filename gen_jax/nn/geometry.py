@@ -4,15 +4,42 @@ Networks ask it when they are constructed, and the config schema before anything
 both refuse the same things with the same words.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["autoencoder_faults", "transformer_faults", "unet_faults", "unet_resolutions"]
+__all__ = [
+    "autoencoder_faults",
+    "hierarchy_faults",
+    "pixelcnn_faults",
+    "transformer_faults",
+    "unet_faults",
+    "unet_resolutions",
+]
 
 
-def transformer_faults(*, width: int, num_heads: int) -> Mapping[str, str]:
+POSITIONS = ("table", "axes", "rotary")
+
+
+def transformer_faults(
+    *, width: int, num_heads: int, positions: str = "table"
+) -> Mapping[str, str]:
     """Find what could not work in a transformer: ``{argument: what is wrong}``."""
     if num_heads < 1 or width % num_heads:
         return {"num_heads": f"{num_heads} does not divide the width {width}"}
+    if positions not in POSITIONS:
+        return {"positions": f"one of {', '.join(POSITIONS)} is needed, got {positions!r}"}
+    dim = width // num_heads
+    if positions == "rotary" and (dim % 2 or dim < 6):
+        return {"num_heads": f"heads of {dim}; with rotary positions an even number from 6"}
+    return {}
+
+
+def pixelcnn_faults(*, depth: int, kernel: int) -> Mapping[str, str]:
+    """Find what could not work in a gated PixelCNN: ``{argument: what is wrong}``."""
+    if depth < 2:
+        return {"depth": f"{depth}; at least 2 are needed"}
+    if kernel < 3 or kernel % 2 == 0:
+        return {"kernel": f"{kernel}; an odd number from 3 is needed"}
     return {}
 
 
@@ -89,6 +116,32 @@ def autoencoder_faults(
     if faults := _level_faults(resolution, multipliers):
         return faults
     return _group_faults(channels, multipliers, groups)
+
+
+def hierarchy_faults(
+    *, factors: Sequence[int], channels: int, resolution: tuple[int, int] | None = None
+) -> Mapping[str, str]:
+    """Find what could not work in grids of codes of several sizes.
+
+    Args:
+        factors: by how much each grid is smaller than the one below it.
+        channels: of the convolutions.
+        resolution: height and width of the image, where it is known.
+
+    Returns:
+        ``{argument: what is wrong and what would be accepted}``; empty if all is well.
+    """
+    if not 1 <= len(factors) <= 3:
+        return {"factors": f"one to three are needed, got {tuple(factors)}"}
+    if any(factor < 2 or factor & (factor - 1) for factor in factors):
+        return {"factors": f"powers of two from 2 are needed, got {tuple(factors)}"}
+    if channels < 2:
+        return {"channels": f"at least 2 are needed, got {channels}"}
+    total = math.prod(factors)
+    if resolution and any(side % total for side in resolution):
+        sides = "x".join(map(str, resolution))
+        return {"factors": f"{tuple(factors)} divide by {total}, which {sides} is no multiple of"}
+    return {}
 
 
 def _level_faults(resolution: int, multipliers: Sequence[int]) -> dict[str, str]:

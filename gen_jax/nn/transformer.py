@@ -1,17 +1,21 @@
-"""A causal transformer over sequences of tokens, with a cache for sampling."""
+"""A causal transformer over grids of tokens, with a cache for sampling."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gen_jax.nn.blocks import Dropout, rematerialised
+from gen_jax.nn.conditioning import CodesAbove, grid_of
 from gen_jax.nn.geometry import transformer_faults
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
 
-__all__ = ["Cache", "CausalTransformer"]
+__all__ = ["Cache", "CausalTransformer", "Context"]
 
 INIT = nn.initializers.normal(0.02)
 
@@ -21,6 +25,41 @@ class Cache(NamedTuple):
 
     key: Float[Array, "depth batch length heads dim"]
     value: Float[Array, "depth batch length heads dim"]
+
+
+class Context(NamedTuple):
+    """What does not change from token to token: made once for a batch."""
+
+    start: Float[Array, "batch width"]  # what stands before the first token: the class
+    added: Float[Array, "batch tokens width"] | None  # to each token's embedding
+
+
+# Periods of a rotary axis grow up to about this factor; grids are short (Heo et al. 2024).
+ROTARY_PERIOD = 100.0
+
+
+def rotary_angles(shape: Sequence[int], dim: int) -> Float[np.ndarray, "tokens half"]:
+    """Give the angles by which each token of a grid turns the pairs of a head (Su et al. 2021).
+
+    Axes longer than 1 share the pairs out, the first taking what is left over.
+    """
+    axes = [(i, size) for i, size in enumerate(shape) if size > 1] or [(0, 1)]
+    places = np.stack(np.unravel_index(np.arange(math.prod(shape)), tuple(shape)), axis=1)
+    share, left = divmod(dim // 2, len(axes))
+    parts = []
+    for number, (axis, _) in enumerate(axes):
+        num = share + (left if number == 0 else 0)
+        frequencies = ROTARY_PERIOD ** (-np.arange(num) / num)
+        parts.append(places[:, axis, None] * frequencies[None])
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _turn(
+    x: Float[Array, "batch tokens heads dim"], angles: Float[Array, "tokens half"]
+) -> Float[Array, "batch tokens heads dim"]:
+    cos, sin = (f(angles)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
 class _Block(nn.Module):
@@ -39,6 +78,7 @@ class _Block(nn.Module):
         cache: Cache | None,
         layer: Int[Array, ""],
         index: Int[Array, ""],
+        angles: Float[Array, "tokens half"] | None,
         keys: Keys | None,
     ) -> tuple[Float[Array, "batch tokens width"], Cache | None]:
         # All layers stand at one place of the network; their masks must differ.
@@ -51,6 +91,8 @@ class _Block(nn.Module):
             nn.DenseGeneral(heads, kernel_init=INIT, dtype=self.dtype, name=name)(x)
             for name in ("query", "key", "value")
         )
+        if angles is not None:
+            query, key = _turn(query, angles), _turn(key, angles)
         if cache is None:
             x = jax.nn.dot_product_attention(query, key, value, is_causal=True)
         else:
@@ -73,20 +115,24 @@ class _Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Predict each token of a sequence from those before it (Radford et al. 2019).
+    """Predict each token of a grid, in raster order, from those before it (Radford et al. 2019).
 
-    The layers are one ``lax.scan``: a deep network compiles as fast as a shallow one. Positions are
-    learned.
+    The layers are one ``lax.scan``: a deep network compiles as fast as a shallow one.
 
     Attributes:
         num_categories: how many different tokens there are.
-        length: tokens of a sequence.
+        shape: of the grid of tokens, at most three sizes.
         width: of the residual stream.
         depth: layers.
         num_heads: heads of each attention layer; must divide the width.
         mlp_ratio: hidden width of the MLPs, as a multiple of the width.
         dropout: rate, in [0, 1).
-        num_classes: how many labels the network is conditioned on; None for none.
+        positions: ``"table"``, a learned vector for each position; ``"axes"``, the sum of learned
+            vectors for its row, column and channel; or ``"rotary"``, turned queries and keys, with
+            each axis in its own part of a head.
+        num_classes: how many labels the network is conditioned on, the number itself standing for
+            no label; None for none.
+        above: numbers of categories of coarser grids that the network is conditioned on.
         dtype: compute type; parameters are float32 and so are the logits.
         remat: what each layer computes again in the backward pass; see
             :func:`gen_jax.nn.blocks.rematerialised`.
@@ -96,55 +142,78 @@ class CausalTransformer(nn.Module):
     """
 
     num_categories: int
-    length: int
+    shape: Sequence[int]
     width: int = 256
     depth: int = 8
     num_heads: int = 8
     mlp_ratio: int = 4
     dropout: float = 0.0
+    positions: str = "table"
     num_classes: int | None = None
+    above: Sequence[int] = ()
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
 
     def __post_init__(self) -> None:
-        faults = transformer_faults(width=self.width, num_heads=self.num_heads)
+        faults = transformer_faults(
+            width=self.width, num_heads=self.num_heads, positions=self.positions
+        )
         if faults:
             raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
         super().__post_init__()
+
+    @property
+    def length(self) -> int:
+        """How many tokens a grid has."""
+        return math.prod(self.shape)
 
     def setup(self) -> None:
         self.tokens = nn.Embed(
             self.num_categories, self.width, embedding_init=INIT, dtype=self.dtype
         )
-        self.positions = self.param("positions", INIT, (self.length, self.width))
+        if self.positions == "table":
+            self.table = self.param("positions", INIT, (self.length, self.width))
+        elif self.positions == "axes":
+            self.axes = [
+                self.param(f"positions_{axis}", INIT, (size, self.width))
+                for axis, size in enumerate(self.shape)
+            ]
         # What stands before the first token; the class, where there are classes.
         self.start = nn.Embed(
-            self.num_classes or 1, self.width, embedding_init=INIT, dtype=self.dtype
+            1 if self.num_classes is None else self.num_classes + 1,
+            self.width,
+            embedding_init=INIT,
+            dtype=self.dtype,
         )
+        if self.above:
+            self.codes_above = CodesAbove(self.shape, self.above, self.width, dtype=self.dtype)
         block = rematerialised(_Block, self.remat)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
             out_axes=0,
             length=self.depth,
         )
         self.blocks = layers(self.num_heads, self.mlp_ratio, self.dropout, self.depth, self.dtype)
         self.norm_out = nn.LayerNorm(dtype=self.dtype)
-        self.logits = nn.Dense(self.num_categories, kernel_init=INIT, dtype=self.dtype)
+        self.logits = nn.Dense(self.num_categories, kernel_init=INIT, dtype=jnp.float32)
 
     def __call__(
         self,
         tokens: Int[Array, "batch length"],
         label: Int[Array, "batch"] | None = None,
+        above: Sequence[Int[Array, "batch *grid"]] = (),
         keys: Keys | None = None,
     ) -> Float[Array, "batch length categories"]:
         """Give the logits of every token, each from the tokens before it.
 
         Args:
             tokens: in [0, num_categories).
-            label: classes in [0, num_classes); needed if and only if num_classes is set.
+            label: classes in [0, num_classes], the last for none; needed if and only if
+                num_classes is set.
+            above: coarser grids of codes, as many as the attribute of that name says.
             keys: one for each example, for dropout; None turns dropout off.
 
         Raises:
@@ -152,18 +221,40 @@ class CausalTransformer(nn.Module):
         """
         if tokens.shape[1] != self.length:
             raise ValueError(f"tokens: {self.length} are needed, got {tokens.shape[1]}")
-        first = self._first(label, len(tokens))
-        h = jnp.concatenate([first[:, None], self.tokens(tokens[:, :-1])], axis=1)
-        h = h + self.positions[None].astype(self.dtype)
-        h, _ = self.blocks(h, None, jnp.arange(self.depth), jnp.int32(0), keys)
+        context = self.context(len(tokens), label, above)
+        h = jnp.concatenate([context.start[:, None], self.tokens(tokens[:, :-1])], axis=1)
+        where = self._positions()
+        h = h if where is None else h + where[None].astype(self.dtype)
+        h = h if context.added is None else h + context.added
+        angles = self._angles()
+        h, _ = self.blocks(h, None, jnp.arange(self.depth), jnp.int32(0), angles, keys)
         return self._head(h)
+
+    def context(
+        self,
+        batch: int,
+        label: Int[Array, "batch"] | None = None,
+        above: Sequence[Int[Array, "batch *grid"]] = (),
+    ) -> Context:
+        """Make what :meth:`decode` needs of label and coarser grids, as :meth:`__call__` does."""
+        if (label is None) != (self.num_classes is None):
+            raise ValueError(
+                f"label: {'missing' if label is None else 'not expected'} with "
+                f"num_classes={self.num_classes}"
+            )
+        start = self.start(jnp.zeros(batch, jnp.int32) if label is None else label)
+        if not self.above:
+            return Context(start, None)
+        h = self.codes_above(above)
+        tokens = grid_of(self.shape)[2]
+        return Context(start, jnp.repeat(h.reshape(len(h), -1, self.width), tokens, axis=1))
 
     def decode(
         self,
         cache: Cache,
         token: Int[Array, "batch"],
         index: Int[Array, ""],
-        label: Int[Array, "batch"] | None = None,
+        context: Context,
     ) -> tuple[Float[Array, "batch categories"], Cache]:
         """Give the logits of the token at ``index``, from the one before it and the cache.
 
@@ -171,13 +262,18 @@ class CausalTransformer(nn.Module):
             cache: of :meth:`empty_cache`, filled by the calls for smaller indices.
             token: at ``index - 1``; at index 0 it means nothing.
             index: from 0.
-            label: as in :meth:`__call__`.
+            context: of :meth:`context`.
         """
-        first = self._first(label, len(token))
-        h = jnp.where(index == 0, first, self.tokens(token))[:, None]
-        position = jax.lax.dynamic_slice_in_dim(self.positions, index, 1)
-        h = h + position[None].astype(self.dtype)
-        h, cache = self.blocks(h, cache, jnp.arange(self.depth), index, None)
+
+        def here(x: Array, axis: int) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, index, 1, axis)
+
+        h = jnp.where(index == 0, context.start, self.tokens(token))[:, None]
+        where, angles = self._positions(), self._angles()
+        h = h if where is None else h + here(where, 0)[None].astype(self.dtype)
+        h = h if context.added is None else h + here(context.added, 1)
+        angles = None if angles is None else here(angles, 0)
+        h, cache = self.blocks(h, cache, jnp.arange(self.depth), index, angles, None)
         return self._head(h)[:, 0], cache
 
     def empty_cache(self, batch: int) -> Cache:
@@ -185,13 +281,20 @@ class CausalTransformer(nn.Module):
         shape = (self.depth, batch, self.length, self.num_heads, self.width // self.num_heads)
         return Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
-    def _first(self, label: Array | None, batch: int) -> Float[Array, "batch width"]:
-        if (label is None) != (self.num_classes is None):
-            raise ValueError(
-                f"label: {'missing' if label is None else 'not expected'} with "
-                f"num_classes={self.num_classes}"
-            )
-        return self.start(jnp.zeros(batch, jnp.int32) if label is None else label)
+    def _positions(self) -> Float[Array, "length width"] | None:
+        if self.positions == "table":
+            return self.table
+        if self.positions == "rotary":
+            return None
+        places = np.unravel_index(np.arange(self.length), tuple(self.shape))
+        return sum(
+            (rows[place] for rows, place in zip(self.axes, places, strict=True)), jnp.zeros(())
+        )
+
+    def _angles(self) -> Float[Array, "length half"] | None:
+        if self.positions != "rotary":
+            return None
+        return jnp.asarray(rotary_angles(self.shape, self.width // self.num_heads))
 
     def _head(self, h: Array) -> Float[Array, "batch tokens categories"]:
-        return self.logits(self.norm_out(h)).astype(jnp.float32)
+        return self.logits(self.norm_out(h))

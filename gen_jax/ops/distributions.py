@@ -19,6 +19,7 @@ __all__ = [
     "logistic_mixture_log_prob",
     "logistic_mixture_mean",
     "logistic_mixture_outputs",
+    "logit_laplace_log_prob",
     "normal_log_prob",
     "sample_logistic_mixture",
 ]
@@ -51,6 +52,18 @@ def kl_normal(
     distance = (mean - prior_mean) ** 2 * jnp.exp(-prior_log_variance)
     # expm1, because a posterior near its prior would lose the difference to rounding.
     return 0.5 * (jnp.expm1(ratio) - ratio + distance)
+
+
+def logit_laplace_log_prob(
+    x: Float[Array, "..."], mean: Float[Array, "..."], log_scale: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Compute log f(x) = -log(2 b x (1 - x)) - |logit(x) - mean| / b for x in (0, 1).
+
+    The density of sigmoid(y) with y Laplace-distributed (Ramesh et al. 2021, appendix A.3).
+    """
+    logit = jnp.log(x) - jnp.log1p(-x)
+    spread = math.log(2) + log_scale + jnp.log(x) + jnp.log1p(-x)
+    return -spread - jnp.abs(logit - mean) * jnp.exp(-log_scale)
 
 
 def bernoulli_log_prob(x: Float[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -17,6 +17,7 @@ __all__ = [
     "discretized_logistic",
     "gaussian",
     "logistic_mixture",
+    "logit_laplace",
 ]
 
 Sigma = Literal["fixed", "learned", "optimal"]
@@ -130,4 +131,31 @@ def logistic_mixture(channels: int, components: int = 10) -> Likelihood:
         sample=lambda outputs, log_sigma, keys: dist.sample_logistic_mixture(
             keys, outputs, channels
         ),
+    )
+
+
+def logit_laplace() -> Likelihood:
+    """Make the likelihood of x in (0, 1) of DALL-E: a mean and a log-scale for each channel.
+
+    ``mean`` gives sigmoid of the former, the distribution's median, as the paper does (Ramesh et
+    al. 2021, appendix A.3). See :func:`gen_jax.codecs.unit` for the values that it is about.
+    """
+
+    def split(outputs: Array) -> tuple[Array, Array]:
+        mean, log_scale = jnp.split(outputs, 2, axis=-1)
+        return mean, jnp.clip(log_scale, dist.MIN_LOG_SCALE, dist.MAX_LOG_SCALE)
+
+    def sample(outputs: Array, log_sigma: ScalarLike, keys: Keys) -> Array:
+        del log_sigma
+        mean, log_scale = split(outputs)
+        noise = jax.vmap(lambda key: jax.random.laplace(key, mean.shape[1:]))(keys)
+        return jax.nn.sigmoid(mean + jnp.exp(log_scale) * noise)
+
+    return Likelihood(
+        num_outputs=lambda channels: 2 * channels,
+        log_prob=lambda outputs, x, log_sigma: _total(
+            dist.logit_laplace_log_prob(x, *split(outputs))
+        ),
+        mean=lambda outputs: jax.nn.sigmoid(split(outputs)[0]),
+        sample=sample,
     )

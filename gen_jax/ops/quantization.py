@@ -16,6 +16,7 @@ from gen_jax.typing import Array, Bool, Float, Int, Key, Keys, Scalar, ScalarLik
 
 __all__ = [
     "Quantized",
+    "code_shares",
     "codebook_from",
     "codes_to_vectors",
     "ema_codebook",
@@ -27,6 +28,7 @@ __all__ = [
     "kl_to_uniform",
     "nearest_code",
     "normalise",
+    "observe_candidates",
     "observe_codes",
     "perplexity",
     "residual",
@@ -247,6 +249,12 @@ def kl_to_uniform(logits: Float[Array, "*dims codes"]) -> Float[Array, "*dims"]:
     return jnp.sum(jnp.exp(log_q) * log_q, axis=-1) + math.log(logits.shape[-1])
 
 
+def code_shares(codes: Int[Array, "*dims"], num_codes: int) -> Float[Array, "codes"]:
+    """Give the share of a batch's vectors that each code has; additive, for ``observed``."""
+    index = codes.reshape(-1)
+    return jnp.zeros(num_codes).at[index].add(1.0) / index.size
+
+
 def observe_codes(
     z: Float[Array, "batch *grid dim"], codes: Int[Array, "batch *grid"], num_codes: int
 ) -> Mapping[str, Array]:
@@ -257,10 +265,8 @@ def observe_codes(
         sum of its vectors over the number of all.
     """
     flat = jax.lax.stop_gradient(z).reshape(-1, z.shape[-1])
-    index = codes.reshape(-1)
-    counts = jnp.zeros(num_codes, flat.dtype).at[index].add(1.0)
-    sums = jnp.zeros((num_codes, flat.shape[1]), flat.dtype).at[index].add(flat)
-    return {"counts": counts / len(flat), "sums": sums / len(flat)}
+    sums = jnp.zeros((num_codes, flat.shape[1]), flat.dtype).at[codes.reshape(-1)].add(flat)
+    return {"counts": code_shares(codes, num_codes), "sums": sums / len(flat)}
 
 
 def init_ema(codebook: Float[Array, "codes dim"]) -> Mapping[str, Array]:
@@ -285,11 +291,12 @@ def ema_codebook(
         averages: as :func:`init_ema` makes them.
         observed: of the global batch; see :func:`observe_codes`.
         decay: gamma, in [0, 1).
-        epsilon: of the smoothing, as a share of all vectors.
+        epsilon: of the smoothing, as a multiple of a code's equal share.
 
     Returns:
         New averages.
     """
+    epsilon = epsilon / len(averages["counts"])
     counts = decay * averages["counts"] + (1 - decay) * observed["counts"]
     sums = decay * averages["sums"] + (1 - decay) * observed["sums"]
     total = jnp.sum(counts)
@@ -303,36 +310,64 @@ def ema_codebook(
     }
 
 
+def observe_candidates(
+    keys: Keys, z: Float[Array, "batch *grid dim"], num_codes: int
+) -> Mapping[str, Array]:
+    """Draw a few vectors of each example into slots, one slot a code, for :func:`revive`.
+
+    A draw from the global batch is not additive, but sums over slots are: the result does not
+    depend on how devices and microbatches share the batch out. A vector's slot is drawn with its
+    example's key.
+
+    Returns:
+        ``slot_counts`` [codes], vectors in each slot, and ``slot_sums`` [codes, dim], their sum,
+        both over the number of examples.
+    """
+    flat = jax.lax.stop_gradient(z).reshape(len(z), -1, z.shape[-1])
+    # Few, so that most slots hold one vector at most, and not fewer where there are many codes.
+    num = max(1, min(flat.shape[1], num_codes // 256))
+
+    def draw(key: Array, vectors: Array) -> tuple[Array, Array]:
+        which_key, slot_key = jax.random.split(key)
+        which = jax.random.randint(which_key, (num,), 0, len(vectors))
+        return vectors[which], jax.random.randint(slot_key, (num,), 0, num_codes)
+
+    vectors, slots = jax.vmap(draw)(keys, flat)
+    slots, vectors = slots.reshape(-1), vectors.reshape(-1, flat.shape[-1])
+    counts = jnp.zeros(num_codes, flat.dtype).at[slots].add(1.0)
+    sums = jnp.zeros((num_codes, flat.shape[-1]), flat.dtype).at[slots].add(vectors)
+    return {"slot_counts": counts / len(z), "slot_sums": sums / len(z)}
+
+
 def revive(
-    averages: Mapping[str, Array],
-    candidates: Float[Array, "vectors dim"],
-    key: Key[Array, ""],
-    threshold: float = 0.01,
+    averages: Mapping[str, Array], slots: Mapping[str, Array], threshold: float = 0.05
 ) -> tuple[Mapping[str, Array], Bool[Array, "codes"]]:
-    """Move codes that are hardly used to vectors drawn from a batch.
+    """Move codes that are hardly used to vectors of the batch.
 
     Their statistics are those of a new code with an equal share: a code that kept its old ones
-    would be drawn back, or count as dead again at once (Dhariwal et al. 2020, section 3.1).
+    would be drawn back, or count as dead again at once (Dhariwal et al. 2020, section 3.1). A code
+    waits where its slot holds no vector, or more of them than others do, whose mean is none.
 
     Args:
         averages: as :func:`init_ema` makes them.
-        candidates: vectors of the global batch.
-        key: of this step, the same on all devices.
+        slots: of the global batch; see :func:`observe_candidates`.
         threshold: codes with less than this multiple of an equal share are dead.
 
     Returns:
-        New averages, and which codes were dead.
+        New averages, and which codes were moved.
     """
     equal = 1.0 / len(averages["counts"])
-    dead = averages["counts"] < threshold * equal
-    index = jax.random.randint(key, dead.shape, 0, len(candidates))
-    vectors = jax.lax.stop_gradient(candidates)[index]
-    wide = dead[:, None]
+    counts = slots["slot_counts"]
+    fewest = jnp.min(jnp.where(counts > 0, counts, jnp.inf))
+    fit = (counts > 0) & (counts < 1.5 * fewest)
+    moved = (averages["counts"] < threshold * equal) & fit
+    wide = moved[:, None]
+    vectors = slots["slot_sums"] / jnp.where(counts > 0, counts, 1.0)[:, None]
     return {
-        "counts": jnp.where(dead, equal, averages["counts"]),
+        "counts": jnp.where(moved, equal, averages["counts"]),
         "sums": jnp.where(wide, vectors * equal, averages["sums"]),
         "codebook": jnp.where(wide, vectors, averages["codebook"]),
-    }, dead
+    }, moved
 
 
 def codebook_from(

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -5,26 +6,47 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.models.autoregressive import autoregressive
+from gen_jax.models.autoregressive import autoregressive, hierarchical
+from gen_jax.nn.pixelcnn import PixelCNN
 from gen_jax.nn.transformer import CausalTransformer
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import LOCAL, Context
 
 KEYS = rng.per_example(jax.random.key(3), 0, 4)
-SMALL = {"num_categories": 3, "length": 4, "width": 8, "depth": 2, "num_heads": 2}
+SMALL = {"num_categories": 3, "shape": (2, 2), "width": 8, "depth": 2, "num_heads": 2}
+BANDS = {"num_categories": 3, "width": 6, "depth": 3, "kernel": 3, "hidden": 10}
+NETWORKS = {
+    "table": CausalTransformer(**SMALL),
+    "axes": CausalTransformer(**SMALL, positions="axes"),
+    "rotary": CausalTransformer(**{**SMALL, "width": 16}, positions="rotary"),
+    "pixelcnn": PixelCNN(shape=(2, 2), **BANDS),
+    "pixelcnn of 2x1 with 2 tokens each": PixelCNN(shape=(2, 1, 2), **BANDS),
+}
+# Larger than their reach, so that rows and columns leave the band.
+WIDE = {
+    "transformer": CausalTransformer(**{**SMALL, "shape": (4, 5), "width": 16}, positions="rotary"),
+    "pixelcnn": PixelCNN(shape=(5, 7), **BANDS),
+    "pixelcnn, kernel 5": PixelCNN(shape=(4, 6, 2), **{**BANDS, "kernel": 5}),
+}
 
 
-def randomised(network, *arguments, **options):
-    params = network.init(jax.random.key(0), *arguments, **options)["params"]
+@functools.partial(jax.jit, static_argnums=0)
+def run(network, variables, *arguments):
+    return network.apply(variables, *arguments)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def randomised(network, *arguments):
+    params = network.init(jax.random.key(0), *arguments)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
     return {"params": jax.tree.unflatten(tree, leaves)}
 
 
-@pytest.fixture(scope="module")
-def small():
-    network = CausalTransformer(**SMALL)
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def small(request):
+    network = NETWORKS[request.param]
     return network, randomised(network, jnp.zeros((1, 4), jnp.int32))
 
 
@@ -55,15 +77,73 @@ def test_a_token_knows_nothing_of_itself_or_of_later_ones(small):
         assert differs.tolist() == [position > changed for position in range(4)]
 
 
+def decode_all(network, variables, x, label=None, above=()):
+    """Give the logits of every token, one after another through the cache."""
+    context = network.apply(variables, len(x), label, above, method="context")
+
+    @jax.jit
+    def step(cache, token, index):
+        return network.apply(variables, cache, token, index, context, method="decode")
+
+    cache, steps = network.empty_cache(len(x)), []
+    for index in range(network.length):
+        # At index 0 the token means nothing.
+        token = x[:, index - 1] if index else jnp.full(len(x), 2, jnp.int32)
+        logits, cache = step(cache, token, jnp.int32(index))
+        steps.append(logits)
+    return jnp.stack(steps, 1)
+
+
 def test_the_cache_changes_nothing(small):
     network, variables = small
     x = every_sequence()[::7]
-    cache, steps = network.empty_cache(len(x)), []
-    for index in range(4):
-        token = x[:, index - 1] if index else jnp.zeros(len(x), jnp.int32)
-        logits, cache = network.apply(variables, cache, token, jnp.int32(index), method="decode")
-        steps.append(logits)
-    np.testing.assert_allclose(jnp.stack(steps, 1), network.apply(variables, x), atol=2e-5)
+    np.testing.assert_allclose(
+        decode_all(network, variables, x), run(network, variables, x), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_the_cache_changes_nothing_with_classes_and_coarser_codes(name):
+    network = WIDE[name].clone(num_classes=4, above=(5,), shape=(*WIDE[name].shape,))
+    height, width = network.shape[:2]
+    network = network.clone(shape=(height // 2 * 2, width // 2 * 2, *network.shape[2:]))
+    x = jax.random.randint(jax.random.key(0), (3, network.length), 0, 3)
+    codes = jax.random.randint(jax.random.key(1), (3, *(s // 2 for s in network.shape[:2])), 0, 5)
+    label = jnp.array([0, 3, 4])
+    variables = randomised(network, x, label, (codes,))
+    expected = run(network, variables, x, label, (codes,))
+    np.testing.assert_allclose(
+        decode_all(network, variables, x, label, (codes,)), expected, atol=1e-4
+    )
+    for changed in (
+        run(network, variables, x, label[::-1], (codes,)),
+        run(network, variables, x, label, ((codes + 1) % 5,)),
+    ):
+        assert float(jnp.abs(changed - expected).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_token_sees_those_before_it_and_no_other(name):
+    """By gradients with respect to embedded tokens: none from itself or from a later one."""
+    network = WIDE[name]
+    variables = randomised(network, jnp.zeros((1, network.length), jnp.int32))
+    x = jax.random.randint(jax.random.key(0), (1, network.length), 0, 3)
+    others = jnp.repeat(x, network.length, axis=0)
+    others = others.at[jnp.arange(network.length), jnp.arange(network.length)].add(1) % 3
+    # In one batch with the original: another shape is rounded otherwise.
+    logits = run(network, variables, jnp.concatenate([others, x]))
+    moved = np.asarray(jnp.abs(logits[:-1] - logits[-1:]).max(axis=-1) > 1e-6)
+    assert not np.any(np.tril(moved)), "neither itself nor anything earlier"
+    if name == "transformer":
+        assert np.all(moved[np.triu_indices(network.length, 1)])
+    else:  # what was changed last is seen by its successor, but not across a row's end
+        depth = network.length // np.prod(network.shape[:2])
+        row_ends = np.arange(1, network.length) % (network.shape[1] * depth) == 0
+        np.testing.assert_array_equal(np.diag(moved, 1)[~row_ends], True)
+        # Right above, and to the right above.
+        step = network.shape[1] * depth
+        assert np.all(np.diag(moved, step))
+        assert moved[depth, step]
 
 
 def test_samples_have_the_model_s_probabilities(small):
@@ -91,11 +171,12 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_tokens(small):
     assert float(padded) == pytest.approx(-float(nats[:2].sum()) / 16, rel=1e-5)
 
 
-def test_classes_matter_and_are_asked_for():
-    network = CausalTransformer(**SMALL, num_classes=2)
+@pytest.mark.parametrize("network", [NETWORKS["table"], NETWORKS["pixelcnn"]])
+def test_classes_matter_and_are_asked_for(network):
+    network = network.clone(num_classes=2)
     x, label = jnp.zeros((2, 4), jnp.int32), jnp.array([0, 1])
     variables = randomised(network, x, label)
-    logits = network.apply(variables, x, label)
+    logits = run(network, variables, x, label)
     assert float(jnp.abs(logits[0] - logits[1]).max()) > 0.01
     with pytest.raises(ValueError, match="label: missing with num_classes=2"):
         network.apply(variables, x)
@@ -113,9 +194,9 @@ def test_layers_drop_different_elements():
         lambda p: jnp.stack([p[0]] * 2) if p.shape[0] == 2 else p, variables["params"]["blocks"]
     )
     variables = {"params": {**variables["params"], "blocks": same}}
-    dropped = network.apply(variables, x, None, KEYS)
-    assert float(jnp.abs(dropped - network.apply(variables, x)).max()) > 0.01
-    alone = network.apply(variables, x[1:2], None, KEYS[1:2])
+    dropped = run(network, variables, x, None, (), KEYS)
+    assert float(jnp.abs(dropped - run(network, variables, x)).max()) > 0.01
+    alone = run(network, variables, x[1:2], None, (), KEYS[1:2])
     np.testing.assert_allclose(alone[0], dropped[1], atol=1e-5)
 
 
@@ -126,7 +207,7 @@ def test_computing_again_changes_no_gradient(remat):
     variables = randomised(plain, x)
 
     def loss(variables, network):
-        return jnp.mean(jnp.square(network.apply(variables, x, None, KEYS) - 1.0))
+        return jnp.mean(jnp.square(run(network, variables, x, None, (), KEYS) - 1.0))
 
     grads = [jax.jit(jax.grad(loss), static_argnums=1)(variables, n) for n in (plain, again)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *grads)
@@ -137,15 +218,135 @@ def test_bfloat16_computes_and_float32_remains():
     x = jnp.zeros((1, 4), jnp.int32)
     variables = network.init(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    assert network.apply(variables, x).dtype == jnp.float32
+    assert run(network, variables, x).dtype == jnp.float32
     assert network.empty_cache(1).key.dtype == jnp.bfloat16
 
 
-def test_what_does_not_fit_is_refused(small):
-    network, variables = small
+def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="num_heads: 3 does not divide the width 8"):
         CausalTransformer(**{**SMALL, "num_heads": 3})
-    with pytest.raises(ValueError, match="tokens: 4 are needed, got 5"):
-        network.apply(variables, jnp.zeros((1, 5), jnp.int32))
+    with pytest.raises(ValueError, match="heads of 4; with rotary positions"):
+        CausalTransformer(**SMALL, positions="rotary")
+    with pytest.raises(ValueError, match="positions: one of table, axes, rotary is needed"):
+        CausalTransformer(**SMALL, positions="sines")
+    with pytest.raises(ValueError, match="kernel: 4; an odd number from 3"):
+        PixelCNN(shape=(2, 2), **{**BANDS, "kernel": 4})
+    for network in (NETWORKS["pixelcnn"], NETWORKS["table"]):
+        variables = randomised(network, jnp.zeros((1, 4), jnp.int32))
+        with pytest.raises(ValueError, match="tokens: 4 are needed, got 5"):
+            network.apply(variables, jnp.zeros((1, 5), jnp.int32))
     with pytest.raises(ValueError, match=r"network: length 9 is needed for \(3, 3, 1\), got 4"):
         autoregressive(network, (3, 3, 1))
+    with pytest.raises(ValueError, match="class_dropout: has a meaning only with num_classes"):
+        autoregressive(network, (2, 2), class_dropout=0.1)
+
+
+@pytest.mark.parametrize("kind", ["table", "pixelcnn"])
+def test_guidance_goes_from_no_class_over_the_class_to_more_of_it(kind):
+    network = NETWORKS[kind].clone(num_classes=2)
+    x, label = every_sequence(), jnp.zeros(81, jnp.int32)
+    params = {"net": randomised(network, x[:1], label[:1])["params"]}
+    model = autoregressive(network, (2, 2), num_classes=2, class_dropout=0.5)
+    assert model.sample_options["guidance"].default is None
+    assert "guidance" not in autoregressive(network, (2, 2), num_classes=2).sample_options
+    keys = rng.per_example(jax.random.key(5), 0, 5000)
+    sample = jax.jit(model.sample)
+    labels = jnp.zeros(5000, jnp.int32)
+    plain = sample(params, {}, keys, {}, labels)
+    np.testing.assert_array_equal(sample(params, {}, keys, {}, labels, guidance=1.0), plain)
+    without = sample(params, {}, keys, {}, labels, guidance=0.0)
+    np.testing.assert_array_equal(sample(params, {}, keys, {}, jnp.full(5000, 2)), without)
+    # Frequencies of the first token under guidance 2: p(x | c)^2 / p(x), normalised.
+    logits = [
+        jax.nn.log_softmax(run(network, {"params": params["net"]}, x[:1], jnp.array([c]))[0, 0])
+        for c in (0, 2)
+    ]
+    expected = jax.nn.softmax(2 * logits[0] - logits[1])
+    more = sample(params, {}, keys, {}, labels, guidance=2.0)[:, 0, 0]
+    np.testing.assert_allclose(np.bincount(more, minlength=3) / 5000, expected, atol=0.03)
+
+
+def test_labels_are_left_out_of_a_share_of_the_examples():
+    network = NETWORKS["table"].clone(num_classes=2)
+    x, label = jnp.zeros((400, 2, 2), jnp.int32), jnp.ones(400, jnp.int32)
+    params = {"net": randomised(network, x.reshape(400, 4)[:1], label[:1])["params"]}
+    keys = rng.per_example(jax.random.key(5), 0, 400)
+
+    def value(share, train):
+        model = autoregressive(network, (2, 2), num_classes=2, class_dropout=share)
+        context = Context({}, jnp.int32(0), LOCAL, train=train)
+        batch = {"x": x, "label": label}
+        return float(
+            jax.jit(lambda: model.losses["likelihood"].fn(params, {}, batch, keys, context)[0])()
+        )
+
+    with_class, mixed = value(0.0, True), value(0.3, True)
+    assert value(0.3, False) == pytest.approx(with_class)
+    model = autoregressive(network, (2, 2), num_classes=2)
+    none = -model.log_prob(params, {}, {"x": x[:1], "label": jnp.array([2])}, KEYS[:1], {}).nats / 4
+    share = (mixed - with_class) / (float(none[0]) - with_class)
+    assert share == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 400))
+
+
+@pytest.fixture(scope="module", params=["transformer", "pixelcnn"])
+def pyramid(request):
+    """A 1x1 top of 3 categories over a 2x1 bottom of 2."""
+    shapes = {"top": (1, 1), "bottom": (2, 1)}
+    if request.param == "transformer":
+        make = lambda **own: CausalTransformer(**{**SMALL, **own})  # noqa: E731
+    else:
+        make = lambda **own: PixelCNN(**{**BANDS, **own})  # noqa: E731
+    networks = {
+        "top": make(shape=(1, 1)),
+        "bottom": make(shape=(2, 1), num_categories=2, above=(3,)),
+    }
+    model = hierarchical(networks, shapes)
+    x = {
+        "top": jnp.repeat(jnp.arange(3), 4).reshape(12, 1, 1),
+        "bottom": jnp.tile(jnp.array(list(itertools.product(range(2), repeat=2))), (3, 1)).reshape(
+            12, 2, 1
+        ),
+    }
+    params = {
+        name: randomised(network, x[name][:1].reshape(1, -1), None, above)["params"]
+        for (name, network), above in zip(networks.items(), ((), (x["top"][:1],)), strict=True)
+    }
+    return model, params, x
+
+
+def test_probabilities_of_a_hierarchy_sum_to_one(pyramid):
+    model, params, x = pyramid
+    nats = model.log_prob(params, {}, {"x": x}, KEYS, {}).nats
+    assert float(jnp.exp(nats).sum()) == pytest.approx(1.0, abs=1e-5)
+    # And the bottom hangs on the top.
+    by_top = nats.reshape(3, 4) - jax.nn.logsumexp(nats.reshape(3, 4), axis=1, keepdims=True)
+    assert float(jnp.abs(by_top[0] - by_top[1]).max()) > 1e-3
+
+
+def test_samples_of_a_hierarchy_have_its_probabilities(pyramid):
+    model, params, x = pyramid
+    keys = rng.per_example(jax.random.key(5), 0, 20_000)
+    samples = jax.jit(model.sample)(params, {}, keys, {})
+    index = 4 * samples["top"][:, 0, 0] + samples["bottom"][:, :, 0] @ jnp.array([2, 1])
+    found = np.bincount(np.asarray(index), minlength=12) / len(keys)
+    expected = np.exp(model.log_prob(params, {}, {"x": x}, KEYS, {}).nats)
+    np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(expected.max() / len(keys)))
+
+
+def test_each_grid_has_a_loss_of_its_own(pyramid):
+    model, params, x = pyramid
+    context = Context({}, jnp.int32(0), LOCAL, train=False)
+    nats = [
+        float(model.losses[name].fn(params, {}, {"x": x}, KEYS, context)[0])
+        for name in ("top", "bottom")
+    ]
+    total = -float(jnp.mean(model.log_prob(params, {}, {"x": x}, KEYS, {}).nats))
+    assert nats[0] + 2 * nats[1] == pytest.approx(total, rel=1e-5)
+    assert {name: loss.player for name, loss in model.losses.items()} == {
+        "top": "top", "bottom": "bottom",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="'bottom' needs above for top"):
+        hierarchical(
+            {"top": NETWORKS["table"], "bottom": NETWORKS["table"]},
+            {"top": (2, 2), "bottom": (2, 2)},
+        )

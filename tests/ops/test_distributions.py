@@ -169,3 +169,27 @@ def test_several_outputs_for_one_x_broadcast():
     for likelihood in LIKELIHOODS.values():
         outputs = jnp.zeros((2, 5, 4, 4, likelihood.num_outputs(1)))
         assert likelihood.log_prob(outputs, x, 0.0).shape == (2, 5)
+
+
+@pytest.mark.parametrize(("mean", "log_scale"), [(0.0, 0.0), (1.5, -1.0), (-0.7, 0.5)])
+def test_a_logit_laplace_is_scipy_s_and_integrates_to_one(mean, log_scale):
+    x = np.linspace(1e-5, 1 - 1e-5, 200_001)
+    nats = dist.logit_laplace_log_prob(jnp.float32(x), jnp.float32(mean), jnp.float32(log_scale))
+    logit = np.log(x) - np.log1p(-x)
+    expected = scipy.stats.laplace.logpdf(logit, mean, np.exp(log_scale)) - np.log(x * (1 - x))
+    np.testing.assert_allclose(nats[200:-200], expected[200:-200], atol=1e-3)
+    total = np.trapezoid(np.exp(np.float64(nats)), x)
+    assert total == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_logit_laplace_decoder_s_mean_is_its_median():
+    likelihood = likelihoods.logit_laplace()
+    outputs = jnp.broadcast_to(jnp.array([0.8, -0.5]), (4000, 1, 1, 2))
+    keys = rng.per_example(jax.random.key(0), 0, 4000)
+    draws = likelihood.sample(outputs, 0.0, keys)
+    assert float(jnp.median(draws)) == pytest.approx(
+        float(likelihood.mean(outputs)[0, 0, 0, 0]), abs=0.01
+    )
+    nats = likelihood.log_prob(outputs, draws, 0.0)
+    expected = dist.logit_laplace_log_prob(draws, jnp.float32(0.8), jnp.float32(-0.5))
+    np.testing.assert_allclose(nats, expected[:, 0, 0, 0], rtol=1e-5)

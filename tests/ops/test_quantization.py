@@ -94,25 +94,44 @@ def test_moving_averages_forget_and_smoothing_spares_rare_codes():
     assert float(jnp.sum(averages["counts"])) == pytest.approx(1, rel=1e-4)
 
 
-def test_dead_codes_come_back_with_new_statistics():
-    averages = vq.init_ema(CODEBOOK)
-    dead = jnp.arange(37) >= 30
-    averages = {
-        "counts": jnp.where(dead, 0.0, 1 / 30),
-        "sums": jnp.where(dead[:, None], 0.0, CODEBOOK / 30),
-        "codebook": averages["codebook"],
+def half_dead():
+    dead = jnp.arange(37) >= 20
+    return dead, {
+        "counts": jnp.where(dead, 0.0, 1 / 20),
+        "sums": jnp.where(dead[:, None], 0.0, CODEBOOK / 20),
+        "codebook": CODEBOOK,
     }
-    candidates = Z.reshape(-1, 5)
-    revived, which = vq.revive(averages, candidates, jax.random.key(2))
-    np.testing.assert_array_equal(which, dead)
-    for name in averages:
-        np.testing.assert_array_equal(revived[name][:30], averages[name][:30])
-    distance = np.abs(revived["codebook"][30:, None] - candidates[None]).max(axis=-1)
-    assert np.all(distance.min(axis=1) == 0)
-    np.testing.assert_allclose(
-        revived["sums"][30:] / revived["counts"][30:, None], revived["codebook"][30:], rtol=1e-5
-    )
-    assert not np.any(vq.revive(revived, candidates, jax.random.key(3))[1])
+
+
+def test_dead_codes_come_back_with_new_statistics():
+    dead, averages = half_dead()
+    candidates = np.asarray(Z).reshape(-1, 5)
+    moved_so_far = np.zeros(37, bool)
+    for number in range(30):
+        keys = rng.per_example(jax.random.key(number), 0, 8)
+        slots = vq.observe_candidates(keys, Z, 37)
+        revived, moved = vq.revive(averages, slots)
+        moved = np.asarray(moved)
+        assert not np.any(moved & ~np.asarray(dead))
+        assert not np.any(moved & moved_so_far), "new statistics: not dead again at once"
+        for name in averages:
+            np.testing.assert_array_equal(revived[name][~moved], averages[name][~moved])
+        new = np.asarray(revived["codebook"])[moved]
+        distance = np.abs(new[:, None] - candidates[None]).max(axis=-1)
+        np.testing.assert_allclose(distance.min(axis=1), 0, atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(revived["sums"])[moved] * 37, revived["codebook"][moved], rtol=1e-5
+        )
+        averages, moved_so_far = revived, moved_so_far | moved
+    np.testing.assert_array_equal(moved_so_far, dead)
+
+
+def test_candidates_of_parts_average_to_those_of_the_whole():
+    keys = rng.per_example(jax.random.key(9), 0, 8)
+    whole = vq.observe_candidates(keys, Z, 37)
+    parts = [vq.observe_candidates(keys[i::4], Z[i::4], 37) for i in range(4)]
+    mean = jax.tree.map(lambda *x: sum(x) / 4, *parts)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, mean)
 
 
 def test_k_means_plus_plus_finds_every_cluster():

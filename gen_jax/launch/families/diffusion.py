@@ -91,6 +91,10 @@ def build(values: Mapping[str, Any], stage1: "Stage1 | None" = None) -> "Experim
     from gen_jax.nn.blocks import TENSOR_DIMS
     from gen_jax.nn.unet import UNet
 
+    if stage1 is not None and stage1.codec.num_categories is not None:
+        raise ConfigError(
+            "stage1: its codes are whole numbers; family 'autoregressive' models these"
+        )
     shape = tuple(values["data.shape"]) if stage1 is None else stage1.code_shape
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ConfigError(f"stage1: a U-Net needs square grids of codes, got codes of {shape}")

@@ -1,0 +1,39 @@
+"""A causal transformer over the codes of configs/vqvae_cifar10.py, class by class.
+
+gen-jax encode --workdir runs/vqvae_cifar10 --out codes/cifar10
+gen-jax train --config configs/prior_cifar10.py --workdir runs/prior_cifar10 \\
+        --config.stage1=runs/vqvae_cifar10 --config.data.source=codes:codes/cifar10
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Give the experiment, or its ``tiny`` variant."""
+    config = common.autoregressive()
+    config.stage1 = "runs/vqvae_cifar10"
+    config.data.update(
+        {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 64, "holdout": 5000}
+    )
+    config.model.update(
+        {
+            "width": 192,
+            "depth": 6,
+            "num_heads": 6,
+            "positions": "rotary",
+            "dropout": 0.1,
+            "num_classes": 10,
+            "class_dropout": 0.1,
+        }
+    )
+    config.optimizer.update(
+        {"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine", "weight_decay": 0.01}
+    )
+    config.train.update({"steps": 6000, "log_every": 100, "sample_every": 2000, "save_every": 1000})
+    if variant == "tiny":
+        return common.tiny_autoregressive(config, "synthetic:8x8x3", (8, 8, 3))
+    if variant:
+        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
+    return config

@@ -1,0 +1,110 @@
+"""VQ-VAE and VQ-VAE-2, with vector, residual or finite scalar quantization."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gen_jax.launch import autoencoders
+from gen_jax.launch.schema import boolean, choice, integer, integers, number
+from gen_jax.nn.geometry import hierarchy_faults
+
+if TYPE_CHECKING:
+    from gen_jax.launch.experiment import Experiment
+    from gen_jax.ops.quantizers import Quantizer
+
+FIELDS = {
+    "model.factors": integers(2, change="frozen"),  # one a grid: (4,) VQ-VAE, (4, 2) VQ-VAE-2
+    "model.channels": integer(2, change="frozen"),
+    "model.hidden": integer(1, change="frozen"),
+    "model.num_blocks": integer(0, change="frozen"),
+    "model.likelihood": choice("gaussian", "bernoulli", change="frozen"),
+    "model.binarise": choice("stochastic", "threshold", "none", change="frozen"),  # bernoulli
+    "model.log_sigma": number(-20, 20),  # gaussian: the weight of squared errors
+    "model.quantizer": choice("vector", "finite_scalar", change="frozen"),
+    "model.num_embeddings": integer(2, change="frozen"),  # vector, from here
+    "model.embedding_dim": integer(1, change="frozen"),
+    "model.levels": integer(1, change="frozen"),  # above 1: residual
+    "model.codebook": choice("ema", "gradient", change="frozen"),
+    "model.cosine": boolean(change="frozen"),
+    "model.decay": number(0, 1, below=True),
+    "model.revive_below": number(0),  # to here
+    "model.scalar_levels": integers(2, change="frozen"),  # finite_scalar
+    "model.commitment_cost": number(0),
+    "model.dtype": choice("float32", "bfloat16"),
+}
+
+LATENTS = True  # has encode and decode
+DISCRETE = True
+
+
+def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Find what is wrong between fields that are each right by themselves."""
+    height, width, _ = values["data.shape"]
+    found = hierarchy_faults(
+        factors=values["model.factors"],
+        channels=values["model.channels"],
+        resolution=(height, width),
+    )
+    faults = [(f"model.{name}", fault) for name, fault in found.items()]
+    if values["model.quantizer"] == "finite_scalar":
+        if not values["model.scalar_levels"]:
+            faults.append(("model.scalar_levels", "(); with finite_scalar some are needed"))
+    elif values["model.cosine"] and values["model.levels"] > 1:
+        faults.append(("model.levels", f"{values['model.levels']}; with model.cosine 1 is needed"))
+    return faults
+
+
+def build(values: Mapping[str, Any]) -> "Experiment":
+    """Build the model, its codec and its optimiser."""
+    # Here and not above: the schema reads FIELDS before anything heavy may be loaded.
+    import jax.numpy as jnp
+
+    from gen_jax.codecs import with_codec
+    from gen_jax.launch.experiment import Experiment, make_optimizer
+    from gen_jax.models.vqvae import vqvae
+    from gen_jax.nn.blocks import TENSOR_DIMS
+    from gen_jax.nn.hierarchy import Hierarchy
+
+    shape, factors = tuple(values["data.shape"]), tuple(values["model.factors"])
+    codec, likelihood = autoencoders.codec_and_likelihood(
+        values["model.likelihood"],
+        shape[2],
+        binarise=values["model.binarise"],
+        log_sigma=values["model.log_sigma"],
+    )
+    quantizer = _quantizer(values)
+    network = Hierarchy(
+        num_outputs=likelihood.num_outputs(shape[2]),
+        factors=factors,
+        dims=(quantizer.dim,) * len(factors),
+        dtype=jnp.dtype(values["model.dtype"]),
+        **{name: values[f"model.{name}"] for name in ("channels", "hidden", "num_blocks")},
+    )
+    model = vqvae(
+        network,
+        (quantizer,) * len(factors),
+        likelihood,
+        shape,
+        commitment_cost=values["model.commitment_cost"],
+    )
+    return Experiment(
+        model=with_codec(model, codec),
+        optimizers={"net": make_optimizer(values)},
+        frozen={"codec": {}},
+        num_classes=None,
+        tensor_dims=TENSOR_DIMS,
+    )
+
+
+def _quantizer(values: Mapping[str, Any]) -> "Quantizer":
+    from gen_jax.ops import quantizers
+
+    if values["model.quantizer"] == "finite_scalar":
+        return quantizers.finite_scalar(values["model.scalar_levels"], values["model.decay"])
+    return quantizers.vector(
+        values["model.num_embeddings"],
+        values["model.embedding_dim"],
+        **{
+            name: values[f"model.{name}"]
+            for name in ("levels", "codebook", "cosine", "decay", "revive_below")
+        },
+    )

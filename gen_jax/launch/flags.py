@@ -1,0 +1,133 @@
+"""Reading flags: what several commands share."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from gen_jax.errors import ConfigError, StorageError
+
+__all__ = [
+    "define_data",
+    "define_sampling",
+    "need",
+    "parse",
+    "parse_known",
+    "see_that_it_can_be_written",
+    "take_overrides",
+    "trained_and_options",
+    "with_data",
+]
+
+
+def define_data(values: flags.FlagValues) -> None:
+    """Define ``--data`` and ``--split``."""
+    flags.DEFINE_string("data", None, "where the data is now, if it has moved", flag_values=values)
+    flags.DEFINE_enum(
+        "split",
+        "test",
+        ["test", "validation", "train"],
+        "of the data; validation is what data.holdout kept from training",
+        flag_values=values,
+    )
+
+
+def with_data(trained: Any, values: flags.FlagValues) -> Any:
+    """Let a trained model's data be where ``--data`` says."""
+    if not values.data:
+        return trained
+    data = {**trained.config["data"], "source": values.data}
+    return trained._replace(config={**trained.config, "data": data})
+
+
+def see_that_it_can_be_written(out: Path) -> None:
+    """Find out before an hour of sampling, and leave nothing behind."""
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)) or out.is_dir():
+        raise StorageError(f"{out}: cannot be written")
+
+
+def define_sampling(values: flags.FlagValues, batch_size: int) -> None:
+    """Define ``--seed`` and ``--batch_size``."""
+    flags.DEFINE_integer(
+        "seed", 0, "names the samples", flag_values=values, lower_bound=0, upper_bound=2**32 - 1
+    )
+    flags.DEFINE_integer(
+        "batch_size", batch_size, "samples at once", flag_values=values, lower_bound=1
+    )
+
+
+def trained_and_options(
+    command: str, values: flags.FlagValues, rest: list[str], *, density: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """Load a work directory, and read the flags that its model's sampler, or density, takes."""
+    from gen_jax.launch.workdir import load_trained
+
+    trained = load_trained(Path(values.workdir))
+    model = trained.experiment.model
+    options = {**model.sample_options, **(model.log_prob_options if density else {})}
+    own = flags.FlagValues()
+    define: Mapping[type, Callable[..., Any]] = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    for name, option in options.items():
+        define[option.kind](name, None, f"{option.help} ({option.accepts})", flag_values=own)
+    if parse(command, own, rest):
+        raise ConfigError(f"--help: give it without --workdir for the flags of {command}")
+    chosen = {name: own[name].value for name in options if own[name].value is not None}
+    for name, value in chosen.items():
+        if not options[name].ok(value):
+            raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is needed")
+        other, needed = options[name].goes_with or (name, value)
+        if chosen.get(other, options[other].default) != needed:
+            raise ConfigError(f"--{name}: has a meaning only with --{other} {needed}")
+    return trained, chosen
+
+
+def take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take out ``--config.a.b=value`` and ``--config.a.b value``, as ``a.b=value``."""
+    overrides, rest = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.startswith("config."):
+            value = value if equals else next(waiting, "")
+            overrides.append(f"{name.removeprefix('config.')}={value}")
+        else:
+            rest.append(argument)
+    return overrides, rest
+
+
+def parse(command: str, values: flags.FlagValues, arguments: list[str]) -> bool:
+    """Parse all arguments; True if help was asked for, and given."""
+    rest = parse_known(command, values, arguments)
+    if rest is None:
+        return True
+    if rest:
+        from gen_jax.launch.schema import nearest
+
+        hint = nearest(rest[0].lstrip("-").partition("=")[0], values)
+        raise ConfigError(f"{rest[0]}: not a flag of gen-jax {command}{hint}")
+    return False
+
+
+def parse_known(command: str, values: flags.FlagValues, arguments: list[str]) -> list[str] | None:
+    """Parse the flags that are defined and give the other arguments; None after ``--help``."""
+    if "--help" in arguments or "-h" in arguments:
+        print(f"gen-jax {command}\n{values.get_help()}")
+        return None
+    try:
+        return list(values(["gen-jax", *arguments], known_only=True))[1:]
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+
+
+def need(values: flags.FlagValues, *names: str) -> None:
+    """See that flags were given."""
+    missing = [f"--{name}" for name in names if not values[name].value]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)}: missing; see --help")

@@ -1,0 +1,194 @@
+"""The discrete VAE of DALL-E (Ramesh et al. 2021), with a Gumbel-softmax relaxation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.ops import keys as rng
+from gen_jax.ops.likelihoods import Likelihood
+from gen_jax.ops.quantization import (
+    code_shares,
+    gumbel_softmax,
+    kl_to_uniform,
+    perplexity,
+    share_used,
+)
+from gen_jax.ops.quantizers import USED
+from gen_jax.protocols import (
+    Aux,
+    Batch,
+    Context,
+    LogProb,
+    Loss,
+    Model,
+    Params,
+    Stats,
+    batch_mean,
+)
+from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, ScalarLike
+
+__all__ = ["Ramp", "dvae"]
+
+
+class Ramp(NamedTuple):
+    """A value that goes from ``start`` to ``end`` in ``steps`` steps, along half a cosine."""
+
+    start: float
+    end: float
+    steps: int
+
+    def at(self, step: ScalarLike) -> Scalar:
+        """Give the value at a step."""
+        share = jnp.clip(step / max(self.steps, 1), 0.0, 1.0) if self.steps else jnp.float32(1.0)
+        return self.end + 0.5 * (self.start - self.end) * (1 + jnp.cos(math.pi * share))
+
+
+# Of DALL-E.
+TEMPERATURE = Ramp(1.0, 1.0 / 16, 150_000)
+KL_WEIGHT = Ramp(0.0, 6.6, 5_000)
+
+
+def dvae(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    likelihood: Likelihood,
+    code_shape: Sequence[int],
+    num_codes: int,
+    *,
+    temperature: Ramp = TEMPERATURE,
+    kl_weight: Ramp = KL_WEIGHT,
+    straight_through: bool = False,
+    decay: float = 0.99,
+) -> Model:
+    """Make a VAE whose latents are grids of categorical variables with a uniform prior.
+
+    Its only player is ``"net"`` and its only loss ``"elbo"``, in nats an example:
+    -log p(x | z) + beta KL(q(z | x) || uniform), with z a Gumbel-softmax relaxation of a draw from
+    q (Ramesh et al. 2021, section 2.1 and appendix A.2), or, outside training, a draw itself.
+    Metrics are ``reconstruction``, ``kl``, ``temperature``, and of the likeliest codes
+    ``perplexity``, exp(entropy) of their shares in the batch, and ``codes_used``, the share of
+    codes with more than 1 % of an equal share in a running average.
+
+    Args:
+        encoder: Linen module ``x -> logits`` [batch, *code_shape, num_codes].
+        decoder: Linen module ``z -> outputs`` of the likelihood, of z of the shape of the logits.
+        likelihood: log p(x | z) of the outputs, with a fixed sigma.
+        code_shape: height and width of a grid of codes.
+        num_codes: K.
+        temperature: of the relaxation, by step.
+        kl_weight: beta, by step; its end outside training.
+        straight_through: give the decoder one-hot vectors in training too, with the relaxation's
+            gradient.
+        decay: of the running average of codes.
+
+    Returns:
+        A model of ``batch["x"]``. ``encode`` gives the likeliest codes, int32 [batch, h, w];
+        ``decode`` the mean of p(x | z). ``sample`` decodes codes drawn from the prior: for samples
+        that are images a second stage is needed. ``log_prob`` is the bound with beta 1, of a
+        single draw.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    code_shape = tuple(code_shape)
+    if min(temperature.start, temperature.end) <= 0:
+        raise ValueError(f"temperature: above 0 is needed, got {temperature}")
+    if min(kl_weight.start, kl_weight.end) < 0:
+        raise ValueError(f"kl_weight: at least 0 is needed, got {kl_weight}")
+    if likelihood.sigma != "fixed":
+        raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
+
+    def logits_of(params: Params, x: Array) -> Float[Array, "batch height width codes"]:
+        logits = encoder.apply({"params": params["net"]["encoder"]}, x)
+        assert isinstance(logits, Array)
+        return logits
+
+    def outputs_of(params: Params, z: Array) -> Float[Array, "batch height width outputs"]:
+        outputs = decoder.apply({"params": params["net"]["decoder"]}, z)
+        assert isinstance(outputs, Array)
+        return outputs
+
+    def one_hot(codes: Int[Array, "batch height width"]) -> Float[Array, "batch h w codes"]:
+        return jax.nn.one_hot(codes, num_codes)
+
+    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+        encoder_key, decoder_key = jax.random.split(key)
+        z = jnp.zeros((1, *code_shape, num_codes))
+        net = {
+            "encoder": encoder.init(encoder_key, batch["x"][:1])["params"],
+            "decoder": decoder.init(decoder_key, z)["params"],
+        }
+        return {"net": net}, {"net": {"counts": jnp.full(num_codes, 1.0 / num_codes, jnp.float32)}}
+
+    def terms(
+        params: Params, x: Array, keys: Keys, tau: ScalarLike, *, train: bool
+    ) -> tuple[Array, Array, Array]:
+        """Give log p(x | z), the KL and the likeliest codes of each example."""
+        logits = logits_of(params, x)
+        hard = straight_through or not train
+        z = gumbel_softmax(rng.fold_in(keys, 0), logits, tau, hard=hard)
+        nats = likelihood.log_prob(outputs_of(params, z), x, likelihood.initial_log_sigma)
+        kl = jnp.sum(kl_to_uniform(logits), axis=(1, 2))
+        return nats, kl, jnp.argmax(logits, axis=-1)
+
+    def loss(
+        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        del stats
+        tau = temperature.at(context.step) if context.train else jnp.float32(temperature.end)
+        beta = kl_weight.at(context.step) if context.train else jnp.float32(kl_weight.end)
+        nats, kl, codes = terms(params, batch["x"], keys, tau, train=context.train)
+        reconstruction, divergence = batch_mean(batch, -nats), batch_mean(batch, kl)
+        metrics = {"reconstruction": reconstruction, "kl": divergence, "temperature": tau}
+        observed = {"counts": code_shares(codes, num_codes)}
+        return reconstruction + beta * divergence, Aux(observed, metrics)
+
+    def update_stats(
+        stats: Stats, observed: Mapping[str, PyTree], key: Array, step: Array
+    ) -> tuple[Stats, dict[str, Scalar]]:
+        del key, step
+        now = observed["net"]["counts"]
+        counts = decay * stats["net"]["counts"] + (1 - decay) * now
+        metrics = {"perplexity": perplexity(now), "codes_used": share_used(counts, USED)}
+        return {"net": {"counts": counts}}, metrics
+
+    def encode(
+        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None
+    ) -> Int[Array, "batch height width"]:
+        del stats, keys, label
+        return jnp.argmax(logits_of(params, x), axis=-1).astype(jnp.int32)
+
+    def decode(
+        params: Params, stats: Stats, z: Int[Array, "batch rows columns"], label: None = None
+    ) -> Float[Array, "batch height width channels"]:
+        del stats, label
+        return likelihood.mean(outputs_of(params, one_hot(z)))
+
+    def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
+        del stats, frozen
+        nats, kl, _ = terms(params, batch["x"], keys, 1.0, train=False)
+        return LogProb(nats - kl, jnp.full_like(nats, jnp.nan))
+
+    def sample(
+        params: Params, stats: Stats, keys: Keys, frozen: PyTree, cond: None = None
+    ) -> Float[Array, "batch height width channels"]:
+        del frozen, cond
+        draw = jax.vmap(lambda key: jax.random.randint(key, code_shape, 0, num_codes))
+        return decode(params, stats, draw(keys))
+
+    return Model(
+        init=init,
+        losses={"elbo": Loss("net", loss)},
+        update_stats=update_stats,
+        sample=sample,
+        sample_options={},
+        log_prob=log_prob,
+        log_prob_kind="bound",
+        encode=encode,
+        decode=decode,
+        num_codes=num_codes,
+    )

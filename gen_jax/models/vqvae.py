@@ -1,0 +1,236 @@
+"""VQ-VAE (van den Oord et al. 2017) and VQ-VAE-2 (Razavi et al. 2019)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.nn.hierarchy import Hierarchy
+from gen_jax.ops import latents
+from gen_jax.ops.likelihoods import Likelihood
+from gen_jax.ops.quantization import Quantized
+from gen_jax.ops.quantizers import Quantizer
+from gen_jax.protocols import (
+    Aux,
+    Batch,
+    Context,
+    LogProb,
+    Loss,
+    Model,
+    Params,
+    Stats,
+    batch_mean,
+)
+from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
+
+__all__ = ["GRIDS", "vqvae"]
+
+GRIDS = {1: ("codes",), 2: ("bottom", "top"), 3: ("bottom", "middle", "top")}
+"""Names of the grids of codes, from the finest; a single grid goes without a name."""
+
+
+def vqvae(  # noqa: PLR0915 one set of arguments, closed over
+    network: Hierarchy,
+    quantizers: Sequence[Quantizer],
+    likelihood: Likelihood,
+    shape: Sequence[int],
+    *,
+    commitment_cost: float = 0.25,
+) -> Model:
+    """Make a vector-quantized autoencoder, x -> z -> codes -> x.
+
+    Its only player is ``"net"`` and its only loss ``"vq"`` (van den Oord et al. 2017, Eq. 3), in
+    nats an example: -log p(x | z_q) + |sg(z) - e|^2 + commitment_cost |z - sg(e)|^2, the latter
+    two means over the positions of a grid and sums over grids; the second only of a codebook that
+    is learnt by gradients. Metrics are ``reconstruction`` and ``commitment``, the first and the
+    last of these terms without their weight, and those of each quantizer.
+
+    Args:
+        network: with one grid of vectors for VQ-VAE, two or three for VQ-VAE-2.
+        quantizers: one for each grid, from the finest.
+        likelihood: log p(x | z_q) of the network's outputs, with a fixed sigma.
+        shape: of one x: height, width, channels.
+        commitment_cost: beta, at least 0.
+
+    Returns:
+        A model of ``batch["x"]``. ``encode`` gives codes, int32 [batch, h, w], or
+        [batch, h, w, levels] of a quantizer of several levels; of several grids a mapping by the
+        names of :data:`GRIDS`. ``decode`` gives the mean of p(x | z_q). ``sample`` decodes codes
+        drawn from the prior that training assumes, all alike and independent: for samples that are
+        images a second stage is needed. ``log_prob`` is the bound log p(x | z_q) - N log K under
+        that prior, N codes of K (ibid., 3.2), for Gaussian likelihoods with sigma^2 the
+        running mean of squared errors.
+
+    Raises:
+        ValueError: if the quantizers do not fit the network, or an argument is out of range.
+    """
+    quantizers = tuple(quantizers)
+    dims = tuple(quantizer.dim for quantizer in quantizers)
+    if dims != tuple(network.dims):
+        raise ValueError(f"quantizers: of {tuple(network.dims)} dimensions are needed, got {dims}")
+    if commitment_cost < 0:
+        raise ValueError(f"commitment_cost: at least 0 is needed, got {commitment_cost}")
+    if likelihood.sigma != "fixed":
+        raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
+    names = GRIDS[len(quantizers)]
+    single = len(quantizers) == 1
+    code_shapes = {
+        name: _grid(shape, math.prod(network.factors[: level + 1]), quantizers[level].levels)
+        for level, name in enumerate(names)
+    }
+
+    def apply(params: Params, *arguments: PyTree, method: str) -> PyTree:
+        return network.apply(
+            {"params": params["net"]["network"]}, *arguments, method=getattr(Hierarchy, method)
+        )
+
+    def from_top(params: Params, x: Array, quantize: PyTree) -> dict[str, PyTree]:
+        """Go from grid to grid, the coarsest first; quantize(name, quantizer, z) has a ``.z``."""
+        features = apply(params, x, method="features")
+        done: dict[str, PyTree] = {}
+        for level in reversed(range(len(quantizers))):
+            above = tuple(done[name].z for name in names[level + 1 :])
+            z = apply(params, level, features[level], above, method="latent")
+            done[names[level]] = quantize(names[level], quantizers[level], z)
+        return done
+
+    def quantized(
+        params: Params, stats: Stats, x: Array
+    ) -> tuple[dict[str, Quantized], dict[str, Array]]:
+        """Give each grid quantized, and its vectors as they were."""
+        before: dict[str, Array] = {}
+
+        def quantize(name: str, quantizer: Quantizer, z: Array) -> Quantized:
+            before[name] = z
+            return quantizer.quantize(*_books(params, stats, name), z)
+
+        return from_top(params, x, quantize), before
+
+    def outputs_of(params: Params, grids: Mapping[str, Array]) -> Array:
+        return apply(params, tuple(grids[name] for name in names), method="decode")
+
+    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+        x = batch["x"]
+        net_key, book_key = jax.random.split(key)
+        net = network.init(net_key, x[:1])["params"]
+        books: dict[str, PyTree] = {}
+        stats: dict[str, PyTree] = {}
+
+        def begin(name: str, quantizer: Quantizer, z: Array) -> Quantized:
+            own_key = jax.random.fold_in(book_key, names.index(name))
+            books[name], stats[name] = quantizer.init(own_key, z)
+            return quantizer.quantize(books[name], stats[name], z)
+
+        from_top({"net": {"network": net}}, x, begin)
+        params = {"net": {"network": net, "books": books}}
+        return params, {"net": {"books": stats, "squared_error": jnp.float32(1.0)}}
+
+    def loss(
+        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        del context
+        x = batch["x"]
+        grids, before = quantized(params, stats, x)
+        outputs = outputs_of(params, {name: grid.z for name, grid in grids.items()})
+        nats = -likelihood.log_prob(outputs, x, likelihood.initial_log_sigma)
+        reconstruction = batch_mean(batch, nats)
+        book = batch_mean(batch, _sum(grid.codebook_loss for grid in grids.values()))
+        commitment = batch_mean(batch, _sum(grid.commitment_loss for grid in grids.values()))
+        error = jnp.mean((likelihood.mean(outputs) - x) ** 2)
+        observed = {
+            "squared_error": jax.lax.stop_gradient(error),
+            "books": {
+                name: quantizer.observe(
+                    *_books(params, stats, name), before[name], grids[name].codes, keys
+                )
+                for name, quantizer in zip(names, quantizers, strict=True)
+            },
+        }
+        metrics = {"reconstruction": reconstruction, "commitment": commitment}
+        return reconstruction + book + commitment_cost * commitment, Aux(observed, metrics)
+
+    def update_stats(
+        stats: Stats, observed: Mapping[str, PyTree], key: Array, step: Array
+    ) -> tuple[Stats, dict[str, Scalar]]:
+        del key
+        own, seen = stats["net"], observed["net"]
+        books: dict[str, PyTree] = {}
+        metrics: dict[str, Scalar] = {}
+        for name, quantizer in zip(names, quantizers, strict=True):
+            books[name], numbers = quantizer.update(own["books"][name], seen["books"][name])
+            suffix = "" if single else f"_{name}"
+            metrics |= {f"{number}{suffix}": value for number, value in numbers.items()}
+        error = latents.update_moments(own["squared_error"], seen["squared_error"], step)
+        return {"net": {"books": books, "squared_error": error}}, metrics
+
+    def encode(
+        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None
+    ) -> PyTree:
+        del keys, label
+        codes = {name: grid.codes for name, grid in quantized(params, stats, x)[0].items()}
+        return codes[names[0]] if single else codes
+
+    def decode(params: Params, stats: Stats, z: PyTree, label: None = None) -> Array:
+        del label
+        codes = {names[0]: z} if single else z
+        grids = {
+            name: quantizer.vectors(*_books(params, stats, name), codes[name])
+            for name, quantizer in zip(names, quantizers, strict=True)
+        }
+        return likelihood.mean(outputs_of(params, grids))
+
+    def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
+        del keys, frozen
+        x = batch["x"]
+        grids, _ = quantized(params, stats, x)
+        outputs = outputs_of(params, {name: grid.z for name, grid in grids.items()})
+        log_sigma = 0.5 * jnp.log(jnp.maximum(stats["net"]["squared_error"], 1e-12))
+        nats = likelihood.log_prob(outputs, x, log_sigma)
+        for name, quantizer in zip(names, quantizers, strict=True):
+            nats -= math.prod(code_shapes[name]) * math.log(quantizer.num_codes)
+        return LogProb(nats, jnp.zeros_like(nats))
+
+    def sample(
+        params: Params, stats: Stats, keys: Keys, frozen: PyTree, cond: None = None
+    ) -> Float[Array, "batch height width channels"]:
+        del frozen, cond
+
+        def draw(key: Array) -> dict[str, Int[Array, "..."]]:
+            return {
+                name: jax.random.randint(
+                    jax.random.fold_in(key, number), code_shapes[name], 0, quantizer.num_codes
+                )
+                for number, (name, quantizer) in enumerate(zip(names, quantizers, strict=True))
+            }
+
+        codes = jax.vmap(draw)(keys)
+        return decode(params, stats, codes[names[0]] if single else codes)
+
+    return Model(
+        init=init,
+        losses={"vq": Loss("net", loss)},
+        update_stats=update_stats,
+        sample=sample,
+        sample_options={},
+        log_prob=log_prob,
+        log_prob_kind="bound",
+        encode=encode,
+        decode=decode,
+        num_codes=quantizers[0].num_codes
+        if single
+        else {name: q.num_codes for name, q in zip(names, quantizers, strict=True)},
+    )
+
+
+def _books(params: Params, stats: Stats, name: str) -> tuple[PyTree, PyTree]:
+    return params["net"]["books"][name], stats["net"]["books"][name]
+
+
+def _sum(arrays: Iterable[Array]) -> Array:
+    return jnp.sum(jnp.stack(tuple(arrays)), axis=0)
+
+
+def _grid(shape: Sequence[int], factor: int, levels: int) -> tuple[int, ...]:
+    grid = (shape[0] // factor, shape[1] // factor)
+    return grid if levels == 1 else (*grid, levels)

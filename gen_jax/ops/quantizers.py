@@ -1,0 +1,207 @@
+"""Quantizers: codes, where their codebook is kept, and what it learns from a batch."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.ops import quantization as vq
+from gen_jax.ops.quantization import Quantized
+from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
+
+__all__ = ["Codebook", "Quantizer", "finite_scalar", "vector"]
+
+Codebook = Literal["ema", "gradient"]
+
+# Codes with at least this multiple of an equal share count as used.
+USED = 0.01
+
+
+class Quantizer(NamedTuple):
+    """One way to turn vectors z [batch, *grid, dim] into codes, and back.
+
+    ``init(key, z)`` gives ``(params, stats)`` from the vectors of a first batch.
+    ``quantize(params, stats, z)`` gives :class:`gen_jax.ops.quantization.Quantized`.
+    ``vectors(params, stats, codes)`` gives z.
+    ``observe(params, stats, z, codes, keys)`` gives what is additive over a batch, and
+    ``update(stats, observed)`` takes it, averaged over the global batch, and gives ``(stats,
+    metrics)``: ``perplexity``, exp(entropy) of the batch's shares of codes, and ``codes_used``, the
+    share of codes that have more than 1 % of an equal share in the running average; of several
+    levels, means.
+
+    Codes are int32 [batch, *grid], or [batch, *grid, levels] with more than one level, each in
+    [0, num_codes).
+    """
+
+    dim: int
+    num_codes: int
+    levels: int
+    init: Callable[[Array, Array], tuple[PyTree, PyTree]]
+    quantize: Callable[[PyTree, PyTree, Array], Quantized]
+    vectors: Callable[[PyTree, PyTree, Array], Array]
+    observe: Callable[[PyTree, PyTree, Array, Array, Keys], PyTree]
+    update: Callable[[PyTree, PyTree], tuple[PyTree, Mapping[str, Scalar]]]
+
+
+def vector(
+    num_codes: int,
+    dim: int,
+    *,
+    levels: int = 1,
+    codebook: Codebook = "ema",
+    decay: float = 0.99,
+    epsilon: float = 1e-5,
+    revive_below: float = 0.05,
+    cosine: bool = False,
+    chunk: int = 4096,
+) -> Quantizer:
+    """Make a vector quantizer (van den Oord et al. 2017), of several levels if asked for.
+
+    Further levels quantize what those before have left over (Lee et al. 2022), each with its own
+    codebook.
+
+    Args:
+        num_codes: K, of each codebook.
+        dim: of a vector.
+        levels: codes of each position.
+        codebook: ``"ema"``, means of the vectors by moving averages (appendix A.1), kept in
+            ``stats``; or ``"gradient"``, parameters that the codebook loss moves (Eq. 3).
+        decay: of the moving averages.
+        epsilon: of their Laplace smoothing, as a multiple of an equal share.
+        revive_below: codes with less than this multiple of an equal share are moved to vectors of
+            the batch; 0 for never. Of an ``"ema"`` codebook only.
+        cosine: scale vectors and codes to length 1, so that the code of the largest cosine is
+            taken (Yu et al. 2022).
+        chunk: codes whose distances are in memory at once.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    for name, value, low in (("num_codes", num_codes, 2), ("dim", dim, 1), ("levels", levels, 1)):
+        if value < low:
+            raise ValueError(f"{name}: at least {low} is needed, got {value}")
+    if codebook not in ("ema", "gradient"):
+        raise ValueError(f"codebook: ema or gradient is needed, got {codebook!r}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay: a number in [0, 1) is needed, got {decay}")
+    if cosine and levels > 1:
+        raise ValueError("cosine: what a level leaves over has no length 1; one level is needed")
+    learnt = codebook == "gradient"
+
+    def books(params: PyTree, stats: PyTree) -> Float[Array, "levels codes dim"]:
+        rows = params["codebook"] if learnt else stats["codebook"]
+        return vq.normalise(rows) if cosine else rows
+
+    def scaled(z: Array) -> Array:
+        return vq.normalise(z) if cosine else z
+
+    def init(
+        key: Array, z: Float[Array, "batch *grid dim"]
+    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        left = scaled(z).reshape(-1, dim)
+        rows = []
+        for level_key in jax.random.split(key, levels):
+            rows.append(vq.codebook_from(level_key, left, num_codes))
+            left = left - rows[-1][vq.nearest_code(left, rows[-1], chunk)]
+        averages = jax.vmap(vq.init_ema)(jnp.stack(rows))
+        if learnt:
+            return {"codebook": averages["codebook"]}, {"counts": averages["counts"]}
+        return {}, averages
+
+    def quantize(params: PyTree, stats: PyTree, z: Float[Array, "batch *grid dim"]) -> Quantized:
+        quantized = vq.residual(scaled(z), books(params, stats), chunk)
+        if levels == 1:
+            quantized = quantized._replace(codes=quantized.codes[..., 0])
+        if not learnt:  # the moving averages move the codebook; a loss would have nothing to move
+            zero = jnp.zeros_like(quantized.codebook_loss)
+            quantized = quantized._replace(codebook_loss=zero)
+        return quantized
+
+    def by_level(codes: Int[Array, "batch *grid"]) -> Int[Array, "levels batch *one"]:
+        return codes[None] if levels == 1 else jnp.moveaxis(codes, -1, 0)
+
+    def looked_up(params: PyTree, stats: PyTree, codes: Array) -> Float[Array, "levels *all dim"]:
+        return jax.vmap(vq.codes_to_vectors)(by_level(codes), books(params, stats))
+
+    def vectors(params: PyTree, stats: PyTree, codes: Array) -> Float[Array, "batch *grid dim"]:
+        return jnp.sum(looked_up(params, stats, codes), axis=0)
+
+    def observe(
+        params: PyTree, stats: PyTree, z: Float[Array, "batch *grid dim"], codes: Array, keys: Keys
+    ) -> Mapping[str, Array]:
+        if learnt:
+            return {"counts": jax.vmap(lambda c: vq.code_shares(c, num_codes))(by_level(codes))}
+        own = looked_up(params, stats, codes)
+        left = scaled(z)[None] - (jnp.cumsum(own, axis=0) - own)
+
+        def of_level(left: Array, codes: Array) -> Mapping[str, Array]:
+            slots = vq.observe_candidates(keys, left, num_codes) if revive_below else {}
+            return {**vq.observe_codes(left, codes, num_codes), **slots}
+
+        return jax.vmap(of_level)(left, by_level(codes))
+
+    def update(stats: PyTree, observed: PyTree) -> tuple[PyTree, Mapping[str, Scalar]]:
+        if learnt:
+            counts = decay * stats["counts"] + (1 - decay) * observed["counts"]
+            return {"counts": counts}, _use(observed["counts"], counts)
+
+        def of_level(averages: PyTree, observed: PyTree) -> tuple[PyTree, Array]:
+            averages = vq.ema_codebook(averages, observed, decay, epsilon)
+            if cosine:
+                averages = {**averages, "codebook": vq.normalise(averages["codebook"])}
+            if not revive_below:
+                return averages, jnp.zeros(num_codes, bool)
+            return vq.revive(averages, observed, revive_below)
+
+        stats, moved = jax.vmap(of_level)(stats, observed)
+        # A code that was just moved has an equal share on credit.
+        counts = jnp.where(moved, 0.0, stats["counts"])
+        revived = jnp.mean(moved.astype(jnp.float32))
+        return stats, {**_use(observed["counts"], counts), "codes_revived": revived}
+
+    return Quantizer(dim, num_codes, levels, init, quantize, vectors, observe, update)
+
+
+def finite_scalar(levels: Sequence[int], decay: float = 0.99) -> Quantizer:
+    """Make a finite scalar quantizer; see :func:`gen_jax.ops.quantization.finite_scalar`.
+
+    Args:
+        levels: of each element; their product is the number of codes.
+        decay: of the running average that tells which codes are used.
+    """
+    levels = tuple(levels)
+    num_codes = math.prod(levels)
+
+    def init(key: Array, z: Array) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        del key, z
+        return {}, {"counts": jnp.full((1, num_codes), 1.0 / num_codes, jnp.float32)}
+
+    def observe(params: PyTree, stats: PyTree, z: Any, codes: Array, keys: Keys) -> PyTree:
+        del params, stats, z, keys
+        return {"counts": vq.code_shares(codes, num_codes)[None]}
+
+    def update(stats: PyTree, observed: PyTree) -> tuple[PyTree, Mapping[str, Scalar]]:
+        counts = decay * stats["counts"] + (1 - decay) * observed["counts"]
+        return {"counts": counts}, _use(observed["counts"], counts)
+
+    return Quantizer(
+        dim=len(levels),
+        num_codes=num_codes,
+        levels=1,
+        init=init,
+        quantize=lambda params, stats, z: vq.finite_scalar(z, levels),
+        vectors=lambda params, stats, codes: vq.finite_scalar_vectors(codes, levels),
+        observe=observe,
+        update=update,
+    )
+
+
+def _use(
+    now: Float[Array, "levels codes"], running: Float[Array, "levels codes"]
+) -> Mapping[str, Scalar]:
+    return {
+        "perplexity": jnp.mean(jax.vmap(vq.perplexity)(now)),
+        "codes_used": jnp.mean(jax.vmap(lambda counts: vq.share_used(counts, USED))(running)),
+    }

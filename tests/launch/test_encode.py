@@ -1,0 +1,202 @@
+"""Codes of a whole dataset, written once; and priors that train on them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gen_jax.data import open_source
+from gen_jax.launch import encode
+from gen_jax.launch.cli import main
+from gen_jax.launch.latents import _encode
+from gen_jax.launch.workdir import load_trained
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+pytestmark = pytest.mark.slow
+
+
+def train(folder, config, *overrides):
+    arguments = ["train", "--config", f"{CONFIGS / config}.py:tiny", "--workdir", str(folder)]
+    assert main([*arguments, *overrides]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """A VQ-VAE, all codes of its data, and a prior that never saw an image."""
+    folder = tmp_path_factory.mktemp("stages")
+    first = train(folder / "first", "vqvae_mnist")
+    codes = folder / "codes"
+    assert main(["encode", f"--workdir={first}", f"--out={codes}"]) == 0
+    prior = train(
+        folder / "prior",
+        "prior_mnist",
+        f"--config.stage1={first}",
+        f"--config.data.source=codes:{codes}",
+    )
+    return first, codes, prior
+
+
+def fails(arguments, code, message, capsys):
+    capsys.readouterr()
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert message in error, error
+    assert error.count("\n") == 1
+
+
+def test_codes_are_those_of_the_model_in_the_order_of_the_data(stages):
+    first, codes, _ = stages
+    trained = load_trained(first)
+    for split, size in (("train", 1500), ("test", 297)):
+        images = open_source("digits", split, (8, 8, 1)).read(np.arange(size))
+        source = open_source(f"codes:{codes}", split, (8, 8, 1))
+        read = source.read(np.arange(size))
+        assert read["codes"].dtype == np.int32
+        np.testing.assert_array_equal(read["codes"], _encode(trained, images["image"], None))
+        np.testing.assert_array_equal(read["label"], images["label"])
+        assert source.size == size
+        assert source.num_classes == 10
+    # 16 codes fit into a byte.
+    with np.load(codes / "test-00000.npz") as file:
+        assert file["codes"].dtype == np.uint8
+
+
+def test_the_encoder_is_skipped_and_nothing_else_changes(stages, tmp_path):
+    """On images the same prior makes the codes at every step, and sees the same."""
+    first, codes, prior = stages
+    metrics = []
+    for name, source in (("images", "digits"), ("codes", f"codes:{codes}")):
+        work = train(
+            tmp_path / name, "prior_mnist", f"--config.stage1={first}",
+            f"--config.data.source={source}", "--config.model.dropout=0",
+        )  # fmt: skip
+        lines = (work / "metrics.jsonl").read_text().splitlines()
+        metrics.append([json.loads(line)["likelihood/loss"] for line in lines])
+    np.testing.assert_allclose(*metrics, rtol=1e-5)
+    del prior
+
+
+def test_a_prior_samples_images_without_its_first_stage(stages, tmp_path, capsys):
+    first, _, prior = stages
+    away = tmp_path / "away"
+    shutil.move(first, away)
+    try:
+        base = ["sample", f"--workdir={prior}", "--num=4", f"--out={tmp_path / 'a.npz'}"]
+        assert main([*base, "--guidance=2", "--temperature=0.9", "--top_p=0.9", "--label=3"]) == 0
+        with np.load(tmp_path / "a.npz") as arrays:
+            assert arrays["images"].shape == (4, 8, 8, 1)
+            assert set(arrays["labels"]) == {3}
+        fails([*base, "--guidance=-1"], 2, "--guidance: -1.0; a number from 0 is needed", capsys)
+    finally:
+        shutil.move(away, first)
+
+
+def test_evaluation_counts_bits_a_token(stages, capsys):
+    _, _, prior = stages
+    assert main(["evaluate", f"--workdir={prior}"]) == 0
+    printed = capsys.readouterr().out
+    assert "no Fréchet distance: the data holds codes" in printed
+    results = json.loads((prior / "eval" / "2.json").read_text())
+    bits = results["nats_test"] / (16 * np.log(2))
+    assert results["bits_per_token_test"] == pytest.approx(bits, rel=1e-6)
+    assert 3.5 < bits < 4.5  # 16 codes, hardly trained
+    assert main(["evaluate", f"--workdir={prior}", "--data=digits", "--num=20"]) == 0
+    again = json.loads((prior / "eval" / "2.json").read_text())
+    assert again["nats_test"] == pytest.approx(results["nats_test"], rel=1e-5)
+    assert "frechet_pixels_samples_to_test" in again
+
+
+def test_an_interrupted_run_goes_on_and_rewrites_nothing(stages, tmp_path, monkeypatch, capsys):
+    first, whole, _ = stages
+    monkeypatch.setattr(encode, "ROWS", 400)
+    out = tmp_path / "codes"
+    command = ["encode", f"--workdir={first}", f"--out={out}"]
+    write, written = encode.write_file, []
+
+    def interrupt(path, data):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(encode, "write_file", interrupt)
+    assert main(command) == 130
+    assert len(list(out.glob("*.npz"))) == 2
+    prior = ["train", f"--config={CONFIGS}/prior_mnist.py:tiny", f"--workdir={tmp_path / 'w'}"]
+    prior += [f"--config.stage1={first}", f"--config.data.source=codes:{out}"]
+    fails(prior, 3, "train-00002.npz: missing; run the same `gen-jax encode` again", capsys)
+    written.clear()
+    monkeypatch.setattr(encode, "write_file", lambda *a: (written.append(a[0]), write(*a)))
+    assert main(command) == 0
+    assert "2 of 5 shards are there" in capsys.readouterr().out
+    assert [path.name for path in written] == [
+        "codes.json", "train-00002.npz", "train-00003.npz", "test-00000.npz",
+    ]  # fmt: skip
+    a, b = (open_source(f"codes:{folder}", "train", (8, 8, 1)) for folder in (out, whole))
+    np.testing.assert_array_equal(
+        a.read(np.arange(1500))["codes"], b.read(np.arange(1500))["codes"]
+    )
+    fails([*command, "--seed=1"], 3, "begun with another seed; choose a new folder", capsys)
+
+
+def test_codes_of_another_first_stage_are_refused(stages, tmp_path, capsys):
+    _, codes, _ = stages
+    other = train(tmp_path / "other", "vqvae_mnist", "--config.seed=1")
+    command = ["train", f"--config={CONFIGS}/prior_mnist.py:tiny", f"--workdir={tmp_path / 'w'}"]
+    command += [f"--config.stage1={other}", f"--config.data.source=codes:{codes}"]
+    fails(command, 3, "made by another first stage than stage1", capsys)
+    assert not list(tmp_path.glob("w/checkpoints/*"))
+    fails(
+        ["encode", f"--workdir={other}", f"--out={codes}"], 3, "begun with another stage1", capsys
+    )
+
+
+def test_what_cannot_be_is_said(stages, tmp_path, capsys):
+    first, codes, prior = stages
+    fails(
+        ["encode", f"--workdir={prior}", f"--out={tmp_path}"],
+        2, "encode: not for 'autoregressive'; it is for adversarial_autoencoder", capsys,
+    )  # fmt: skip
+    fails(
+        ["interpolate", f"--workdir={first}", f"--out={tmp_path / 'a.png'}"],
+        2, "interpolate: not for 'vqvae'; it is for", capsys,
+    )  # fmt: skip
+    fails(
+        ["encode", f"--workdir={first}", f"--out={tmp_path}", "--splits=valid"],
+        2, "--splits: 'valid'; train, test or both are needed", capsys,
+    )  # fmt: skip
+    latent = ["train", f"--config={CONFIGS}/latent_mnist.py:tiny", f"--workdir={tmp_path / 'w'}"]
+    fails(
+        [*latent, f"--config.stage1={first}"],
+        2, "its codes are whole numbers; family 'autoregressive' models these", capsys,
+    )  # fmt: skip
+    damaged = tmp_path / "damaged"
+    shutil.copytree(codes, damaged)
+    (damaged / "train-00000.npz").write_bytes(b"PK")
+    command = ["train", f"--config={CONFIGS}/prior_mnist.py:tiny", f"--workdir={tmp_path / 'v'}"]
+    command += [f"--config.stage1={first}", f"--config.data.source=codes:{damaged}"]
+    fails(command, 3, "train-00000.npz: cannot be read", capsys)
+    command[-1] = f"--config.data.source=codes:{tmp_path}"
+    fails(command, 3, "`gen-jax encode` makes such folders", capsys)
+
+
+def test_reconstruct_counts_codes(stages, tmp_path, capsys):
+    first, _, _ = stages
+    assert main(["reconstruct", f"--workdir={first}", f"--out={tmp_path / 'a.png'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "SSIM" in printed
+    assert "of 16 codes used" in printed
+
+
+def test_real_codes_can_be_written_too(tmp_path):
+    first = train(tmp_path / "first", "klae_mnist")
+    codes = tmp_path / "codes"
+    assert main(["encode", f"--workdir={first}", f"--out={codes}", "--splits=train"]) == 0
+    work = train(
+        tmp_path / "latent", "latent_mnist", f"--config.stage1={first}",
+        f"--config.data.source=codes:{codes}",
+    )  # fmt: skip
+    assert len((work / "metrics.jsonl").read_text().splitlines()) == 2
