@@ -57,6 +57,7 @@ class VQVAE(nn.Module):
             kmeans_init=True,
             kmeans_iters=10,
             threshold_ema_dead_code=0.05,
+            rotation_trick=False,  # the gradient is straight-through, as in the paper
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(dim, channels, 3, padding=1),
@@ -65,6 +66,17 @@ class VQVAE(nn.Module):
             nn.ReLU(),
             nn.ConvTranspose2d(channels // 2, 3, 4, 2, 1),
         )
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                # As many inputs reach an output of a transposed 4x4 convolution with stride 2.
+                fan_in = module.in_channels * (
+                    4 if isinstance(module, nn.ConvTranspose2d) else math.prod(module.kernel_size)
+                )
+                gain = 1.0 if module.kernel_size == (1, 1) and module.out_channels == dim else 2.0
+                nn.init.trunc_normal_(module.weight, std=1.0, a=-2, b=2)
+                module.weight.data *= math.sqrt(gain / fan_in) / 0.87962566
+                nn.init.zeros_(module.bias)
 
     def forward(self, x):
         z = self.encoder(x).permute(0, 2, 3, 1)

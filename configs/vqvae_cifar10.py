@@ -1,6 +1,6 @@
 """VQ-VAE on 32x32 colour images: 8x8 codes of 512 (van den Oord et al. 2017, section 4.1).
 
-Half an hour on two cores:
+Ten to twenty minutes on two cores:
 
     gen-jax train --config configs/vqvae_cifar10.py --workdir runs/vqvae_cifar10 \\
         --config.data.source=npz:cifar10.npz
@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
-    config.train.update({"steps": 6000, "ema_decay": 0.99, "log_every": 100, "sample_every": 2000})
+    config.train.update({"steps": 5000, "ema_decay": 0.99, "log_every": 100, "sample_every": 2000})
     if variant == "tiny":
         return common.tiny_vqvae(config, "synthetic:8x8x3", (8, 8, 3))
     if variant:

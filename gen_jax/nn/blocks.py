@@ -42,6 +42,12 @@ TENSOR_DIMS: Mapping[str, int] = {
     r"/[^/]+/[^/]+/conv_out/kernel$": -2,
     r"/dense_\d*[02468]/(kernel|bias)$": -1,
     r"/dense_\d*[13579]/kernel$": -2,
+    r"/blocks/conv_\d+_in/(kernel|bias)$": -1,
+    r"/blocks/conv_\d+_out/kernel$": -2,
+    r"/group_\d+_\d+/conv_[02]/(kernel|bias)$": -1,
+    r"/group_\d+_\d+/conv_[13]/kernel$": -2,
+    r"/head_in/(kernel|bias)$": -1,
+    r"/head_out$": -2,
 }
 
 REMAT = ("none", "matmuls", "full")

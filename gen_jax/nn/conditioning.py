@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gen_jax.nn.hierarchy import Residuals
-from gen_jax.typing import Array, DTypeLike, Float, Int
+from gen_jax.typing import Array, DTypeLike, Float
 
 __all__ = ["CodesAbove", "Grid", "grid_of"]
 
@@ -32,7 +32,8 @@ def grid_of(shape: Sequence[int]) -> Grid:
 class CodesAbove(nn.Module):
     """Embed coarser grids of codes and bring them to a finer grid's size.
 
-    Each is embedded and repeated; residual blocks then look at all of them (Razavi et al. 2019,
+    Grids are int [batch, h, w], or [batch, h, w, levels]. Each is embedded and repeated; residual
+    blocks then look at all of them (Razavi et al. 2019,
     section 3.2).
 
     Attributes:
@@ -50,9 +51,7 @@ class CodesAbove(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, above: Sequence[Int[Array, "batch *grid"]]
-    ) -> Float[Array, "batch height width channels"]:
+    def __call__(self, above: Sequence[Array]) -> Float[Array, "batch height width channels"]:
         height, width, _ = grid_of(self.shape)
         h = jnp.zeros((), self.dtype)
         for number, (codes, total) in enumerate(zip(above, self.num_categories, strict=True)):

@@ -137,7 +137,7 @@ class PixelCNN(nn.Module):
         self,
         tokens: Int[Array, "batch length"],
         label: Int[Array, "batch"] | None = None,
-        above: Sequence[Int[Array, "batch *grid"]] = (),
+        above: Sequence[Array] = (),
         keys: Keys | None = None,
     ) -> Float[Array, "batch length categories"]:
         """Give the logits of every token, each from the tokens before it.
@@ -199,7 +199,7 @@ class PixelCNN(nn.Module):
         self,
         batch: int,
         label: Int[Array, "batch"] | None = None,
-        above: Sequence[Int[Array, "batch *grid"]] = (),
+        above: Sequence[Array] = (),
     ) -> PixelContext:
         """Make what :meth:`decode` needs of label and coarser grids, as :meth:`__call__` does."""
         if (label is None) != (self.num_classes is None):

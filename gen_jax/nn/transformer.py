@@ -204,7 +204,7 @@ class CausalTransformer(nn.Module):
         self,
         tokens: Int[Array, "batch length"],
         label: Int[Array, "batch"] | None = None,
-        above: Sequence[Int[Array, "batch *grid"]] = (),
+        above: Sequence[Array] = (),
         keys: Keys | None = None,
     ) -> Float[Array, "batch length categories"]:
         """Give the logits of every token, each from the tokens before it.
@@ -234,7 +234,7 @@ class CausalTransformer(nn.Module):
         self,
         batch: int,
         label: Int[Array, "batch"] | None = None,
-        above: Sequence[Int[Array, "batch *grid"]] = (),
+        above: Sequence[Array] = (),
     ) -> Context:
         """Make what :meth:`decode` needs of label and coarser grids, as :meth:`__call__` does."""
         if (label is None) != (self.num_classes is None):
