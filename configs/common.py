@@ -173,6 +173,8 @@ def adversarial_autoencoder() -> ConfigDict:
 def vqvae() -> ConfigDict:
     """Give the defaults of a VQ-VAE: the network of the paper's CIFAR-10 experiments, K = 512."""
     config = get_config()
+    # Averaged weights meet a codebook that is an average itself: over as many steps.
+    config.train.ema_decay = 0.99
     config.family = "vqvae"
     config.model = ConfigDict(
         {

@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.model.factors = (4, 2)
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
-    config.train.update({"steps": 5000, "ema_decay": 0.99, "log_every": 100, "sample_every": 1000})
+    config.train.update({"steps": 5000, "log_every": 100, "sample_every": 1000})
     if variant == "tiny":
         return common.tiny_vqvae(config, "synthetic:8x8x3", (8, 8, 3))
     if variant:

@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.model.update({"channels": 64, "hidden": 32, "num_embeddings": 128, "embedding_dim": 16})
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
-    config.train.update({"steps": 3000, "ema_decay": 0.99, "log_every": 100, "sample_every": 1000})
+    config.train.update({"steps": 3000, "log_every": 100, "sample_every": 1000})
     if variant == "tiny":
         return common.tiny_vqvae(config, "digits", (8, 8, 1))
     if variant:

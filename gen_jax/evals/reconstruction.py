@@ -36,6 +36,14 @@ def ssim(images: np.ndarray, again: np.ndarray) -> float:
     over the pixels around which the window fits, or over all of an image too small for it; 1 for
     equal images.
     """
+    total = 0.0
+    for first in range(0, len(images), 64):  # in parts: it takes ten copies of its images
+        part = slice(first, first + 64)
+        total += len(images[part]) * _ssim(images[part], again[part])
+    return total / len(images)
+
+
+def _ssim(images: np.ndarray, again: np.ndarray) -> float:
     a, b = images.astype(np.float64) / 255, again.astype(np.float64) / 255
 
     def smooth(x: np.ndarray) -> np.ndarray:

@@ -164,6 +164,7 @@ def _encode(arguments: list[str]) -> int:
     flags.DEFINE_integer(
         "seed", 0, "names random codes", flag_values=values, lower_bound=0, upper_bound=2**32 - 1
     )
+    flags.DEFINE_integer("batch_size", 256, "images at once", flag_values=values, lower_bound=1)
     if parse("encode", values, arguments):
         return 0
     need(values, "workdir", "out")
@@ -185,7 +186,13 @@ def _encode(arguments: list[str]) -> int:
         split: open_source(values.data or data["source"], split, shape, data["dir"] or None)
         for split in values.splits
     }
-    run_encoding(load_codec(Path(values.workdir)), sources, seed=values.seed, out=Path(values.out))
+    run_encoding(
+        load_codec(Path(values.workdir)),
+        sources,
+        seed=values.seed,
+        batch_size=values.batch_size,
+        out=Path(values.out).expanduser(),
+    )
     return 0
 
 

@@ -63,11 +63,17 @@ def _use_of(codes: Any, num_codes: Any) -> Iterator[str]:
         return
     grids = codes if isinstance(codes, Mapping) else {"": codes}
     totals = num_codes if isinstance(num_codes, Mapping) else {"": num_codes}
-    for name, codes_there in grids.items():
-        counts = np.bincount(codes_there.reshape(-1), minlength=totals[name])
+    by_level = {
+        f"{name} level {level}".strip(): grid[..., level]
+        for name, grid in grids.items()
+        for level in range(grid.shape[-1] if grid.ndim == 4 else 0)
+    } or grids
+    for name, codes_there in by_level.items():
+        total = totals[name.partition(" level")[0] if name in totals else next(iter(totals))]
+        counts = np.bincount(codes_there.reshape(-1), minlength=total)
         spread = float(perplexity(jnp.asarray(counts, jnp.float32)))
         yield (
-            f"{f'{name}: ' if name else ''}{np.sum(counts > 0)} of {totals[name]} codes used "
+            f"{f'{name}: ' if name else ''}{np.sum(counts > 0)} of {total} codes used "
             f"({np.mean(counts > 0):.1%}), perplexity {spread:.1f}"
         )
 
@@ -119,6 +125,7 @@ def run_resynthesis(
             "resynthesis: this model is told the class (model.num_classes), which its codes then "
             "do not hold; an unconditional one is needed"
         )
+    _see_that_it_has_images(source)
     read = source.read(spread_indices(source, 10_000))
     if "label" not in read:
         raise DataError(f"{source.name}: no labels; resynthesis needs classes")
@@ -180,10 +187,16 @@ def _write(out: Path, picture: np.ndarray, trained: Trained) -> None:
     write_file(out, png_bytes(picture, {"gen_jax": f"step {trained.step}"}))
 
 
+def _see_that_it_has_images(source: Source) -> None:
+    if source.stage1 is not None:
+        raise DataError(f"{source.name}: holds codes; --data names images")
+
+
 def _examples(
     trained: Trained, source: Source, num: int, always_labels: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read images spread over a source, with labels if the model is told them."""
+    _see_that_it_has_images(source)
     if num > source.size:
         raise DataError(f"{source.name}: {num} images are needed, it has {source.size}")
     read = source.read(spread_indices(source, num))

@@ -165,8 +165,8 @@ def _model(
             {"params": params[grid.player]}, tokens, label, coarser(grid, x), keys
         )
         assert isinstance(logits, Array)
-        log_p = jax.nn.log_softmax(logits, axis=-1)
-        return -jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
+        chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - chosen
 
     def loss_of(name: str) -> Loss:
         def loss(

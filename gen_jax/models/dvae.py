@@ -75,7 +75,8 @@ def dvae(
 
     Args:
         encoder: Linen module ``x -> logits`` [batch, *code_shape, num_codes].
-        decoder: Linen module ``z -> outputs`` of the likelihood, of z of the shape of the logits.
+        decoder: Linen module ``z -> outputs`` of the likelihood, of relaxed vectors, of the shape
+            of the logits, and of codes.
         likelihood: log p(x | z) of the outputs, with a fixed sigma.
         code_shape: height and width of a grid of codes.
         num_codes: K.
@@ -111,9 +112,6 @@ def dvae(
         outputs = decoder.apply({"params": params["net"]["decoder"]}, z)
         assert isinstance(outputs, Array)
         return outputs
-
-    def one_hot(codes: Int[Array, "batch height width"]) -> Float[Array, "batch h w codes"]:
-        return jax.nn.one_hot(codes, num_codes)
 
     def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
         encoder_key, decoder_key = jax.random.split(key)
@@ -166,7 +164,7 @@ def dvae(
         params: Params, stats: Stats, z: Int[Array, "batch rows columns"], label: None = None
     ) -> Float[Array, "batch height width channels"]:
         del stats, label
-        return likelihood.mean(outputs_of(params, one_hot(z)))
+        return likelihood.mean(outputs_of(params, z))
 
     def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
         del stats, frozen

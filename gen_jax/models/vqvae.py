@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.nn.hierarchy import Hierarchy
+from gen_jax.ops import keys as rng
 from gen_jax.ops import latents
 from gen_jax.ops.likelihoods import Likelihood
 from gen_jax.ops.quantization import Quantized
@@ -142,9 +143,12 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
             "squared_error": jax.lax.stop_gradient(error),
             "books": {
                 name: quantizer.observe(
-                    *_books(params, stats, name), before[name], grids[name].codes, keys
+                    *_books(params, stats, name),
+                    before[name],
+                    grids[name].codes,
+                    rng.fold_in(keys, number),
                 )
-                for name, quantizer in zip(names, quantizers, strict=True)
+                for number, (name, quantizer) in enumerate(zip(names, quantizers, strict=True))
             },
         }
         metrics = {"reconstruction": reconstruction, "commitment": commitment}

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_jax.typing import Array, DTypeLike, Float
+from gen_jax.typing import Array, DTypeLike, Float, Int
 
 __all__ = ["DVAEDecoder", "DVAEEncoder"]
 
@@ -76,9 +76,10 @@ class DVAEEncoder(nn.Module):
 class DVAEDecoder(nn.Module):
     """The encoder's mirror image, with nearest-neighbour upsampling.
 
-    Its first layer looks codes up: a 1x1 convolution of one-hot, or relaxed, vectors.
+    Its first layer, a 1x1 convolution of one-hot or relaxed vectors, is a table of codes.
 
     Attributes:
+        num_codes: rows of that table.
         num_outputs: channels of the output.
         initial: width of a code's vector.
         hidden: width of the last group; the first is 2^(num_groups - 1) times as wide.
@@ -87,6 +88,7 @@ class DVAEDecoder(nn.Module):
         dtype: of the computation; parameters and the last layer are float32.
     """
 
+    num_codes: int
     num_outputs: int
     initial: int = 128
     hidden: int = 256
@@ -96,10 +98,15 @@ class DVAEDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Float[Array, "batch height width codes"]
+        self, z: Float[Array, "batch height width codes"] | Int[Array, "batch height width"]
     ) -> Float[Array, "batch big_height big_width num_outputs"]:
+        """Decode relaxed vectors, or codes themselves."""
         gain = 1.0 / (self.num_groups * self.num_blocks) ** 2
-        h = _conv(self.initial, 1, self.dtype, "codebook")(z.astype(self.dtype))
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        table = self.param("codebook", init, (self.num_codes, self.initial)).astype(self.dtype)
+        bias = self.param("codebook_bias", nn.initializers.zeros, (self.initial,))
+        h = table[z] if jnp.issubdtype(z.dtype, jnp.integer) else z.astype(self.dtype) @ table
+        h = h + bias.astype(self.dtype)[None, None, None]
         for group in reversed(range(self.num_groups)):
             width = self.hidden * 2**group
             for block in range(self.num_blocks):

@@ -189,8 +189,10 @@ class PixelCNN(nn.Module):
 
         hidden = self.head_in(nn.relu(h)).reshape(*h.shape[:3], depth, self.hidden)
         if depth > 1:
-            own_tokens = self.head_tokens(index)
-            hidden = hidden + jnp.cumsum(own_tokens, axis=-2) - own_tokens
+            # Shifted before it is summed: of a sum less itself, rounding would leave a trace.
+            earlier = self.head_tokens(index)[..., :-1, :]
+            earlier = jnp.pad(earlier, ((0, 0), (0, 0), (0, 0), (1, 0), (0, 0)))
+            hidden = hidden + jnp.cumsum(earlier, axis=-2)
         logits = jnp.einsum("bhwcn,cnk->bhwck", nn.relu(hidden).astype(jnp.float32), self.head_out)
         logits = logits + self.head_bias[None, None, None]
         return logits.reshape(len(tokens), self.length, self.num_categories)

@@ -38,6 +38,10 @@ __all__ = [
     "vector_quantize",
 ]
 
+# In memory at once, 256 MiB of them.
+MAX_DISTANCES = 2**26
+# Of slots for vectors that dead codes may move to.
+NUM_TABLES = 6
 # A codebook this large is begun from random vectors: k-means++ draws one code after another.
 MAX_PLUS_PLUS = 4096
 
@@ -74,11 +78,12 @@ def nearest_code(
 ) -> Int[Array, "*dims"]:
     """Find argmin_k |z - e_k|^2, the first of equals, with at most ``chunk`` codes at a time.
 
-    Memory is that of [vectors, chunk] distances and not [vectors, codes].
+    Memory is that of [vectors, chunk] distances and not [vectors, codes]; of very many vectors the
+    chunk is smaller still.
     """
     flat = jax.lax.stop_gradient(z).reshape(-1, z.shape[-1])
     size, dim = codebook.shape
-    chunk = min(chunk, size)
+    chunk = min(chunk, size, max(64, MAX_DISTANCES // len(flat)))
     padded = jnp.pad(jax.lax.stop_gradient(codebook), ((0, -size % chunk), (0, 0)))
     parts = padded.reshape(-1, chunk, dim)
 
@@ -316,26 +321,35 @@ def observe_candidates(
     """Draw a few vectors of each example into slots, one slot a code, for :func:`revive`.
 
     A draw from the global batch is not additive, but sums over slots are: the result does not
-    depend on how devices and microbatches share the batch out. A vector's slot is drawn with its
-    example's key.
+    depend on how devices and microbatches share the batch out. An example's key draws its vectors
+    and their slots. There are several tables of slots, into each of which a fourth as many examples
+    go as into the one before, so that in one of them most slots hold one vector or none, however
+    large the batch is.
 
     Returns:
-        ``slot_counts`` [codes], vectors in each slot, and ``slot_sums`` [codes, dim], their sum,
-        both over the number of examples.
+        ``slot_counts`` [tables, codes], vectors in each slot, and ``slot_sums``
+        [tables, codes, dim], their sum, both over the number of examples.
     """
     flat = jax.lax.stop_gradient(z).reshape(len(z), -1, z.shape[-1])
-    # Few, so that most slots hold one vector at most, and not fewer where there are many codes.
     num = max(1, min(flat.shape[1], num_codes // 256))
 
-    def draw(key: Array, vectors: Array) -> tuple[Array, Array]:
-        which_key, slot_key = jax.random.split(key)
+    def draw(key: Array, vectors: Array) -> tuple[Array, Array, Array]:
+        which_key, slot_key, table_key = jax.random.split(key, 3)
         which = jax.random.randint(which_key, (num,), 0, len(vectors))
-        return vectors[which], jax.random.randint(slot_key, (num,), 0, num_codes)
+        tables = jax.random.uniform(table_key) < 0.25 ** jnp.arange(NUM_TABLES)
+        slots = jax.random.randint(slot_key, (num,), 0, num_codes)
+        return vectors[which], slots, tables.astype(flat.dtype)
 
-    vectors, slots = jax.vmap(draw)(keys, flat)
+    vectors, slots, tables = jax.vmap(draw)(keys, flat)
+    wide = jnp.repeat(tables, num, axis=0)
     slots, vectors = slots.reshape(-1), vectors.reshape(-1, flat.shape[-1])
-    counts = jnp.zeros(num_codes, flat.dtype).at[slots].add(1.0)
-    sums = jnp.zeros((num_codes, flat.shape[-1]), flat.dtype).at[slots].add(vectors)
+
+    def fill(weight: Array) -> tuple[Array, Array]:
+        counts = jnp.zeros(num_codes, flat.dtype).at[slots].add(weight)
+        sums = jnp.zeros((num_codes, flat.shape[-1]), flat.dtype)
+        return counts, sums.at[slots].add(weight[:, None] * vectors)
+
+    counts, sums = jax.vmap(fill)(wide.T)
     return {"slot_counts": counts / len(z), "slot_sums": sums / len(z)}
 
 
@@ -346,7 +360,7 @@ def revive(
 
     Their statistics are those of a new code with an equal share: a code that kept its old ones
     would be drawn back, or count as dead again at once (Dhariwal et al. 2020, section 3.1). A code
-    waits where its slot holds no vector, or more of them than others do, whose mean is none.
+    waits where its slot holds no vector, or several, whose mean is none.
 
     Args:
         averages: as :func:`init_ema` makes them.
@@ -357,12 +371,16 @@ def revive(
         New averages, and which codes were moved.
     """
     equal = 1.0 / len(averages["counts"])
-    counts = slots["slot_counts"]
+    # The fullest table of which at most half is taken: fewer than 0.7 vectors a slot.
+    free = jnp.mean((slots["slot_counts"] == 0).astype(jnp.float32), axis=1) >= 0.5
+    table = jnp.where(jnp.any(free), jnp.argmax(free), NUM_TABLES - 1)
+    counts, sums = slots["slot_counts"][table], slots["slot_sums"][table]
+    # One vector is what the emptiest of the slots that are taken hold.
     fewest = jnp.min(jnp.where(counts > 0, counts, jnp.inf))
     fit = (counts > 0) & (counts < 1.5 * fewest)
     moved = (averages["counts"] < threshold * equal) & fit
     wide = moved[:, None]
-    vectors = slots["slot_sums"] / jnp.where(counts > 0, counts, 1.0)[:, None]
+    vectors = sums / jnp.where(counts > 0, counts, 1.0)[:, None]
     return {
         "counts": jnp.where(moved, equal, averages["counts"]),
         "sums": jnp.where(wide, vectors * equal, averages["sums"]),

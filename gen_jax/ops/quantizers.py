@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gen_jax.ops import keys as rng
 from gen_jax.ops import quantization as vq
 from gen_jax.ops.quantization import Quantized
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
@@ -17,6 +18,7 @@ Codebook = Literal["ema", "gradient"]
 
 # Codes with at least this multiple of an equal share count as used.
 USED = 0.01
+MAX_SCALAR_CODES = 2**20
 
 
 class Quantizer(NamedTuple):
@@ -28,8 +30,8 @@ class Quantizer(NamedTuple):
     ``observe(params, stats, z, codes, keys)`` gives what is additive over a batch, and
     ``update(stats, observed)`` takes it, averaged over the global batch, and gives ``(stats,
     metrics)``: ``perplexity``, exp(entropy) of the batch's shares of codes, and ``codes_used``, the
-    share of codes that have more than 1 % of an equal share in the running average; of several
-    levels, means.
+    share of codes that have more than 1 % of an equal share in the running average ``usage``; of
+    several levels, means.
 
     Codes are int32 [batch, *grid], or [batch, *grid, levels] with more than one level, each in
     [0, num_codes).
@@ -91,7 +93,7 @@ def vector(
     learnt = codebook == "gradient"
 
     def books(params: PyTree, stats: PyTree) -> Float[Array, "levels codes dim"]:
-        rows = params["codebook"] if learnt else stats["codebook"]
+        rows = params["codebook"] if learnt else stats["averages"]["codebook"]
         return vq.normalise(rows) if cosine else rows
 
     def scaled(z: Array) -> Array:
@@ -99,7 +101,7 @@ def vector(
 
     def init(
         key: Array, z: Float[Array, "batch *grid dim"]
-    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    ) -> tuple[Mapping[str, Array], Mapping[str, PyTree]]:
         left = scaled(z).reshape(-1, dim)
         rows = []
         for level_key in jax.random.split(key, levels):
@@ -107,8 +109,9 @@ def vector(
             left = left - rows[-1][vq.nearest_code(left, rows[-1], chunk)]
         averages = jax.vmap(vq.init_ema)(jnp.stack(rows))
         if learnt:
-            return {"codebook": averages["codebook"]}, {"counts": averages["counts"]}
-        return {}, averages
+            return {"codebook": averages["codebook"]}, {"usage": averages["counts"]}
+        # Apart from the codebook's own numbers, which revival gives on credit.
+        return {}, {"usage": averages["counts"], "averages": averages}
 
     def quantize(params: PyTree, stats: PyTree, z: Float[Array, "batch *grid dim"]) -> Quantized:
         quantized = vq.residual(scaled(z), books(params, stats), chunk)
@@ -136,16 +139,20 @@ def vector(
         own = looked_up(params, stats, codes)
         left = scaled(z)[None] - (jnp.cumsum(own, axis=0) - own)
 
-        def of_level(left: Array, codes: Array) -> Mapping[str, Array]:
-            slots = vq.observe_candidates(keys, left, num_codes) if revive_below else {}
-            return {**vq.observe_codes(left, codes, num_codes), **slots}
+        def of_level(left: Array, codes: Array, level: Array) -> Mapping[str, Array]:
+            observed = vq.observe_codes(left, codes, num_codes)
+            if not revive_below:
+                return observed
+            # Other vectors for each level: one may be what the level before moves to.
+            own_keys = rng.fold_in(keys, level)
+            return {**observed, **vq.observe_candidates(own_keys, left, num_codes)}
 
-        return jax.vmap(of_level)(left, by_level(codes))
+        return jax.vmap(of_level)(left, by_level(codes), jnp.arange(levels))
 
     def update(stats: PyTree, observed: PyTree) -> tuple[PyTree, Mapping[str, Scalar]]:
+        usage, metrics = _use(stats["usage"], observed["counts"], decay)
         if learnt:
-            counts = decay * stats["counts"] + (1 - decay) * observed["counts"]
-            return {"counts": counts}, _use(observed["counts"], counts)
+            return {"usage": usage}, metrics
 
         def of_level(averages: PyTree, observed: PyTree) -> tuple[PyTree, Array]:
             averages = vq.ema_codebook(averages, observed, decay, epsilon)
@@ -155,11 +162,9 @@ def vector(
                 return averages, jnp.zeros(num_codes, bool)
             return vq.revive(averages, observed, revive_below)
 
-        stats, moved = jax.vmap(of_level)(stats, observed)
-        # A code that was just moved has an equal share on credit.
-        counts = jnp.where(moved, 0.0, stats["counts"])
+        averages, moved = jax.vmap(of_level)(stats["averages"], observed)
         revived = jnp.mean(moved.astype(jnp.float32))
-        return stats, {**_use(observed["counts"], counts), "codes_revived": revived}
+        return {"usage": usage, "averages": averages}, {**metrics, "codes_revived": revived}
 
     return Quantizer(dim, num_codes, levels, init, quantize, vectors, observe, update)
 
@@ -170,21 +175,26 @@ def finite_scalar(levels: Sequence[int], decay: float = 0.99) -> Quantizer:
     Args:
         levels: of each element; their product is the number of codes.
         decay: of the running average that tells which codes are used.
+
+    Raises:
+        ValueError: if there are more codes than can be counted.
     """
     levels = tuple(levels)
     num_codes = math.prod(levels)
+    if num_codes > MAX_SCALAR_CODES:
+        raise ValueError(f"levels: {levels} make {num_codes:,} codes, above {MAX_SCALAR_CODES:,}")
 
     def init(key: Array, z: Array) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         del key, z
-        return {}, {"counts": jnp.full((1, num_codes), 1.0 / num_codes, jnp.float32)}
+        return {}, {"usage": jnp.full((1, num_codes), 1.0 / num_codes, jnp.float32)}
 
     def observe(params: PyTree, stats: PyTree, z: Any, codes: Array, keys: Keys) -> PyTree:
         del params, stats, z, keys
         return {"counts": vq.code_shares(codes, num_codes)[None]}
 
     def update(stats: PyTree, observed: PyTree) -> tuple[PyTree, Mapping[str, Scalar]]:
-        counts = decay * stats["counts"] + (1 - decay) * observed["counts"]
-        return {"counts": counts}, _use(observed["counts"], counts)
+        usage, metrics = _use(stats["usage"], observed["counts"], decay)
+        return {"usage": usage}, metrics
 
     return Quantizer(
         dim=len(levels),
@@ -199,9 +209,11 @@ def finite_scalar(levels: Sequence[int], decay: float = 0.99) -> Quantizer:
 
 
 def _use(
-    now: Float[Array, "levels codes"], running: Float[Array, "levels codes"]
-) -> Mapping[str, Scalar]:
-    return {
+    usage: Float[Array, "levels codes"], now: Float[Array, "levels codes"], decay: float
+) -> tuple[Float[Array, "levels codes"], Mapping[str, Scalar]]:
+    """Move the running average of what is used, and tell about both."""
+    usage = decay * usage + (1 - decay) * now
+    return usage, {
         "perplexity": jnp.mean(jax.vmap(vq.perplexity)(now)),
-        "codes_used": jnp.mean(jax.vmap(lambda counts: vq.share_used(counts, USED))(running)),
+        "codes_used": jnp.mean(jax.vmap(lambda share: vq.share_used(share, USED))(usage)),
     }

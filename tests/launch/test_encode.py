@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gen_jax.data import open_source
+from gen_jax.errors import DataError
 from gen_jax.launch import encode
 from gen_jax.launch.cli import main
 from gen_jax.launch.latents import _encode
@@ -173,14 +174,79 @@ def test_what_cannot_be_is_said(stages, tmp_path, capsys):
         [*latent, f"--config.stage1={first}"],
         2, "its codes are whole numbers; family 'autoregressive' models these", capsys,
     )  # fmt: skip
+    fails(
+        ["encode", f"--workdir={first}", f"--out={tmp_path / 'x'}", f"--data=codes:{codes}"],
+        3, "holds codes; images are needed", capsys,
+    )  # fmt: skip
+    assert not (tmp_path / "x").exists()
+    fails(
+        ["reconstruct", f"--workdir={first}", f"--out={tmp_path}/a.png", f"--data=codes:{codes}"],
+        3, "holds codes; --data names images", capsys,
+    )  # fmt: skip
+
+
+def test_what_is_damaged_is_named_and_mended(stages, tmp_path, capsys):
+    first, codes, _ = stages
     damaged = tmp_path / "damaged"
     shutil.copytree(codes, damaged)
-    (damaged / "train-00000.npz").write_bytes(b"PK")
-    command = ["train", f"--config={CONFIGS}/prior_mnist.py:tiny", f"--workdir={tmp_path / 'v'}"]
-    command += [f"--config.stage1={first}", f"--config.data.source=codes:{damaged}"]
-    fails(command, 3, "train-00000.npz: cannot be read", capsys)
-    command[-1] = f"--config.data.source=codes:{tmp_path}"
-    fails(command, 3, "`gen-jax encode` makes such folders", capsys)
+    shard = damaged / "train-00000.npz"
+    whole = shard.read_bytes()
+
+    def saved(**arrays):
+        with np.load(codes / shard.name) as file:
+            np.savez(shard, **{**file, **arrays})
+
+    with np.load(codes / shard.name) as file:
+        labels, grids = file["label"], file["codes"]
+    for write, message in (
+        (lambda: shard.write_bytes(b""), "cannot be read"),
+        (lambda: shard.write_bytes(whole[: len(whole) // 2]), "cannot be read"),
+        (lambda: np.save(shard.open("wb"), labels), "cannot be read"),
+        (lambda: saved(codes=grids + 16), "codes: whole numbers from 0 to 15 are needed"),
+        (lambda: saved(codes=grids[:7]), "codes: 1500 examples are needed"),
+        (lambda: saved(codes=grids.astype("U3")), "codes: whole numbers from 0 to 15"),
+        (lambda: saved(label=labels - 5), "label: whole numbers from 0 are needed"),
+        (lambda: saved(more=labels), "arrays codes are needed"),
+        (lambda: saved(origin=np.zeros(32, np.uint8)), "made of something else than codes.json"),
+    ):
+        write()
+        with pytest.raises(DataError, match=message) as error:
+            open_source(f"codes:{damaged}", "train", (8, 8, 1))
+        assert "train-00000.npz" in str(error.value)
+    assert main(["encode", f"--workdir={first}", f"--out={damaged}"]) == 0
+    assert "1 of 2 shards are there" in capsys.readouterr().out
+    read = open_source(f"codes:{damaged}", "train", (8, 8, 1)).read(np.arange(1500))
+    np.testing.assert_array_equal(read["codes"], grids)
+    # Another first stage's codes are not taken for this one's, with or without their index.
+    (damaged / "codes.json").unlink()
+    other = train(tmp_path / "other", "vqvae_mnist", "--config.seed=1")
+    capsys.readouterr()
+    assert main(["encode", f"--workdir={other}", f"--out={damaged}"]) == 0
+    assert "shards are there" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rows", 0), ("rows", None), ("splits", []), ("splits", {"train": {"size": 0}}),
+        ("splits", {"train": 3}), ("stage1", 7), ("image_shape", 8), ("image_shape", [8, 8]),
+        ("num_codes", "16"), ("seed", None),
+    ],
+)  # fmt: skip
+def test_an_index_that_is_none_is_refused(stages, tmp_path, name, value):
+    index = json.loads((stages[1] / "codes.json").read_text())
+    (tmp_path / "codes.json").write_text(json.dumps({**index, name: value}))
+    with pytest.raises(DataError, match=f"codes.json: {name}: .*is not what is written there"):
+        open_source(f"codes:{tmp_path}", "train", (8, 8, 1))
+
+
+def test_splits_may_come_one_after_another(stages, tmp_path):
+    command = ["encode", f"--workdir={stages[0]}", f"--out={tmp_path}"]
+    for splits in ("test", "train", "test,train"):
+        assert main([*command, f"--splits={splits}", "--batch_size=100"]) == 0
+    for split in ("train", "test"):
+        a, b = (open_source(f"codes:{f}", split, (8, 8, 1)) for f in (tmp_path, stages[1]))
+        assert a.fingerprint == b.fingerprint
 
 
 def test_reconstruct_counts_codes(stages, tmp_path, capsys):

@@ -92,7 +92,8 @@ def test_every_grid_reaches_the_image_and_the_top_reaches_the_bottom(built):
         return
     # Other top codes, by another top codebook, change what the bottom's vectors are.
     books = stats["net"]["books"]
-    top = {**books["top"], "codebook": -3 * books["top"]["codebook"]}
+    averages = books["top"]["averages"]
+    top = {**books["top"], "averages": {**averages, "codebook": -3 * averages["codebook"]}}
     other = {"net": {**stats["net"], "books": {**books, "top": top}}}
     moved = [
         evaluate(model, "vq", params, s, {"x": X}, KEYS, context())[1].observed["books"]["bottom"][
@@ -170,7 +171,7 @@ class Table(nn.Module):
     def __call__(self, x):
         rows = self.param("rows", lambda key: jnp.array(self.rows))
         if self.decode:
-            return x @ rows
+            return rows[x] if x.ndim == 3 else x @ rows
         return jnp.broadcast_to(rows[0][None, None, None], (len(x), 1, 2, rows.shape[1]))
 
 
@@ -237,7 +238,7 @@ def test_schedules_go_from_start_to_end():
 
 def test_the_network_of_dall_e_has_its_sizes():
     """The released encoder.pkl and decoder.pkl hold float32 weights of 8,192 codes."""
-    encoder, decoder = DVAEEncoder(8192), DVAEDecoder(6)
+    encoder, decoder = DVAEEncoder(8192), DVAEDecoder(8192, 6)
     x = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
     logits, variables = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x), x)
     assert logits.shape == (1, 32, 32, 8192)
@@ -252,7 +253,7 @@ def test_the_network_of_dall_e_has_its_sizes():
 @pytest.mark.slow
 def test_a_discrete_vae_learns_with_its_relaxation():
     encoder = DVAEEncoder(8, hidden=8, num_groups=2, num_blocks=1)
-    decoder = DVAEDecoder(6, initial=4, hidden=8, num_groups=2, num_blocks=1)
+    decoder = DVAEDecoder(8, 6, initial=4, hidden=8, num_groups=2, num_blocks=1)
     model = dvae(
         encoder, decoder, likelihoods.logit_laplace(), (4, 4), 8,
         temperature=Ramp(1.0, 0.1, 100), kl_weight=Ramp(0.0, 0.1, 100),
@@ -269,4 +270,6 @@ def test_a_discrete_vae_learns_with_its_relaxation():
     assert float(metrics["elbo/temperature"]) == pytest.approx(0.1, rel=1e-4)
     codes = model.encode(state.params, state.stats, x)
     assert codes.shape == (8, 4, 4)
-    assert model.decode(state.params, state.stats, codes).shape == x.shape
+    again = model.decode(state.params, state.stats, codes)
+    one_hot = decoder.apply({"params": state.params["net"]["decoder"]}, jax.nn.one_hot(codes, 8))
+    np.testing.assert_allclose(again, likelihoods.logit_laplace().mean(one_hot), atol=1e-5)

@@ -126,6 +126,21 @@ def test_dead_codes_come_back_with_new_statistics():
     np.testing.assert_array_equal(moved_so_far, dead)
 
 
+@pytest.mark.parametrize("batch", [8, 256, 4096])
+def test_candidates_are_single_vectors_however_large_the_batch_is(batch):
+    """Means of several would lie near the middle, where no vector is."""
+    z = vq.normalise(jax.random.normal(jax.random.key(0), (batch, 4, 5)))
+    _, averages = half_dead()
+    moved_at_all = 0
+    for number in range(5):
+        slots = vq.observe_candidates(rng.per_example(jax.random.key(number), 0, batch), z, 37)
+        revived, moved = vq.revive(averages, slots)
+        lengths = jnp.linalg.norm(revived["codebook"][moved], axis=-1)
+        np.testing.assert_allclose(lengths, 1, rtol=1e-4)
+        moved_at_all += int(moved.sum())
+    assert moved_at_all > 5
+
+
 def test_candidates_of_parts_average_to_those_of_the_whole():
     keys = rng.per_example(jax.random.key(9), 0, 8)
     whole = vq.observe_candidates(keys, Z, 37)

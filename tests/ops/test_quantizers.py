@@ -59,7 +59,7 @@ def test_the_ema_codebook_moves_to_the_means_and_no_loss_moves_it():
     new, _ = quantizer.update(stats, quantizer.observe(params, stats, Z, quantized.codes, KEYS))
     for code in range(8):
         mean = Z[quantized.codes == code].mean(axis=0)
-        np.testing.assert_allclose(new["codebook"][0, code], mean, atol=1e-5)
+        np.testing.assert_allclose(new["averages"]["codebook"][0, code], mean, atol=1e-5)
 
 
 def test_the_gradient_codebook_moves_by_its_loss():
@@ -79,10 +79,12 @@ def test_each_residual_level_learns_what_those_before_left():
     params, stats = quantizer.init(jax.random.key(0), Z)
     codes = quantizer.quantize(params, stats, Z).codes
     new, _ = quantizer.update(stats, quantizer.observe(params, stats, Z, codes, KEYS))
-    left = Z - stats["codebook"][0][codes[..., 0]]
+    left = Z - stats["averages"]["codebook"][0][codes[..., 0]]
     for code in range(4):
         chosen = left[codes[..., 1] == code]
-        np.testing.assert_allclose(new["codebook"][1, code], chosen.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(
+            new["averages"]["codebook"][1, code], chosen.mean(axis=0), atol=1e-5
+        )
 
 
 def test_cosine_codebooks_stay_on_the_sphere():
@@ -93,7 +95,9 @@ def test_cosine_codebooks_stay_on_the_sphere():
         np.testing.assert_allclose(jnp.linalg.norm(quantized.z, axis=-1), 1, rtol=1e-4)
         observed = quantizer.observe(params, stats, Z, quantized.codes, KEYS)
         stats, _ = quantizer.update(stats, observed)
-    np.testing.assert_allclose(jnp.linalg.norm(stats["codebook"], axis=-1), 1, rtol=1e-4)
+    np.testing.assert_allclose(
+        jnp.linalg.norm(stats["averages"]["codebook"], axis=-1), 1, rtol=1e-4
+    )
 
 
 def test_a_collapsed_codebook_comes_back():
@@ -101,7 +105,8 @@ def test_a_collapsed_codebook_comes_back():
     quantizer = vector(64, 5, decay=0.9)
     far = jnp.concatenate([jnp.zeros((1, 5)), 50 + jnp.arange(63.0)[:, None] * jnp.ones((1, 5))])
     _, stats = quantizer.init(jax.random.key(0), Z)
-    stats = {**stats, "codebook": far[None], "sums": far[None] / 64}
+    averages = {**stats["averages"], "codebook": far[None], "sums": far[None] / 64}
+    stats = {**stats, "averages": averages}
     _, metrics = quantizer.update(
         stats, quantizer.observe({}, stats, Z, quantizer.quantize({}, stats, Z).codes, KEYS)
     )
@@ -118,6 +123,25 @@ def test_a_collapsed_codebook_comes_back():
         stats, metrics = step(stats, number)
     assert float(metrics["codes_used"]) == 1
     assert float(metrics["perplexity"]) > 40
+
+
+def test_codes_that_are_only_kept_alive_do_not_count_as_used():
+    """Twenty of 64 codes have all vectors; the others are moved again and again, to no avail."""
+    quantizer = vector(64, 5)
+    _, stats = quantizer.init(jax.random.key(0), Z)
+    codes = jnp.arange(16 * 4 * 4).reshape(16, 4, 4) % 20
+
+    @jax.jit
+    def step(stats, number):
+        keys = rng.per_example(jax.random.key(number), 0, 16)
+        return quantizer.update(stats, quantizer.observe({}, stats, Z, codes, keys))
+
+    revived = 0.0
+    for number in range(700):
+        stats, metrics = step(stats, number)
+        revived += float(metrics["codes_revived"])
+    assert revived > 1
+    assert float(metrics["codes_used"]) == 20 / 64
 
 
 def test_a_large_codebook_is_begun_and_used_without_a_matrix_of_distances():
@@ -144,3 +168,8 @@ def test_a_large_codebook_is_begun_and_used_without_a_matrix_of_distances():
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         vector(**{"num_codes": 8, "dim": 4, **options})
+
+
+def test_too_many_scalars_are_refused():
+    with pytest.raises(ValueError, match="make 8,589,934,592 codes, above 1,048,576"):
+        finite_scalar((8,) * 11)

@@ -72,7 +72,12 @@ def build(values: Mapping[str, Any]) -> "Experiment":
 
     model = dvae(
         DVAEEncoder(values["model.num_codes"], **shared),
-        DVAEDecoder(likelihood.num_outputs(channels), values["model.initial"], **shared),
+        DVAEDecoder(
+            values["model.num_codes"],
+            likelihood.num_outputs(channels),
+            values["model.initial"],
+            **shared,
+        ),
         likelihood,
         (height // factor, width // factor),
         values["model.num_codes"],
@@ -81,7 +86,8 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         straight_through=values["model.straight_through"],
     )
     return Experiment(
-        model=with_codec(model, codec),
+        # A density of grey levels without noise bounds no probability of pixels.
+        model=with_codec(model, codec._replace(log_scale=None)),
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": {}},
         num_classes=None,

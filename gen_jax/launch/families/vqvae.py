@@ -1,5 +1,6 @@
 """VQ-VAE and VQ-VAE-2, with vector, residual or finite scalar quantization."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,12 @@ FIELDS = {
     "model.num_embeddings": integer(2, change="frozen"),  # vector, from here
     "model.embedding_dim": integer(1, change="frozen"),
     "model.levels": integer(1, change="frozen"),  # above 1: residual
-    "model.codebook": choice("ema", "gradient", change="frozen"),
+    "model.codebook": choice("ema", "gradient", change="frozen"),  # gradient: no revival
     "model.cosine": boolean(change="frozen"),
     "model.decay": number(0, 1, below=True),
     "model.revive_below": number(0),  # to here
     "model.scalar_levels": integers(2, change="frozen"),  # finite_scalar
-    "model.commitment_cost": number(0),
+    "model.commitment_cost": number(0),  # vector
     "model.dtype": choice("float32", "bfloat16"),
 }
 
@@ -46,8 +47,12 @@ def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     faults = [(f"model.{name}", fault) for name, fault in found.items()]
     if values["model.quantizer"] == "finite_scalar":
-        if not values["model.scalar_levels"]:
+        levels = values["model.scalar_levels"]
+        if not levels:
             faults.append(("model.scalar_levels", "(); with finite_scalar some are needed"))
+        elif math.prod(levels) > 2**20:
+            total = f"{math.prod(levels):,} codes; at most {2**20:,} can be counted"
+            faults.append(("model.scalar_levels", f"{levels} make {total}"))
     elif values["model.cosine"] and values["model.levels"] > 1:
         faults.append(("model.levels", f"{values['model.levels']}; with model.cosine 1 is needed"))
     return faults
@@ -86,8 +91,12 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         shape,
         commitment_cost=values["model.commitment_cost"],
     )
+    if (values["model.likelihood"], values["model.binarise"]) == ("bernoulli", "none"):
+        # A cross-entropy of grey levels is a loss and no density.
+        model = model._replace(log_prob=None, log_prob_kind=None)
     return Experiment(
-        model=with_codec(model, codec),
+        # A density of grey levels without noise bounds no probability of pixels.
+        model=with_codec(model, codec._replace(log_scale=None)),
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": {}},
         num_classes=None,
