@@ -15,13 +15,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config = common.autoregressive()
     config.stage1 = "runs/vqvae_cifar10"
     config.data.update(
-        {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 64, "holdout": 5000}
+        {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 32, "holdout": 5000}
     )
     config.model.update(
         {
-            "width": 192,
+            "width": 128,
             "depth": 6,
-            "num_heads": 6,
+            "num_heads": 4,
             "positions": "rotary",
             "dropout": 0.1,
             "num_classes": 10,
@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.update(
         {"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine", "weight_decay": 0.01}
     )
-    config.train.update({"steps": 6000, "log_every": 100, "sample_every": 2000, "save_every": 1000})
+    config.train.update({"steps": 3000, "log_every": 100, "sample_every": 1000, "save_every": 1000})
     if variant == "tiny":
         return common.tiny_autoregressive(config, "synthetic:8x8x3", (8, 8, 3))
     if variant:

@@ -24,6 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "network": "pixelcnn",
             "width": 64,
             "depth": 8,
+            "kernel": 3,
             "hidden": 256,
             "dropout": 0.1,
             "num_classes": 10,
@@ -31,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
-    config.train.update({"steps": 5000, "log_every": 100, "sample_every": 1000, "save_every": 1000})
+    config.train.update({"steps": 2500, "log_every": 100, "sample_every": 1000, "save_every": 1000})
     if variant == "tiny":
         return common.tiny_autoregressive(config, "digits", (8, 8, 1))
     if variant:

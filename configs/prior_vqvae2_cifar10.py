@@ -20,9 +20,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.update(
         {
             "network": "pixelcnn",
-            "width": 96,
+            "width": 64,
             "depth": 8,
-            "hidden": 384,
+            "kernel": 3,
+            "hidden": 256,
             "dropout": 0.1,
             "num_classes": 10,
             "class_dropout": 0.1,

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,8 +13,14 @@ from gen_jax.data import open_source
 from gen_jax.errors import DataError
 from gen_jax.launch import encode
 from gen_jax.launch.cli import main
+from gen_jax.launch.configfile import load_config, to_json
+from gen_jax.launch.experiment import build
 from gen_jax.launch.latents import _encode
+from gen_jax.launch.stage1 import load_codec
 from gen_jax.launch.workdir import load_trained
+from gen_jax.train import checkpoint
+from gen_jax.train.state import init_state
+from gen_jax.train.step import make_train_step
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 pytestmark = pytest.mark.slow
@@ -266,3 +274,27 @@ def test_real_codes_can_be_written_too(tmp_path):
         f"--config.data.source=codes:{codes}",
     )  # fmt: skip
     assert len((work / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_codes_of_a_restored_first_stage_are_those_before_saving(tmp_path):
+    """Bit for bit, with averaged weights and a codebook that learnt from a few steps."""
+    config = load_config(f"{CONFIGS}/vqvae2_cifar10.py:tiny", [])
+    experiment = build(config)
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
+    batch, key = {"image": jnp.asarray(image)}, jax.random.key(0)
+    state = jax.jit(lambda: init_state(experiment.model, experiment.optimizers, key, batch))()
+    step = jax.jit(make_train_step(experiment.model, experiment.optimizers, ema_decay=0.5))
+    for _ in range(3):
+        state, _ = step(state, experiment.frozen, batch, key)
+    (tmp_path / "config.json").write_bytes(to_json(config).encode())
+    with checkpoint.open_checkpoints(tmp_path / "checkpoints") as manager:
+        checkpoint.save(manager, state, {"config": config}, wait=True)
+    encode = jax.jit(experiment.model.encode)
+    before = encode(state.ema_params, state.stats, batch["image"])
+    first = load_codec(tmp_path)
+    keys = jax.random.split(key, 8)
+    after = jax.jit(first.codec.encode)(first.weights, batch["image"], keys)
+    assert set(before) == {"top", "bottom"}
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert first.codec.num_categories == {"top": 16, "bottom": 16}
+    assert first.code_shape == {"top": (2, 2), "bottom": (4, 4)}

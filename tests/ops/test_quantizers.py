@@ -8,13 +8,21 @@ from gen_jax.ops.quantizers import finite_scalar, vector
 
 Z = jax.random.normal(jax.random.key(1), (16, 4, 4, 5))
 KEYS = rng.per_example(jax.random.key(2), 0, 16)
+
+
+def compiled(quantizer):
+    """Compile each function as one program, and not each operation by itself."""
+    names = ("init", "quantize", "vectors", "observe", "update")
+    return quantizer._replace(**{name: jax.jit(getattr(quantizer, name)) for name in names})
+
+
 QUANTIZERS = {
-    "ema": vector(8, 5),
-    "gradient": vector(8, 5, codebook="gradient"),
-    "cosine": vector(8, 5, cosine=True),
-    "residual": vector(8, 5, levels=3),
-    "residual, gradient": vector(8, 5, levels=3, codebook="gradient"),
-    "finite scalar": finite_scalar((3, 2, 4, 2, 2)),
+    "ema": compiled(vector(8, 5)),
+    "gradient": compiled(vector(8, 5, codebook="gradient")),
+    "cosine": compiled(vector(8, 5, cosine=True)),
+    "residual": compiled(vector(8, 5, levels=3)),
+    "residual, gradient": compiled(vector(8, 5, levels=3, codebook="gradient")),
+    "finite scalar": compiled(finite_scalar((3, 2, 4, 2, 2))),
 }
 
 
@@ -32,7 +40,7 @@ def test_every_kind_keeps_the_same_promises(name):
         quantizer.vectors(params, stats, quantized.codes), quantized.z, atol=1e-5
     )
     # Straight-through: what the decoder asks for reaches z.
-    grad = jax.grad(lambda z: jnp.sum(quantizer.quantize(params, stats, z).z * 3.0))(Z)
+    grad = jax.jit(jax.grad(lambda z: jnp.sum(quantizer.quantize(params, stats, z).z * 3.0)))(Z)
     if name not in ("finite scalar", "cosine"):  # which pass a squashing before
         np.testing.assert_allclose(grad, 3.0, rtol=1e-5)
     assert float(jnp.abs(grad).max()) > 0
@@ -51,7 +59,7 @@ def test_every_kind_keeps_the_same_promises(name):
 
 
 def test_the_ema_codebook_moves_to_the_means_and_no_loss_moves_it():
-    quantizer = vector(8, 5, decay=0.0, epsilon=0.0, revive_below=0.0)
+    quantizer = compiled(vector(8, 5, decay=0.0, epsilon=0.0, revive_below=0.0))
     params, stats = quantizer.init(jax.random.key(0), Z)
     assert params == {}
     quantized = quantizer.quantize(params, stats, Z)
@@ -75,7 +83,7 @@ def test_the_gradient_codebook_moves_by_its_loss():
 
 
 def test_each_residual_level_learns_what_those_before_left():
-    quantizer = vector(4, 5, levels=2, decay=0.0, epsilon=0.0, revive_below=0.0)
+    quantizer = compiled(vector(4, 5, levels=2, decay=0.0, epsilon=0.0, revive_below=0.0))
     params, stats = quantizer.init(jax.random.key(0), Z)
     codes = quantizer.quantize(params, stats, Z).codes
     new, _ = quantizer.update(stats, quantizer.observe(params, stats, Z, codes, KEYS))
@@ -102,7 +110,7 @@ def test_cosine_codebooks_stay_on_the_sphere():
 
 def test_a_collapsed_codebook_comes_back():
     """All but one code lie far away from every vector; a few hundred steps later all are used."""
-    quantizer = vector(64, 5, decay=0.9)
+    quantizer = compiled(vector(64, 5, decay=0.9))
     far = jnp.concatenate([jnp.zeros((1, 5)), 50 + jnp.arange(63.0)[:, None] * jnp.ones((1, 5))])
     _, stats = quantizer.init(jax.random.key(0), Z)
     averages = {**stats["averages"], "codebook": far[None], "sums": far[None] / 64}
@@ -127,7 +135,7 @@ def test_a_collapsed_codebook_comes_back():
 
 def test_codes_that_are_only_kept_alive_do_not_count_as_used():
     """Twenty of 64 codes have all vectors; the others are moved again and again, to no avail."""
-    quantizer = vector(64, 5)
+    quantizer = compiled(vector(64, 5))
     _, stats = quantizer.init(jax.random.key(0), Z)
     codes = jnp.arange(16 * 4 * 4).reshape(16, 4, 4) % 20
 
