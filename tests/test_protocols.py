@@ -69,6 +69,7 @@ def off_zero(x):
 
 class Built:
     def __init__(self, family):
+        self.family = family
         config = load_config(FAMILIES[family], [])
         self.experiment = build(config)
         image = np.random.default_rng(0).integers(
@@ -132,6 +133,8 @@ def assert_close(a, b, rtol, atol=0.0):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_engine_on_any_mesh_trains_as_one_device(built, reference, layout):
     """Gradients leaf by leaf: Adam, or parameters alone, would hide one eight times too big."""
+    if layout == "4x2 fsdp" and built.family != "diffusion":
+        pytest.skip("fsdp by itself is tried with diffusion, and beside tensor with all families")
     run = built.train(LAYOUTS[layout], 10)
     assert_close(run.grads, reference.grads, rtol=1e-5, atol=1e-6)
     assert_close(run.state.params, reference.state.params, rtol=1e-5, atol=1e-6)
