@@ -262,14 +262,22 @@ def _arguments(config: Mapping[str, Any], topology: Topology) -> tuple[Any, Any,
 
     from gen_jax.launch.experiment import build
     from gen_jax.launch.parallel import build_engine, build_mesh
+    from gen_jax.launch.stage1 import load_codec
 
     experiment = build(config)
     engine = build_engine(config, experiment, build_mesh(config, topology.devices))
     size, shape = config["data"]["batch_size"], tuple(config["data"]["shape"])
-    whole = {
-        "image": jax.ShapeDtypeStruct((size, *shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
+    whole: dict[str, Any] = {"label": jax.ShapeDtypeStruct((size,), jnp.int32)}
+    if config["data"]["source"].startswith("codes:"):  # the encoder does not run
+        first = load_codec(Path(config["stage1"]))
+        kind = jnp.float32 if first.codec.num_categories is None else jnp.int32
+        whole["codes"] = jax.tree.map(
+            lambda grid: jax.ShapeDtypeStruct((size, *grid), kind),
+            first.code_shape,
+            is_leaf=lambda grid: isinstance(grid, tuple),
+        )
+    else:
+        whole["image"] = jax.ShapeDtypeStruct((size, *shape), jnp.uint8)
     batch, key = engine.inputs(whole)
     frozen = jax.eval_shape(lambda: experiment.frozen)
     return experiment, engine, (engine.abstract(batch), frozen, batch, key)

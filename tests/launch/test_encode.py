@@ -276,6 +276,17 @@ def test_real_codes_can_be_written_too(tmp_path):
     assert len((work / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_plan_knows_that_the_encoder_does_not_run(stages, capsys):
+    first, codes, _ = stages
+    base = ["plan", f"--config={CONFIGS}/prior_mnist.py:tiny", f"--config.stage1={first}"]
+    base += ["--topology=cpu:2", "--hardware=v5e", "--json"]
+    flops = []
+    for source in ("digits", f"codes:{codes}"):
+        assert main([*base, f"--config.data.source={source}"]) == 0
+        flops.append(json.loads(capsys.readouterr().out)["flops_per_device"])
+    assert 0 < flops[1] < 0.95 * flops[0]
+
+
 def test_codes_of_a_restored_first_stage_are_those_before_saving(tmp_path):
     """Bit for bit, with averaged weights and a codebook that learnt from a few steps."""
     config = load_config(f"{CONFIGS}/vqvae2_cifar10.py:tiny", [])
