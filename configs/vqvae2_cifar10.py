@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     config.model.factors = (4, 2)
-    config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
+    config.optimizer.update({"learning_rate": 3e-4, "warmup_steps": 100, "decay": "cosine"})
     config.train.update({"steps": 5000, "log_every": 100, "sample_every": 1000})
     if variant == "tiny":
         return common.tiny_vqvae(config, "synthetic:8x8x3", (8, 8, 3))

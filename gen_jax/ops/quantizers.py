@@ -70,7 +70,8 @@ def vector(
         levels: codes of each position.
         codebook: ``"ema"``, means of the vectors by moving averages (appendix A.1), kept in
             ``stats``; or ``"gradient"``, parameters that the codebook loss moves (Eq. 3).
-        decay: of the moving averages.
+        decay: of the moving averages, at most; after n steps min(decay, (1 + n) / (10 + n)), because
+            the codes of an encoder that has just begun to learn must follow it.
         epsilon: of their Laplace smoothing, as a multiple of an equal share.
         revive_below: codes with less than this multiple of an equal share are moved to vectors of
             the batch; 0 for never. Of an ``"ema"`` codebook only.
@@ -111,7 +112,8 @@ def vector(
         if learnt:
             return {"codebook": averages["codebook"]}, {"usage": averages["counts"]}
         # Apart from the codebook's own numbers, which revival gives on credit.
-        return {}, {"usage": averages["counts"], "averages": averages}
+        stats = {"usage": averages["counts"], "averages": averages}
+        return {}, {**stats, "updates": jnp.float32(0.0)}
 
     def quantize(params: PyTree, stats: PyTree, z: Float[Array, "batch *grid dim"]) -> Quantized:
         quantized = vq.residual(scaled(z), books(params, stats), chunk)
@@ -154,8 +156,11 @@ def vector(
         if learnt:
             return {"usage": usage}, metrics
 
+        updates = stats["updates"]
+        decay_now = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+
         def of_level(averages: PyTree, observed: PyTree) -> tuple[PyTree, Array]:
-            averages = vq.ema_codebook(averages, observed, decay, epsilon)
+            averages = vq.ema_codebook(averages, observed, decay_now, epsilon)
             if cosine:
                 averages = {**averages, "codebook": vq.normalise(averages["codebook"])}
             if not revive_below:
@@ -164,7 +169,8 @@ def vector(
 
         averages, moved = jax.vmap(of_level)(stats["averages"], observed)
         revived = jnp.mean(moved.astype(jnp.float32))
-        return {"usage": usage, "averages": averages}, {**metrics, "codes_revived": revived}
+        stats = {"usage": usage, "averages": averages, "updates": updates + 1}
+        return stats, {**metrics, "codes_revived": revived}
 
     return Quantizer(dim, num_codes, levels, init, quantize, vectors, observe, update)
 
