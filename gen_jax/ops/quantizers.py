@@ -47,7 +47,7 @@ class Quantizer(NamedTuple):
     update: Callable[[PyTree, PyTree], tuple[PyTree, Mapping[str, Scalar]]]
 
 
-def vector(
+def vector(  # noqa: PLR0915 one set of arguments, closed over
     num_codes: int,
     dim: int,
     *,
@@ -70,8 +70,8 @@ def vector(
         levels: codes of each position.
         codebook: ``"ema"``, means of the vectors by moving averages (appendix A.1), kept in
             ``stats``; or ``"gradient"``, parameters that the codebook loss moves (Eq. 3).
-        decay: of the moving averages, at most; after n steps min(decay, (1 + n) / (10 + n)), because
-            the codes of an encoder that has just begun to learn must follow it.
+        decay: of the moving averages, at most; after n steps min(decay, (1 + n) / (10 + n)),
+            because the codes of an encoder that has just begun to learn must follow it.
         epsilon: of their Laplace smoothing, as a multiple of an equal share.
         revive_below: codes with less than this multiple of an equal share are moved to vectors of
             the batch; 0 for never. Of an ``"ema"`` codebook only.
