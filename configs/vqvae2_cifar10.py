@@ -23,7 +23,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "flip": True,
         }
     )
-    config.model.factors = (4, 2)
+    # Vectors of length 1: the top's, which the bottom could do without, would shrink to a point.
+    config.model.update({"factors": (4, 2), "cosine": True})
     config.optimizer.update({"learning_rate": 3e-4, "warmup_steps": 100, "decay": "cosine"})
     config.train.update({"steps": 5000, "log_every": 100, "sample_every": 1000})
     if variant == "tiny":
