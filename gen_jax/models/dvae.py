@@ -10,14 +10,8 @@ import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
 from gen_jax.ops.likelihoods import Likelihood
-from gen_jax.ops.quantization import (
-    code_shares,
-    gumbel_softmax,
-    kl_to_uniform,
-    perplexity,
-    share_used,
-)
-from gen_jax.ops.quantizers import USED
+from gen_jax.ops.quantization import code_shares, gumbel_softmax, kl_to_uniform
+from gen_jax.ops.quantizers import use_of_codes
 from gen_jax.protocols import (
     Aux,
     Batch,
@@ -120,7 +114,9 @@ def dvae(
             "encoder": encoder.init(encoder_key, batch["x"][:1])["params"],
             "decoder": decoder.init(decoder_key, z)["params"],
         }
-        return {"net": net}, {"net": {"counts": jnp.full(num_codes, 1.0 / num_codes, jnp.float32)}}
+        return {"net": net}, {
+            "net": {"usage": jnp.full((1, num_codes), 1.0 / num_codes, jnp.float32)}
+        }
 
     def terms(
         params: Params, x: Array, keys: Keys, tau: ScalarLike, *, train: bool
@@ -142,7 +138,7 @@ def dvae(
         nats, kl, codes = terms(params, batch["x"], keys, tau, train=context.train)
         reconstruction, divergence = batch_mean(batch, -nats), batch_mean(batch, kl)
         metrics = {"reconstruction": reconstruction, "kl": divergence, "temperature": tau}
-        observed = {"counts": code_shares(codes, num_codes)}
+        observed = {"counts": code_shares(codes, num_codes)[None]}
         return reconstruction + beta * divergence, Aux(observed, metrics)
 
     def update_stats(
@@ -150,9 +146,8 @@ def dvae(
     ) -> tuple[Stats, dict[str, Scalar]]:
         del key, step
         now = observed["net"]["counts"]
-        counts = decay * stats["net"]["counts"] + (1 - decay) * now
-        metrics = {"perplexity": perplexity(now), "codes_used": share_used(counts, USED)}
-        return {"net": {"counts": counts}}, metrics
+        usage, metrics = use_of_codes(stats["net"]["usage"], now, decay)
+        return {"net": {"usage": usage}}, dict(metrics)
 
     def encode(
         params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None

@@ -11,7 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.nn.blocks import DEFAULT_INIT, AttentionBlock, Downsample, ResBlock, Upsample
+from gen_jax.nn.blocks import (
+    DEFAULT_INIT,
+    AttentionBlock,
+    Downsample,
+    ResBlock,
+    Upsample,
+    check_label,
+)
 from gen_jax.nn.geometry import autoencoder_faults
 from gen_jax.typing import Array, DTypeLike, Float, Int
 
@@ -29,18 +36,10 @@ ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "silu": nn.silu}
 
 def _with_label(x: Array, label: Array | None, num_classes: int | None) -> Array:
     """Append a one-hot label to vectors."""
-    _check_label(label, num_classes)
+    check_label(label, num_classes)
     if label is None or num_classes is None:
         return x
     return jnp.concatenate([x, jax.nn.one_hot(label, num_classes, dtype=x.dtype)], axis=-1)
-
-
-def _check_label(label: Array | None, num_classes: int | None) -> None:
-    if (label is None) != (num_classes is None):
-        raise ValueError(
-            f"label: {'missing' if label is None else 'not expected'} with "
-            f"num_classes={num_classes}"
-        )
 
 
 class MLPEncoder(nn.Module):
@@ -132,7 +131,7 @@ class _Convolutional(nn.Module):
         super().__post_init__()
 
     def _embed(self, label: Array | None) -> Array | None:
-        _check_label(label, self.num_classes)
+        check_label(label, self.num_classes)
         if label is None or self.num_classes is None:
             return None
         width = 4 * self.channels

@@ -23,6 +23,8 @@ __all__ = [
     "Dropout",
     "ResBlock",
     "Upsample",
+    "check_label",
+    "drop",
     "rematerialised",
 ]
 
@@ -76,6 +78,25 @@ def _is_matmul(primitive: jax.extend.core.Primitive, *_: object, **__: object) -
     return primitive.name in ("dot_general", "conv_general_dilated")
 
 
+def check_label(label: Array | None, num_classes: int | None) -> None:
+    """See that there is a label if and only if a network has classes.
+
+    Raises:
+        ValueError: if not.
+    """
+    if (label is None) != (num_classes is None):
+        raise ValueError(
+            f"label: {'missing' if label is None else 'not expected'} with "
+            f"num_classes={num_classes}"
+        )
+
+
+def drop(x: Float[Array, "batch *dims"], keys: Keys, rate: float) -> Float[Array, "batch *dims"]:
+    """Drop elements of each example by its own key, and scale the others up."""
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
 class Dropout(nn.Module):
     """Drop elements of each example by its own key, so that no example's mask depends on its batch.
 
@@ -91,8 +112,7 @@ class Dropout(nn.Module):
             return x
         # The layer's place in the network tells its mask from those of its neighbours.
         keys = rng.fold_in(keys, zlib.crc32("/".join(self.path).encode()) & 0x7FFFFFFF)
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+        return drop(x, keys, self.rate)
 
 
 class ResBlock(nn.Module):

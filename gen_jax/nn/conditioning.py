@@ -8,12 +8,10 @@ import jax.numpy as jnp
 from gen_jax.nn.hierarchy import Residuals
 from gen_jax.typing import Array, DTypeLike, Float
 
-__all__ = ["CodesAbove", "Grid", "grid_of"]
-
-Grid = tuple[int, int, int]
+__all__ = ["CodesAbove", "grid_of"]
 
 
-def grid_of(shape: Sequence[int]) -> Grid:
+def grid_of(shape: Sequence[int]) -> tuple[int, int, int]:
     """Read a shape of tokens as height, width and tokens a position.
 
     (h, w) has one token a position, (h, w, c) has c, and (n,) is a row.
@@ -33,8 +31,7 @@ class CodesAbove(nn.Module):
     """Embed coarser grids of codes and bring them to a finer grid's size.
 
     Grids are int [batch, h, w], or [batch, h, w, levels]. Each is embedded and repeated; residual
-    blocks then look at all of them (Razavi et al. 2019,
-    section 3.2).
+    blocks then look at all of them (Razavi et al. 2019, section 3.2).
 
     Attributes:
         shape: of the finer grid; its height and width are multiples of the coarser ones'.
@@ -53,7 +50,7 @@ class CodesAbove(nn.Module):
     @nn.compact
     def __call__(self, above: Sequence[Array]) -> Float[Array, "batch height width channels"]:
         height, width, _ = grid_of(self.shape)
-        h = jnp.zeros((), self.dtype)
+        embedded: list[Array] = []
         for number, (codes, total) in enumerate(zip(above, self.num_categories, strict=True)):
             rows, columns, depth = grid_of(codes.shape[1:])
             if height % rows or width % columns:
@@ -67,7 +64,8 @@ class CodesAbove(nn.Module):
             )
             table = nn.Embed(depth * total, self.width, dtype=self.dtype, name=f"codes_{number}")
             x = jnp.sum(table(index), axis=-2)
-            x = jnp.repeat(jnp.repeat(x, height // rows, axis=1), width // columns, axis=2)
-            h = h + x if number else x
-        h = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="conv")(h)
+            x = jnp.repeat(x, height // rows, axis=1)
+            embedded.append(jnp.repeat(x, width // columns, axis=2))
+        total_embedded = jnp.sum(jnp.stack(embedded), axis=0)
+        h = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="conv")(total_embedded)
         return Residuals(self.num_blocks, self.width // 2, self.dtype, name="blocks")(h)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_jax.nn.blocks import check_label, drop
 from gen_jax.nn.conditioning import CodesAbove, grid_of
 from gen_jax.nn.geometry import pixelcnn_faults
 from gen_jax.ops import keys as rng
@@ -204,11 +205,7 @@ class PixelCNN(nn.Module):
         above: Sequence[Array] = (),
     ) -> PixelContext:
         """Make what :meth:`decode` needs of label and coarser grids, as :meth:`__call__` does."""
-        if (label is None) != (self.num_classes is None):
-            raise ValueError(
-                f"label: {'missing' if label is None else 'not expected'} with "
-                f"num_classes={self.num_classes}"
-            )
+        check_label(label, self.num_classes)
         biases = None
         if label is not None:
             biases = self.labels(label).reshape(batch, self.depth, 4 * self.width)
@@ -390,10 +387,7 @@ class PixelCNN(nn.Module):
     def _drop(self, x: Array, keys: Keys | None, layer: Array) -> Array:
         if keys is None or self.dropout == 0.0:
             return x
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(
-            rng.fold_in(keys, layer)
-        )
-        return jnp.where(keep, x / (1 - self.dropout), jnp.zeros_like(x))
+        return drop(x, rng.fold_in(keys, layer), self.dropout)
 
 
 def _gate(pre: Array) -> Array:

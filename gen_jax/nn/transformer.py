@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.nn.blocks import Dropout, rematerialised
+from gen_jax.nn.blocks import Dropout, check_label, rematerialised
 from gen_jax.nn.conditioning import CodesAbove, grid_of
 from gen_jax.nn.geometry import transformer_faults
 from gen_jax.ops import keys as rng
@@ -223,10 +223,10 @@ class CausalTransformer(nn.Module):
             raise ValueError(f"tokens: {self.length} are needed, got {tokens.shape[1]}")
         context = self.context(len(tokens), label, above)
         h = jnp.concatenate([context.start[:, None], self.tokens(tokens[:, :-1])], axis=1)
-        where = self._positions()
+        places = jnp.arange(self.length)
+        where, angles = self._positions(places), self._angles(places)
         h = h if where is None else h + where[None].astype(self.dtype)
         h = h if context.added is None else h + context.added
-        angles = self._angles()
         h, _ = self.blocks(h, None, jnp.arange(self.depth), jnp.int32(0), angles, keys)
         return self._head(h)
 
@@ -237,11 +237,7 @@ class CausalTransformer(nn.Module):
         above: Sequence[Array] = (),
     ) -> Context:
         """Make what :meth:`decode` needs of label and coarser grids, as :meth:`__call__` does."""
-        if (label is None) != (self.num_classes is None):
-            raise ValueError(
-                f"label: {'missing' if label is None else 'not expected'} with "
-                f"num_classes={self.num_classes}"
-            )
+        check_label(label, self.num_classes)
         start = self.start(jnp.zeros(batch, jnp.int32) if label is None else label)
         if not self.above:
             return Context(start, None)
@@ -264,15 +260,10 @@ class CausalTransformer(nn.Module):
             index: from 0.
             context: of :meth:`context`.
         """
-
-        def here(x: Array, axis: int) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, index, 1, axis)
-
         h = jnp.where(index == 0, context.start, self.tokens(token))[:, None]
-        where, angles = self._positions(), self._angles()
-        h = h if where is None else h + here(where, 0)[None].astype(self.dtype)
-        h = h if context.added is None else h + here(context.added, 1)
-        angles = None if angles is None else here(angles, 0)
+        where, angles = self._positions(index[None]), self._angles(index[None])
+        h = h if where is None else h + where[None].astype(self.dtype)
+        h = h if context.added is None else h + context.added[:, index[None]]
         h, cache = self.blocks(h, cache, jnp.arange(self.depth), index, angles, None)
         return self._head(h)[:, 0], cache
 
@@ -281,20 +272,19 @@ class CausalTransformer(nn.Module):
         shape = (self.depth, batch, self.length, self.num_heads, self.width // self.num_heads)
         return Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
-    def _positions(self) -> Float[Array, "length width"] | None:
+    def _positions(self, places: Int[Array, "tokens"]) -> Float[Array, "tokens width"] | None:
         if self.positions == "table":
-            return self.table
+            return self.table[places]
         if self.positions == "rotary":
             return None
-        places = np.unravel_index(np.arange(self.length), tuple(self.shape))
-        return sum(
-            (rows[place] for rows, place in zip(self.axes, places, strict=True)), jnp.zeros(())
-        )
+        by_axis = jnp.unravel_index(places, tuple(self.shape))
+        rows = [table[place] for table, place in zip(self.axes, by_axis, strict=True)]
+        return jnp.sum(jnp.stack(rows), axis=0)
 
-    def _angles(self) -> Float[Array, "length half"] | None:
+    def _angles(self, places: Int[Array, "tokens"]) -> Float[Array, "tokens half"] | None:
         if self.positions != "rotary":
             return None
-        return jnp.asarray(rotary_angles(self.shape, self.width // self.num_heads))
+        return jnp.asarray(rotary_angles(self.shape, self.width // self.num_heads))[places]
 
     def _head(self, h: Array) -> Float[Array, "batch tokens categories"]:
         return self.logits(self.norm_out(h))

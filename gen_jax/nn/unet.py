@@ -10,6 +10,7 @@ from gen_jax.nn.blocks import (
     Downsample,
     ResBlock,
     Upsample,
+    check_label,
     rematerialised,
 )
 from gen_jax.nn.embeddings import sinusoidal
@@ -94,11 +95,7 @@ class UNet(nn.Module):
             raise ValueError(
                 f"x: images of {self.resolution} x {self.resolution} are needed, got {x.shape}"
             )
-        if (label is None) != (self.num_classes is None):
-            raise ValueError(
-                f"label: {'missing' if label is None else 'not expected'} with "
-                f"num_classes={self.num_classes}"
-            )
+        check_label(label, self.num_classes)
         embedding = self._embed(t, label)
         x = x.astype(self.dtype)
 

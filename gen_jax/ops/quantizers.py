@@ -9,16 +9,17 @@ import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
 from gen_jax.ops import quantization as vq
+from gen_jax.ops.averages import ema_decay_at
 from gen_jax.ops.quantization import Quantized
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
 
-__all__ = ["Codebook", "Quantizer", "finite_scalar", "vector"]
+__all__ = ["Codebook", "Quantizer", "finite_scalar", "use_of_codes", "vector"]
 
 Codebook = Literal["ema", "gradient"]
 
-# Codes with at least this multiple of an equal share count as used.
+# Codes with more than this multiple of an equal share count as used.
 USED = 0.01
-MAX_SCALAR_CODES = 2**20
+MAX_SCALAR_CODES = 2**20  # launch/families/vqvae.py refuses as many before JAX is loaded
 
 
 class Quantizer(NamedTuple):
@@ -152,12 +153,12 @@ def vector(  # noqa: PLR0915 one set of arguments, closed over
         return jax.vmap(of_level)(left, by_level(codes), jnp.arange(levels))
 
     def update(stats: PyTree, observed: PyTree) -> tuple[PyTree, Mapping[str, Scalar]]:
-        usage, metrics = _use(stats["usage"], observed["counts"], decay)
+        usage, metrics = use_of_codes(stats["usage"], observed["counts"], decay)
         if learnt:
             return {"usage": usage}, metrics
 
         updates = stats["updates"]
-        decay_now = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+        decay_now = ema_decay_at(updates, decay)
 
         def of_level(averages: PyTree, observed: PyTree) -> tuple[PyTree, Array]:
             averages = vq.ema_codebook(averages, observed, decay_now, epsilon)
@@ -199,7 +200,7 @@ def finite_scalar(levels: Sequence[int], decay: float = 0.99) -> Quantizer:
         return {"counts": vq.code_shares(codes, num_codes)[None]}
 
     def update(stats: PyTree, observed: PyTree) -> tuple[PyTree, Mapping[str, Scalar]]:
-        usage, metrics = _use(stats["usage"], observed["counts"], decay)
+        usage, metrics = use_of_codes(stats["usage"], observed["counts"], decay)
         return {"usage": usage}, metrics
 
     return Quantizer(
@@ -214,7 +215,7 @@ def finite_scalar(levels: Sequence[int], decay: float = 0.99) -> Quantizer:
     )
 
 
-def _use(
+def use_of_codes(
     usage: Float[Array, "levels codes"], now: Float[Array, "levels codes"], decay: float
 ) -> tuple[Float[Array, "levels codes"], Mapping[str, Scalar]]:
     """Move the running average of what is used, and tell about both."""

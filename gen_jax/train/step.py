@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax.ops import keys as rng
+from gen_jax.ops.averages import ema_decay_at
 from gen_jax.protocols import LOCAL, Across, Aux, Batch, Context, Loss, Model, Params
 from gen_jax.train.state import Guard, TrainState
 from gen_jax.typing import Array, Key, Keys, PyTree, Scalar
 
-__all__ = ["TrainStep", "ema_decay_at", "make_train_step"]
+__all__ = ["TrainStep", "make_train_step"]
 
 TrainStep = Callable[
     [TrainState, PyTree, Batch, Key[Array, ""]], tuple[TrainState, Mapping[str, Scalar]]
@@ -43,7 +44,7 @@ def make_train_step(
         optimizers: one for each player.
         turns: names of losses, in order, repeats allowed; None for each loss once.
         ema_decay: of the exponential moving average of all parameters, in [0, 1); see
-            :func:`ema_decay_at` for its warm-up.
+            :func:`gen_jax.ops.averages.ema_decay_at` for its warm-up.
         microbatches: into how many parts the batch is cut to save memory; their gradients,
             statistics and metrics are averaged.
         across: reductions over the global batch, given by the engine.
@@ -107,14 +108,6 @@ def make_train_step(
         return state, metrics
 
     return train_step
-
-
-def ema_decay_at(step: Array, decay: float) -> Scalar:
-    """Give the decay of the moving average after step ``step``: min(decay, (1 + n) / (10 + n)).
-
-    The warm-up keeps the random start from weighing on short runs.
-    """
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 def _outcomes(

@@ -6,9 +6,10 @@ import optax
 import pytest
 
 from gen_jax.ops import keys as rng
+from gen_jax.ops.averages import ema_decay_at
 from gen_jax.protocols import LOCAL, Context
 from gen_jax.train.state import init_state
-from gen_jax.train.step import ema_decay_at, make_train_step
+from gen_jax.train.step import make_train_step
 from tests.train.toy import toy
 
 KEY = jax.random.key(0)
