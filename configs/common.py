@@ -18,6 +18,10 @@ def get_config() -> ConfigDict:
                 "flip": False,
                 "crop": 0,
                 "num_workers": 0,
+                "timeout_s": 300.0,  # for one batch
+                "on_bad": "error",  # or "skip": an unreadable example is replaced by the next
+                "max_bad_fraction": 0.001,  # of the examples that may be
+                "skip_steps": (),  # batches to leave out, after a rollback
             },
             "optimizer": {
                 "learning_rate": 1e-3,

@@ -6,7 +6,9 @@ The message is one line: what and where, what is wrong, and what would be accept
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "DamagedError",
     "DataError",
+    "DataStalledError",
     "GenJaxError",
     "NonFiniteError",
     "StalledError",
@@ -44,6 +46,10 @@ class CheckpointError(GenJaxError):
     area = "checkpoint"
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was saved; one before it may be."""
+
+
 class NonFiniteError(GenJaxError):
     """The loss or a gradient stayed infinite or not a number."""
 
@@ -63,6 +69,12 @@ class StalledError(GenJaxError):
 
     exit_code = 8
     area = "cluster"
+
+
+class DataStalledError(StalledError):
+    """The next batch does not come."""
+
+    area = "data"
 
 
 class StorageError(GenJaxError):

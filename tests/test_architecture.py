@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gen_jax"
 
-OPEN = {"typing", "protocols", "errors", "files"}
+OPEN = {"typing", "protocols", "errors", "files", "reading"}
 # What a room may import of ours, beside itself and floor 0.
 ALLOWED = {
     "ops": set(),

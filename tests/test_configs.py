@@ -13,7 +13,7 @@ from gen_jax.launch.cli import main
 from gen_jax.launch.configfile import load_config
 from gen_jax.launch.experiment import abstract_state, build
 from gen_jax.launch.schema import fields_of, flatten
-from gen_jax.train.checkpoint import open_checkpoints, restore
+from gen_jax.train.checkpoint import restore
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
@@ -113,6 +113,5 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path):
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
             abstract_state(build(config), (8, 8, 1)),
         )
-        with open_checkpoints(tmp_path / name / "checkpoints", read_only=True) as manager:
-            restored.append(restore(manager, 4, abstract))
+        restored.append(restore(tmp_path / name / "checkpoints", 4, abstract))
     chex.assert_trees_all_equal(*restored)

@@ -1,10 +1,20 @@
 """Image sources and the input pipeline: uint8 in, uint8 out, in a stateless order."""
 
-from gen_jax.data.pipeline import ordered_batches, spread_indices, train_batches
+from gen_jax.data.feeding import feed
+from gen_jax.data.pipeline import (
+    batch_of,
+    examples_of,
+    ordered_batches,
+    spread_indices,
+    train_batches,
+)
 from gen_jax.data.sources import Source, hold_out, open_source
 
 __all__ = [
     "Source",
+    "batch_of",
+    "examples_of",
+    "feed",
     "hold_out",
     "open_source",
     "ordered_batches",

@@ -8,7 +8,6 @@ last), as ``codes`` or, of several grids, ``codes.<grid>`` each, ``label`` where
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gen_jax.errors import DataError
+from gen_jax.reading import parse_json, read_npz
 
 __all__ = [
     "INDEX",
@@ -30,8 +30,6 @@ __all__ = [
 
 INDEX = "codes.json"
 ROWS = 2048
-# Far above any grid of codes: a header that claims more is not believed.
-MAX_BYTES_AN_EXAMPLE = 2**26
 
 
 def shard_path(folder: Path, split: str, number: int) -> Path:
@@ -72,8 +70,8 @@ def read_index(folder: Path) -> Mapping[str, Any]:
     """
     path = folder / INDEX
     try:
-        index = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        index = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot be read: {error}; `gen-jax encode` makes such folders"
         ) from error
@@ -118,14 +116,9 @@ def read_shard(
     rows = int(index["rows"])
     size = min(rows, int(index["splits"][split]["size"]) - number * rows)
     try:
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(entry.file_size for entry in archive.infolist())
-        if claimed > size * MAX_BYTES_AN_EXAMPLE:
-            raise ValueError(f"claims to hold {claimed:,} bytes")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays, _ = read_npz(path)
         made_of = arrays.pop("origin")
-    except Exception as error:  # zipfile, zlib, numpy and the file system all raise their own
+    except (OSError, ValueError, KeyError, MemoryError) as error:
         raise DataError(
             f"{path}: cannot be read: {error}; run the same `gen-jax encode` again to mend it"
         ) from error

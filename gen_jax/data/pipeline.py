@@ -9,9 +9,10 @@ across epoch boundaries, so that none is ever short.
 import functools
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -20,9 +21,18 @@ from gen_jax.data.sources import Examples, Source
 from gen_jax.data.transforms import augment
 from gen_jax.errors import DataError
 
-__all__ = ["ordered_batches", "shuffled_indices", "spread_indices", "train_batches"]
+__all__ = [
+    "batch_of",
+    "examples_of",
+    "ordered_batches",
+    "shuffled_indices",
+    "spread_indices",
+    "train_batches",
+]
 
 _ENDLESS = 2**48
+# Among so many neighbours of a bad example a good one is looked for.
+_NEIGHBOURS = 100
 
 
 def shuffled_indices(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -57,6 +67,27 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
 
 
+def batch_of(step: int, skip: Sequence[int] = ()) -> int:
+    """Tell which batch of the order a step is made of, both counted from 0.
+
+    Args:
+        step: steps taken before it.
+        skip: batches that are left out, counted from 1, as the steps in a log are.
+    """
+    batch = step
+    for number in sorted(set(skip)):
+        batch += number - 1 <= batch
+    return batch
+
+
+def examples_of(
+    step: int, *, size: int, seed: int, batch_size: int, skip: Sequence[int] = ()
+) -> np.ndarray:
+    """Tell which examples a step is made of: int64 [batch_size] in [0, size)."""
+    positions = batch_of(step, skip) * batch_size + np.arange(batch_size)
+    return shuffled_indices(positions, size, seed)
+
+
 def train_batches(
     source: Source,
     *,
@@ -67,6 +98,8 @@ def train_batches(
     crop: int = 0,
     rows: np.ndarray | None = None,
     num_workers: int = 0,
+    skip: Sequence[int] = (),
+    max_bad_fraction: float | None = None,
 ) -> Iterator[Examples]:
     """Iterate over this host's part of the training batches, for ever.
 
@@ -79,12 +112,16 @@ def train_batches(
         crop: largest random shift in pixels.
         rows: int [n], which rows of each global batch this host is to have; None for all.
         num_workers: processes that read and decode; 0 reads in threads of this process.
+        skip: batches of the order that are left out, counted from 1.
+        max_bad_fraction: of the source's examples; so many may turn out unreadable, and are
+            replaced, each by the next one that is not. None: the first one ends the iteration.
 
     Yields:
         ``image`` uint8 [n, H, W, C], or ``codes``, and, where there are classes, ``label``.
 
     Raises:
-        DataError: if the batch is larger than the source, or it has no such rows.
+        DataError: if the batch is larger than the source, or it has no such rows; and later for
+            an example that cannot be read, or too many of them.
     """
     if batch_size > source.size:
         raise DataError(
@@ -95,13 +132,17 @@ def train_batches(
         raise DataError(f"rows: some from 0 to {batch_size - 1} are needed, got {mine}")
 
     def read_batch(index: int) -> Examples:
-        positions = (first_step + index) * batch_size + mine
+        positions = batch_of(first_step + index, skip) * batch_size + mine
         return source.read(shuffled_indices(positions, source.size, seed))
 
     def read_example(index: int) -> Examples:
         step, row = divmod(index, len(mine))
-        place = (first_step + step) * batch_size + mine[row : row + 1]
-        examples = source.read(shuffled_indices(place, source.size, seed))
+        place = batch_of(first_step + step, skip) * batch_size + mine[row : row + 1]
+        wanted = shuffled_indices(place, source.size, seed)
+        if max_bad_fraction is None:
+            examples = source.read(wanted)
+        else:
+            examples = _read_or_replace(source, wanted)
         return {name: value[0] for name, value in examples.items()}
 
     def transform(index: int, batch: Examples) -> Examples:
@@ -110,7 +151,7 @@ def train_batches(
         image = augment(
             batch["image"],
             seed=seed,
-            step=first_step + index,
+            step=batch_of(first_step + index, skip),
             rows=mine,
             flip=flip,
             crop=crop,
@@ -133,7 +174,43 @@ def train_batches(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
             worker_init_fn=_end_with_parent,
         )
-    return iter(batches)
+    if max_bad_fraction is None or source.in_memory:
+        return iter(batches)
+    return _counting_replaced(iter(batches), source, max_bad_fraction)
+
+
+def _read_or_replace(source: Source, index: np.ndarray) -> Examples:
+    """Read one example, or the next good one; ``replaced`` is the bad one's index, or -1."""
+    for offset in range(min(_NEIGHBOURS, source.size)):
+        try:
+            examples = source.read((index + offset) % source.size)
+        except DataError:
+            continue
+        return {**examples, "replaced": index if offset else np.full(1, -1)}
+    return source.read(index)  # and raise
+
+
+def _counting_replaced(
+    batches: Iterator[Examples], source: Source, max_fraction: float
+) -> Iterator[Examples]:
+    """Tell of each bad example once, and give up when there are too many."""
+    bad: set[int] = set()
+    for batch in batches:
+        replaced = batch.pop("replaced")
+        for index in sorted(set(replaced[replaced >= 0].tolist()) - bad):
+            bad.add(index)
+            try:
+                source.read(np.array([index]))
+                reason = f"{source.name}[{index}]: could not be read a moment ago"
+            except DataError as error:
+                reason = str(error)
+            if len(bad) > max_fraction * source.size:
+                raise DataError(
+                    f"{reason}; {len(bad)} bad examples of {source.size:,} are more than "
+                    f"data.max_bad_fraction {max_fraction:g}"
+                )
+            print(f"gen_jax: data: {reason}; replaced by the next", file=sys.stderr, flush=True)
+        yield batch
 
 
 def spread_indices(source: Source, limit: int | None = None) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from gen_jax.data.codes import read_split
 from gen_jax.data.decode import decode_image, fit_image
 from gen_jax.errors import DataError
+from gen_jax.reading import read_npz
 
 __all__ = ["Source", "hold_out", "open_source"]
 
@@ -163,10 +164,8 @@ def _digits(split: str) -> Source:
 def _npz(path: Path, split: str) -> Source:
     name = f"npz:{path}"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in (f"x_{split}", f"y_{split}") if key in file.files}
-            keys = file.files
-    except Exception as error:  # zipfile, zlib, numpy and the file system all raise their own
+        arrays, keys = read_npz(path, {f"x_{split}", f"y_{split}"}.__contains__)
+    except (OSError, ValueError, MemoryError) as error:
         raise DataError(f"{name}: cannot be read as npz: {error}") from error
     images, labels = arrays.get(f"x_{split}"), arrays.get(f"y_{split}")
     if images is None:

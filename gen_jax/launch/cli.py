@@ -117,18 +117,57 @@ def _train(arguments: list[str]) -> int:
     flags.DEFINE_integer(
         "init_timeout", 120, "seconds to wait for all", flag_values=values, lower_bound=1
     )
+    flags.DEFINE_integer(
+        "heartbeat_timeout",
+        60,
+        "seconds after which a process that no longer answers ends the job",
+        flag_values=values,
+        lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "restart",
+        None,
+        ["from_scratch"],
+        "put away what the work directory holds, and begin anew",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "strict_restore",
+        False,
+        "refuse a damaged newest checkpoint instead of going on from the one before it",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "allow_config_change",
+        [],
+        "frozen fields that may differ from the checkpoint's config, as data.flip,data.crop",
+        flag_values=values,
+    )
     if parse("train", values, rest):
         return 0
     need(values, "config", "workdir")
 
     from gen_jax.launch.cluster import connected, find_place
     from gen_jax.launch.configfile import load_config
+    from gen_jax.launch.resume import Resuming
+    from gen_jax.launch.schema import fields_of, nearest
     from gen_jax.launch.train import run_training
 
     config = load_config(values.config, overrides)
+    fields = fields_of(config["family"])
+    for name in values.allow_config_change:
+        if name not in fields:
+            hint = nearest(name, fields)
+            raise ConfigError(f"--allow_config_change: {name!r}: unknown field{hint}")
+    resuming = Resuming(
+        from_scratch=values.restart == "from_scratch",
+        strict=values.strict_restore,
+        allowed=tuple(values.allow_config_change),
+    )
     given = {name: values[name].value for name in _PLACE}
-    with connected(find_place(given, os.environ), values.init_timeout):
-        return run_training(config, Path(values.workdir))
+    place = find_place(given, os.environ)
+    with connected(place, values.init_timeout, values.heartbeat_timeout):
+        return run_training(config, Path(values.workdir), resuming)
 
 
 def _plan(arguments: list[str]) -> int:

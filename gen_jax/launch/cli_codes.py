@@ -139,7 +139,7 @@ def _latents(
     if num is None:
         return values, trained, None
 
-    from gen_jax.launch.train import open_checked
+    from gen_jax.launch.sources import open_checked
 
     trained = with_data(trained, values)
     return values, trained, open_checked(trained.config, values.split)

@@ -34,7 +34,6 @@ __all__ = [
 T = TypeVar("T")
 
 _NAMES = ("coordinator_address", "num_processes", "process_id")
-_HEARTBEAT_S = 60
 
 # Where this process is while it is connected; asking JAX instead would load it, and its devices.
 _here: list["Place"] = []
@@ -173,7 +172,7 @@ def _metadata(server: str, key: str) -> str | None:
 
 
 @contextlib.contextmanager
-def connected(place: Place | None, timeout_s: int) -> Iterator[None]:
+def connected(place: Place | None, timeout_s: int, heartbeat_timeout_s: int = 60) -> Iterator[None]:
     """Join the other processes of a job, and leave together with them.
 
     All but the first process print nothing but errors.
@@ -181,6 +180,7 @@ def connected(place: Place | None, timeout_s: int) -> Iterator[None]:
     Args:
         place: None for a process that is alone: nothing happens.
         timeout_s: how long to wait for all of them.
+        heartbeat_timeout_s: after so long without a sign of one, JAX ends all the others.
 
     Raises:
         StalledError: if not all came in time, saying what is known about why.
@@ -190,7 +190,7 @@ def connected(place: Place | None, timeout_s: int) -> Iterator[None]:
         return
     import jax
 
-    _initialize(place, timeout_s)
+    _initialize(place, timeout_s, heartbeat_timeout_s)
     own = contextlib.ExitStack()
     if place.process_id:
         silence = own.enter_context(Path(os.devnull).open("w"))  # noqa: SIM115
@@ -211,7 +211,7 @@ def connected(place: Place | None, timeout_s: int) -> Iterator[None]:
         jax.distributed.shutdown()
 
 
-def _initialize(place: Place, timeout_s: int) -> None:
+def _initialize(place: Place, timeout_s: int, heartbeat_timeout_s: int) -> None:
     import jax
 
     address = place.coordinator_address
@@ -242,13 +242,13 @@ def _initialize(place: Place, timeout_s: int) -> None:
                 coordinator_bind_address=bind,
                 cluster_detection_method="deactivate",
                 initialization_timeout=timeout_s + 60,
-                heartbeat_timeout_seconds=_HEARTBEAT_S,
+                heartbeat_timeout_seconds=heartbeat_timeout_s,
             )
         else:
             jax.distributed.initialize(
                 local_device_ids=place.local_device_ids,
                 initialization_timeout=timeout_s + 60,
-                heartbeat_timeout_seconds=_HEARTBEAT_S,
+                heartbeat_timeout_seconds=heartbeat_timeout_s,
             )
     except Exception as error:
         raise StalledError(f"{(str(error).strip().splitlines() or ['?'])[0]}") from error

@@ -13,6 +13,7 @@ from ml_collections import config_dict, config_flags
 
 from gen_jax.errors import CheckpointError, ConfigError
 from gen_jax.launch.schema import Fault, fields_of, find_faults, flatten, nearest
+from gen_jax.reading import parse_json
 
 __all__ = ["from_json", "load_config", "to_json"]
 
@@ -110,10 +111,10 @@ def from_json(path: Path) -> dict[str, Any]:
         CheckpointError: if it is not there, not JSON, or not a config of this version.
     """
     try:
-        config = json.loads(path.read_text())
+        config = parse_json(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
     faults = find_faults(config) if isinstance(config, dict) else [Fault("config", "no object")]
     if faults:

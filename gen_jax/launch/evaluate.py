@@ -16,7 +16,7 @@ from gen_jax.evals.likelihood import bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import write_file
 from gen_jax.launch.sampling import draw_samples
-from gen_jax.launch.train import check_codes, open_checked
+from gen_jax.launch.sources import check_codes, open_checked
 from gen_jax.launch.workdir import Trained
 
 __all__ = ["run_evaluation"]

@@ -59,8 +59,10 @@ def run_sampling(
     )
     if out.suffix == ".npz":
         arrays = {"images": images} | ({} if labels is None else {"labels": labels})
+        arrays |= {"step": np.int64(trained.step), "digest": np.array(trained.digest)}
         write_file(out, npz_bytes(arrays))
     else:
-        origin = {"gen_jax": f"step {trained.step}, seed {seed}, {dict(options)}"}
+        weights = f"step {trained.step}, weights {trained.digest}"
+        origin = {"gen_jax": f"{weights}, seed {seed}, {dict(options)}"}
         write_file(out, png_bytes(grid(images), origin))
     print(f"{num} samples of step {trained.step} in {out}", flush=True)

@@ -132,6 +132,10 @@ COMMON: Mapping[str, Field] = {
     "data.flip": boolean(change="frozen"),
     "data.crop": integer(0, change="frozen"),
     "data.num_workers": integer(0, 256),
+    "data.timeout_s": number(0, above=True),
+    "data.on_bad": choice("error", "skip"),
+    "data.max_bad_fraction": number(0, 1),
+    "data.skip_steps": integers(1),
     "optimizer.learning_rate": number(0, above=True),
     "optimizer.warmup_steps": integer(0),
     "optimizer.decay": choice("constant", "cosine"),
@@ -329,8 +333,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def frozen_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def frozen_changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
     """Compare two configs of one family, the checkpoint's and the one at hand.
+
+    Args:
+        old: the checkpoint's.
+        new: the one at hand.
+        allowed: frozen fields that count as free.
 
     Returns:
         Changes of frozen fields and of free ones, each as ``field: checkpoint 1, config 2``.
@@ -344,7 +355,8 @@ def frozen_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list
         if _plain(was) == _plain(now):
             continue
         line = f"{name}: checkpoint {_plain(was)!r}, config {_plain(now)!r}"
-        (free if name in fields and fields[name].change == "free" else frozen).append(line)
+        change = "free" if name in allowed else fields[name].change if name in fields else "frozen"
+        (free if change == "free" else frozen).append(line)
     return frozen, free
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gen_jax.errors import CheckpointError, StorageError
 from gen_jax.launch.configfile import from_json
+from gen_jax.launch.resume import checkpoint_steps
 from gen_jax.launch.schema import families_with
 from gen_jax.protocols import Codec
 from gen_jax.typing import PyTree
@@ -83,16 +84,13 @@ def take_over(source: Path, workdir: Path) -> None:
         CheckpointError: if the source is of a family without codes, or has no complete checkpoint.
         StorageError: if they cannot be written.
     """
-    from gen_jax.launch.workdir import checkpoint_steps
+    from gen_jax.launch.workdir import load_weights
 
     target = workdir / FOLDER
     if target.is_dir() and checkpoint_steps(workdir):
         return
     _see_that_it_has_codes(source)
-    # Orbax renames a step to its number when it is complete.
-    steps = checkpoint_steps(source)
-    if not steps:
-        raise CheckpointError(f"{source}: no complete checkpoint yet")
+    step = load_weights(source).step  # the newest that is what was saved
     temporary = workdir / f".{FOLDER}.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -100,15 +98,15 @@ def take_over(source: Path, workdir: Path) -> None:
         shutil.copy(source / "config.json", temporary / "config.json")
         # The optimiser's state, most of a checkpoint, is not needed.
         shutil.copytree(
-            source / "checkpoints" / str(steps[-1]),
-            temporary / "checkpoints" / str(steps[-1]),
+            source / "checkpoints" / str(step),
+            temporary / "checkpoints" / str(step),
             ignore=shutil.ignore_patterns("training"),
         )
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
     except shutil.Error as error:  # of single files, mostly because training removed them
         raise CheckpointError(
-            f"{source}: step {steps[-1]} could not be copied; try again, or after its training"
+            f"{source}: step {step} could not be copied; try again, or after its training"
         ) from error
     except OSError as error:
         raise StorageError(f"{target}: cannot be written: {error.strerror or error}") from error
@@ -122,8 +120,6 @@ def see_that_it_is_there(workdir: Path, patience_s: float = 10.0) -> None:
     Raises:
         CheckpointError: if it does not come.
     """
-    from gen_jax.launch.workdir import checkpoint_steps
-
     end = time.monotonic() + patience_s
     while not checkpoint_steps(workdir / FOLDER):
         if time.monotonic() > end:

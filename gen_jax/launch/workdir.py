@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_jax.errors import CheckpointError, StorageError, WorkdirInUseError
 from gen_jax.launch.configfile import from_json
+from gen_jax.launch.resume import checkpoint_steps, newest_good
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Saved",
     "Trained",
-    "checkpoint_steps",
     "load_trained",
     "load_weights",
     "lock",
@@ -80,13 +81,6 @@ def _holder(descriptor: int) -> str:
         return "another job"
 
 
-def checkpoint_steps(workdir: Path) -> list[int]:
-    """List the steps that have a directory, whole or damaged."""
-    folder = workdir / "checkpoints"
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 class Saved(NamedTuple):
     """What a work directory holds, on the host."""
 
@@ -95,6 +89,7 @@ class Saved(NamedTuple):
     step: int
     params: "PyTree"  # the averaged ones
     stats: "PyTree"
+    digest: str  # of the weights
 
 
 class Trained(NamedTuple):
@@ -105,30 +100,39 @@ class Trained(NamedTuple):
     step: int
     params: "PyTree"  # the averaged ones
     stats: "PyTree"
+    digest: str  # of the weights
     mesh: "Mesh"  # of this machine's devices, on all of which the weights are
 
 
 def load_weights(workdir: Path) -> Saved:
-    """Build the model of a work directory and restore its latest averaged weights.
+    """Build the model of a work directory and restore its latest good averaged weights.
+
+    A training job may be running there: what is read is always one whole step, as it was saved.
 
     Raises:
         CheckpointError: if there is no config or no checkpoint, or they do not fit.
     """
     from gen_jax.launch.experiment import abstract_state, build
     from gen_jax.launch.stage1 import FOLDER
-    from gen_jax.train.checkpoint import latest_step, open_checkpoints, restore_weights
+    from gen_jax.train.checkpoint import read_meta, restore_weights
 
     config = from_json(workdir / "config.json")
     if not checkpoint_steps(workdir):
         raise CheckpointError(f"{workdir}: no checkpoint yet")
     experiment = build(config, workdir / FOLDER)
     abstract = abstract_state(experiment, tuple(config["data"]["shape"]))
-    with open_checkpoints(workdir / "checkpoints", read_only=True) as manager:
-        step = latest_step(manager)
-        if step is None:
-            raise CheckpointError(f"{workdir}: no complete checkpoint yet")
-        weights = restore_weights(manager, step, abstract)
-    return Saved(config, experiment, step, weights["ema_params"], weights["stats"])
+    folder = workdir / "checkpoints"
+
+    def read(step: int) -> tuple["PyTree", Mapping[str, Any]]:
+        return restore_weights(folder, step, abstract), read_meta(folder, step)["spec"]
+
+    found = newest_good(workdir, read, may_vanish=True)
+    if found is None:
+        raise CheckpointError(f"{workdir}: no checkpoint any more")
+    step, (weights, spec) = found
+    digests = "".join(x[2] for name, x in sorted(spec.items()) if name.startswith(".ema_params"))
+    digest = hashlib.sha256(digests.encode()).hexdigest()[:16]
+    return Saved(config, experiment, step, weights["ema_params"], weights["stats"], digest)
 
 
 def load_trained(workdir: Path) -> Trained:
@@ -147,4 +151,4 @@ def load_trained(workdir: Path) -> Trained:
         (saved.params, saved.stats, saved.experiment.frozen), replicated(mesh)
     )
     experiment = saved.experiment._replace(frozen=frozen)
-    return Trained(saved.config, experiment, saved.step, params, stats, mesh)
+    return Trained(saved.config, experiment, saved.step, params, stats, saved.digest, mesh)

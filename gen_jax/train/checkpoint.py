@@ -1,12 +1,18 @@
-"""Checkpoints: orbax behind three functions.
+"""Checkpoints: orbax behind a few functions.
 
 A step directory holds three items: ``weights`` (what sampling needs: the averaged parameters and
-the statistics), ``training`` (the rest of the state) and ``meta`` (JSON: the config, the tree's
-spec, the data's fingerprint). Orbax renames a step into place when all three are written.
+the statistics), ``training`` (the rest of the state) and ``meta`` (JSON: the config, the data's
+fingerprint, the shape, type and digest of every array). Orbax renames a step into place when all
+three are written, so that a step is there whole or not at all; what happens to it afterwards the
+digests tell.
 """
 
 import contextlib
 import logging
+import os
+import re
+import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,34 +20,46 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from gen_jax.errors import CheckpointError, StorageError
+from gen_jax.errors import CheckpointError, DamagedError, NonFiniteError, StorageError
+from gen_jax.train.integrity import inspect_leaves, seal, unseal
 from gen_jax.train.state import TrainState
 from gen_jax.typing import PyTree
 
-__all__ = ["latest_step", "open_checkpoints", "read_meta", "restore", "restore_weights", "save"]
+__all__ = [
+    "FORMAT",
+    "open_checkpoints",
+    "read_meta",
+    "restore",
+    "restore_weights",
+    "save",
+    "see_that_saving_goes_well",
+    "state_bytes",
+]
 
+FORMAT = 1
 _WEIGHTS = ("ema_params", "stats")
 
 
 @contextlib.contextmanager
 def open_checkpoints(
-    directory: Path, *, keep: int | None = None, read_only: bool = False
+    directory: Path, *, keep: int | None = None
 ) -> Iterator[ocp.CheckpointManager]:
-    """Open a directory of checkpoints, and on leaving wait for the save that is under way.
+    """Open a directory to save to, and on leaving wait for the save that is under way.
+
+    What a crash left half written is cleared away. Only one job may do this at a time.
 
     Args:
-        directory: made if it is not there, unless ``read_only``.
+        directory: made if it is not there.
         keep: how many of the latest to keep; None for all.
-        read_only: never change the directory, not even to clear what a crash left.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every step
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        create=not read_only,
-        read_only=read_only,
-        cleanup_tmp_directories=not read_only,
+        max_to_keep=keep, create=True, cleanup_tmp_directories=True
     )
-    manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    try:
+        manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    except OSError as error:
+        raise _storage_error(directory, error) from error
     try:
         yield manager
     except BaseException:
@@ -53,15 +71,10 @@ def open_checkpoints(
         try:
             manager.wait_until_finished()
         except Exception as error:
-            raise _storage_error(manager, error) from error
+            raise _storage_error(directory, error) from error
     finally:
         with contextlib.suppress(Exception):
             manager.close()
-
-
-def latest_step(manager: ocp.CheckpointManager) -> int | None:
-    """Find the last step that was saved; None if there is none."""
-    return manager.latest_step()
 
 
 def save(
@@ -76,68 +89,102 @@ def save(
     Raises:
         StorageError: if this or the save before it could not be written.
         CheckpointError: if a later step is there already.
+        NonFiniteError: if a number of the state is not finite; nothing is written.
     """
     step = int(state.step)
+    leaves = inspect_leaves(state)
+    if broken := [name for name, leaf in leaves.items() if not leaf.finite]:
+        raise NonFiniteError(f"step {step}: {broken[0]} is not finite; not saved")
+    spec = {name: [*x, leaves[name].digest] for name, x in _spec(state).items()}
     weights, training = _split(state)
-    meta = {**meta, "step": step, "spec": _spec(state)}
     args = ocp.args.Composite(
         weights=ocp.args.StandardSave(weights),
         training=ocp.args.StandardSave(training),
-        meta=ocp.args.JsonSave(meta),
+        meta=ocp.args.JsonSave(seal({**meta, "format": FORMAT, "step": step, "spec": spec})),
     )
+    directory = Path(manager.directory)
     try:
         manager.check_for_errors()
         saved = manager.save(step, args=args)
         if wait:
             manager.wait_until_finished()
     except Exception as error:
-        raise _storage_error(manager, error) from error
+        raise _storage_error(directory, error, state_bytes(state)) from error
     if not saved and step not in manager.all_steps():
         raise CheckpointError(
-            f"{manager.directory}: step {step}: not saved, because step {manager.latest_step()} "
-            "is already there"
+            f"{directory}: step {step}: not saved, because step {manager.latest_step()} is already "
+            "there"
         )
 
 
-def read_meta(manager: ocp.CheckpointManager, step: int) -> Mapping[str, Any]:
+def see_that_saving_goes_well(manager: ocp.CheckpointManager) -> None:
+    """Look, without waiting, whether the save in the background has failed.
+
+    Raises:
+        StorageError: if it has.
+    """
+    try:
+        manager.check_for_errors()
+    except Exception as error:
+        raise _storage_error(Path(manager.directory), error) from error
+
+
+def state_bytes(state: PyTree) -> int:
+    """Count the bytes of a state, or of its shapes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+def read_meta(directory: Path, step: int) -> Mapping[str, Any]:
     """Read what was saved beside the arrays of a step.
 
     Raises:
-        CheckpointError: if it cannot be read.
+        DamagedError: if it is not there, or not what was saved.
+        CheckpointError: if it was made by a version of another format.
     """
+    path = directory / str(step)
     try:
-        return manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    except Exception as error:
-        raise _unreadable(manager, step, error) from error
+        _see_that_it_is_plain(path)
+        meta = unseal((path / "meta" / "metadata").read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: of format {meta.get('format')}; this version reads {FORMAT}"
+        )
+    return meta
 
 
-def restore(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> TrainState:
-    """Restore a state into the shapes, types and shardings of ``abstract``.
+def restore(directory: Path, step: int, abstract: TrainState) -> TrainState:
+    """Restore a state into the shapes, types and shardings of ``abstract``, and verify it.
 
     Raises:
-        CheckpointError: if the checkpoint is of another network, naming the arrays that differ, or
-            cannot be read.
+        CheckpointError: if the checkpoint is of another network, naming the arrays that differ.
+        DamagedError: if it is not what was saved, naming the array or the reason.
     """
-    _check_spec(manager, step, _spec(abstract))
+    spec = _check_spec(directory, step, _spec(abstract))
     weights, training = _split(abstract)
-    restored = _restore_items(manager, step, weights=weights, training=training)
-    return abstract.replace(**restored.weights, **restored.training)
+    items = _restore_items(directory / str(step), weights=weights, training=training)
+    state = abstract.replace(**items["weights"], **items["training"])
+    _verify(directory / str(step), state, spec)
+    return state
 
 
-def restore_weights(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> PyTree:
-    """Restore only what sampling needs: ``{"ema_params": ..., "stats": ...}``.
+def restore_weights(directory: Path, step: int, abstract: TrainState) -> PyTree:
+    """Restore and verify only what sampling needs: ``{"ema_params": ..., "stats": ...}``.
 
     Raises:
-        CheckpointError: as :func:`restore`.
+        CheckpointError, DamagedError: as :func:`restore`.
     """
     weights, _ = _split(abstract)
     prefixes = tuple(f".{name}" for name in _WEIGHTS)
-    spec = {name: x for name, x in _spec(abstract).items() if name.startswith(prefixes)}
-    _check_spec(manager, step, spec)
+    expected = {name: x for name, x in _spec(abstract).items() if name.startswith(prefixes)}
+    spec = _check_spec(directory, step, expected)
     # Said explicitly, or orbax would look for the devices that the checkpoint was written on.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), weights)
-    return _restore_items(manager, step, weights=weights).weights
+    restored = _restore_items(directory / str(step), weights=weights)["weights"]
+    _verify(directory / str(step), abstract.replace(**restored), spec)
+    return restored
 
 
 def _split(state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
@@ -151,11 +198,11 @@ def _spec(tree: PyTree) -> dict[str, list]:
     return {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
 
 
-def _check_spec(manager: ocp.CheckpointManager, step: int, expected: Mapping[str, list]) -> None:
+def _check_spec(directory: Path, step: int, expected: Mapping[str, list]) -> Mapping[str, list]:
     """Compare names, shapes and types ourselves: orbax casts silently and names no parameter."""
-    meta = read_meta(manager, step)
-    prefixes = {name.split("[")[0] for name in expected}
-    found = {name: list(x) for name, x in meta["spec"].items() if name.split("[")[0] in prefixes}
+    spec = read_meta(directory, step)["spec"]
+    prefixes = {_field(name) for name in expected}
+    found = {name: list(x[:2]) for name, x in spec.items() if _field(name) in prefixes}
     different = [
         f"{name}: checkpoint {_describe(found.get(name))}, config {_describe(expected.get(name))}"
         for name in sorted({*found, *expected})
@@ -164,30 +211,67 @@ def _check_spec(manager: ocp.CheckpointManager, step: int, expected: Mapping[str
     if different:
         more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
         raise CheckpointError(
-            f"{manager.directory / str(step)}: does not fit the config: "
-            f"{'; '.join(different[:3])}{more}"
+            f"{directory / str(step)}: does not fit the config: {'; '.join(different[:3])}{more}"
         )
+    return spec
+
+
+def _field(name: str) -> str:
+    """Give the field of the state that a leaf's path begins with."""
+    return re.split(r"[\[.]", name)[1]
 
 
 def _describe(spec: list | None) -> str:
     return "none" if spec is None else f"{spec[1]}{spec[0]}"
 
 
-def _restore_items(manager: ocp.CheckpointManager, step: int, **items: PyTree) -> Any:
-    args = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
-    try:
-        return manager.restore(step, args=ocp.args.Composite(**args))
-    except Exception as error:  # orbax raises whatever its storage and JSON readers raise
-        raise _unreadable(manager, step, error) from error
+def _see_that_it_is_plain(path: Path) -> None:
+    """Refuse links, which orbax would follow out of the directory, and whatever is no file."""
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise ValueError("is no directory")
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            mode = (Path(folder) / name).lstat().st_mode
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                raise ValueError(f"{name} is a link, or no file at all")
 
 
-def _unreadable(manager: ocp.CheckpointManager, step: int, error: Exception) -> CheckpointError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return CheckpointError(f"{manager.directory / str(step)}: cannot be read: {reason[:200]}")
+def _restore_items(path: Path, **items: PyTree) -> dict[str, Any]:
+    restored = {}
+    for name, tree in items.items():
+        handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        try:
+            args = ocp.args.StandardRestore(tree)
+            restored[name] = handler.restore((path / name).absolute(), args=args)
+        except Exception as error:  # orbax raises whatever its storage and JSON readers raise
+            raise _damaged(path, error) from error
+        finally:
+            handler.close()
+    return restored
 
 
-def _storage_error(manager: ocp.CheckpointManager, error: Exception) -> StorageError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _verify(path: Path, state: PyTree, spec: Mapping[str, list]) -> None:
+    arrays = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else None, state)
+    wrong = [name for name, leaf in inspect_leaves(arrays).items() if leaf.digest != spec[name][2]]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise DamagedError(f"{path}: damaged: {wrong[0]} is not what was saved{more}")
+
+
+def _damaged(path: Path, error: Exception) -> DamagedError:
+    if isinstance(error, FileNotFoundError) and not path.exists():
+        return DamagedError(f"{path}: no longer there")
+    return DamagedError(f"{path}: damaged: {_first_line(error)}")
+
+
+def _storage_error(directory: Path, error: Exception, needed: int | None = None) -> StorageError:
+    reason = _first_line(error)
     if "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error):
-        reason = "no space left on the device"
-    return StorageError(f"{manager.directory}: cannot be written: {reason[:200]}")
+        free = f"free {shutil.disk_usage(directory).free:,} bytes"
+        need = f"need {needed:,} bytes, {free}" if needed else free
+        reason = f"out of space: {need}; free some, and the same command goes on"
+    return StorageError(f"{directory}: cannot be written: {reason}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,10 +1,11 @@
 """The training loop, readable from top to bottom."""
 
+import collections
 import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gen_jax.errors import NonFiniteError
+from gen_jax.protocols import Batch
 from gen_jax.train.engines import Engine
 from gen_jax.train.profiling import Window
 from gen_jax.train.state import TrainState
@@ -21,14 +23,19 @@ __all__ = ["Loop", "train"]
 
 Metrics = Mapping[str, float]
 
+# A run that must leave out more than this has another fault than a bad example now and then.
+_MAX_REFUSED, _REFUSED_OF = 10, 1000
+
 
 class Loop(NamedTuple):
     """What happens around the steps, and how often.
 
     ``report(step, metrics)`` and ``show(step, images)`` write, ``save(state, wait)`` checkpoints,
-    ``rescue(state)`` saves it when the data has failed, ``inspect(state)`` looks at the model and
-    gives ``(metrics, images)``, and ``stop(step)`` says whether somebody asked for an end. Nothing
-    here may change the state. Of many processes, all must save, inspect and stop at the same steps.
+    ``check()`` raises if a save in the background has failed, ``rescue(state)`` saves it when the
+    data has failed, ``inspect(state)`` looks at the model and gives ``(metrics, images)``,
+    ``stop(step)`` says whether somebody asked for an end, and ``examples(step)`` which examples a
+    step was made of. Nothing here may change the state. Of many processes, all must save, inspect
+    and stop at the same steps.
     """
 
     steps: int
@@ -40,9 +47,11 @@ class Loop(NamedTuple):
     report: Callable[[int, Metrics], None]
     show: Callable[[int, Mapping[str, np.ndarray]], None]
     save: Callable[[TrainState, bool], None]
+    check: Callable[[], None]
     rescue: Callable[[TrainState], None]
     inspect: Callable[[TrainState], tuple[Metrics, Mapping[str, np.ndarray]]]
     stop: Callable[[int], bool]
+    examples: Callable[[int], Sequence[int]]
     window: Window  # of steps to profile
 
 
@@ -63,7 +72,8 @@ def train(
         engine: runs the steps.
         state: where to begin; consumed.
         frozen: weights that are not trained.
-        batches: this process's rows of the batches from step ``state.step`` on.
+        batches: this process's rows of the batches from step ``state.step`` on; training also ends,
+            as if asked to, when there are no more.
         key: the run's key.
         loop: what happens around the steps.
 
@@ -71,17 +81,24 @@ def train(
         The last state.
 
     Raises:
-        NonFiniteError: after ``loop.max_bad_steps`` consecutive steps without a finite loss.
+        NonFiniteError: after ``loop.max_bad_steps`` consecutive steps without a finite loss, or
+            more than ten among the last thousand.
     """
     first = done = int(state.step)
     if done >= loop.steps:
         return state
-    batch = engine.put(next(batches))
+
+    def fetch() -> Batch | None:
+        batch = next(batches, None)
+        return None if batch is None else engine.put(batch)
+
+    if (batch := fetch()) is None:
+        return state
     compiled = _compile(engine, state, frozen, batch, key)
     saved, unread = first, None
     with _progress(loop.steps, first) as bar:
-        meter = _Meter(loop, bar)
-        while done < loop.steps and not loop.stop(done):
+        meter = _Meter(loop, bar, first)
+        while done < loop.steps and batch is not None and not loop.stop(done):
             loop.window.open(done + 1)
             with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
                 state, metrics = compiled(state, frozen, batch, key)
@@ -89,10 +106,11 @@ def train(
             loop.window.close(done, metrics)
             if done < loop.steps:
                 try:
-                    batch = engine.put(next(batches))
+                    batch = fetch()
                 except BaseException:
                     loop.rescue(state)  # bad data must not cost the steps before it
                     raise
+            loop.check()
             # Only now, with the next step under way, are the last one's numbers asked for.
             if unread is not None:
                 meter.read(*unread)
@@ -113,7 +131,7 @@ def train(
                             loop.report(done, numbers)
                     if saving:
                         loop.save(state, False)
-                        saved = done
+                        saved = meter.saved = done
         if unread is not None:
             meter.read(*unread)
         loop.window.close(None, state)
@@ -136,8 +154,10 @@ class _Meter:
     It measures training alone: neither compilation, nor pictures, nor the copy to a checkpoint.
     """
 
-    def __init__(self, loop: Loop, bar: tqdm) -> None:
+    def __init__(self, loop: Loop, bar: tqdm, first: int) -> None:
+        self.saved = first  # the last step that was
         self._loop, self._bar = loop, bar
+        self._refused: collections.deque[int] = collections.deque()
         self._begin = self._last = time.perf_counter()
         self._away = 0.0
         self._window: list[dict[str, float]] = []
@@ -150,10 +170,34 @@ class _Meter:
         bad = int(numbers["guard/consecutive"])
         if step % self._loop.log_every == 0 or step == self._loop.steps:
             self._report(step)
-        if bad >= self._loop.max_bad_steps:
+        if bad:
+            self._refuse(step, numbers, bad)
+
+    def _refuse(self, step: int, numbers: Metrics, consecutive: int) -> None:
+        """Say which step changed nothing and why, and give up if there are too many."""
+        self._refused.append(step)
+        while self._refused[0] <= step - _REFUSED_OF:
+            self._refused.popleft()
+        culprits = ", ".join(
+            f"{name} {value:g}"
+            for name, value in numbers.items()
+            if name.endswith(("/loss", "/grad_norm")) and not math.isfinite(value)
+        )
+        examples = self._loop.examples(step)
+        shown = ", ".join(map(str, examples[:16])) + (" ..." if len(examples) > 16 else "")
+        what = f"step {step}: {culprits or 'a loss that leapt'}, from examples {shown}"
+        self._bar.write(f"{what}: nothing was learned from it", file=sys.stderr)
+        many = len(self._refused) > _MAX_REFUSED
+        if consecutive >= self._loop.max_bad_steps or many:
+            how_many = (
+                f"{len(self._refused)} of the last {_REFUSED_OF:,} steps"
+                if many
+                else f"{consecutive} consecutive steps"
+            )
+            last = f"step {self.saved}" if self.saved else "none"
             raise NonFiniteError(
-                f"step {step}: the loss or its gradient was not finite in {bad} consecutive "
-                "steps; the state was left as it was before them"
+                f"{what}; the loss or its gradient was not finite in {how_many}; the state was "
+                f"left as it was before each; last checkpoint: {last}"
             )
 
     def _report(self, step: int) -> None:

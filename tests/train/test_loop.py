@@ -52,6 +52,8 @@ class Record:
             "save": lambda state, wait: self.saved.append((int(state.step), wait)),
             "rescue": lambda state: self.saved.append((int(state.step), True)),
             "inspect": inspect,
+            "check": lambda: None,
+            "examples": lambda step: [step],
             "stop": lambda step: False,
             "window": Window(Path(), 0, 0),
         }

@@ -1,0 +1,91 @@
+"""Waiting for batches, but not for ever."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from gen_jax.data.sources import Examples
+from gen_jax.errors import DataError, DataStalledError, GenJaxError
+
+__all__ = ["feed"]
+
+# How soon a signal is noticed by somebody who waits.
+_POLL_S = 0.1
+
+
+def feed(
+    batches: Iterator[Examples],
+    *,
+    name: str,
+    timeout_s: float,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Iterator[Examples]:
+    """Take batches from an iterator that may fail, or hang, in whatever way.
+
+    It is asked in a thread, so that whoever waits here can still be interrupted.
+
+    Args:
+        batches: Grain's, say, which waits for ever for a worker that hangs.
+        name: of the source, for errors.
+        timeout_s: how long to wait for one batch.
+        interrupted: asked while there is nothing to give; if so, the batches end.
+
+    Raises:
+        DataError: whatever the iterator raised.
+        DataStalledError: if a batch did not come in time.
+    """
+    ready: queue.Queue[tuple[Examples | None, BaseException | None]] = queue.Queue(maxsize=1)
+    left = threading.Event()
+
+    def put(item: tuple[Examples | None, BaseException | None]) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=1)
+                return
+
+    def fetch() -> None:
+        try:
+            for batch in batches:
+                put((batch, None))
+                if left.is_set():
+                    return
+            put((None, None))
+        except BaseException as error:  # also what is no Exception must reach the other thread
+            put((None, error))
+
+    threading.Thread(target=fetch, name="gen_jax batches", daemon=True).start()
+    try:
+        while True:
+            batch, error = _get(ready, name, timeout_s, interrupted)
+            if error is not None:
+                raise _as_data_error(name, error) from error
+            if batch is None:
+                return
+            yield batch
+    finally:
+        left.set()
+
+
+def _get(
+    ready: queue.Queue, name: str, timeout_s: float, interrupted: Callable[[], bool]
+) -> tuple[Examples | None, BaseException | None]:
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            return ready.get(timeout=_POLL_S)
+        except queue.Empty:
+            if interrupted():
+                return None, None
+            if time.monotonic() > end:
+                raise DataStalledError(
+                    f"{name}: no batch within {timeout_s:g} s (data.timeout_s)"
+                ) from None
+
+
+def _as_data_error(name: str, error: BaseException) -> GenJaxError:
+    if isinstance(error, GenJaxError):
+        return error
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return DataError(f"{name}: {lines[-1] if len(lines) > 1 else lines[0]}"[:500])
