@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
                 "save_every": 500,
                 "keep": 2,
                 "max_bad_steps": 5,
+                "spike_window": 128,
+                "spike_sigma": 0.0,  # 0: a loss may leap as it likes
                 "engine": "jit",
             },
             "profile": {"start": 0, "steps": 5},

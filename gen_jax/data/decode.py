@@ -41,8 +41,9 @@ def decode_image(data: bytes, where: str) -> Image.Image:
         image = ImageOps.exif_transpose(image)
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image).convert("RGB")
+            white = Image.new("RGB", image.size, "white")
+            white.paste(image, mask=image.getchannel("A"))
+            image = white
         elif image.mode not in ("L", "RGB"):
             image = image.convert("L" if image.mode == "1" else "RGB")
         image.load()

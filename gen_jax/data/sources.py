@@ -19,6 +19,7 @@ import numpy as np
 
 from gen_jax.data.codes import read_split
 from gen_jax.data.decode import decode_image, fit_image
+from gen_jax.data.tfds import open_records
 from gen_jax.errors import DataError
 from gen_jax.reading import read_npz
 
@@ -241,31 +242,8 @@ def _subfolders(path: Path) -> list[str]:
 def _tfds(
     dataset: str, split: str, image_shape: tuple[int, int, int], data_dir: str | None
 ) -> Source:
-    import tensorflow_datasets as tfds
-
     name = f"tfds:{dataset}/{split}"
-    try:
-        # Passing data_dir alone silently switches the format back to tfrecord, which cannot be
-        # read without TensorFlow.
-        builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
-        if split not in builder.info.splits:
-            raise DataError(
-                f"{name}: no such split, or not prepared under {builder.data_dir}; found "
-                f"{', '.join(builder.info.splits) or 'none'}"
-            )
-        records = builder.as_data_source(split=split)
-    except DataError:
-        raise
-    except Exception as error:  # TFDS raises dozens of types for a dataset that is not there
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"{name}: cannot be opened: {reason}; prepare it first with file_format='array_record'"
-        ) from error
-    features = builder.info.features
-    if "image" not in features:
-        raise DataError(f"{name}: no feature 'image'; found {', '.join(features)}")
-    label_feature = features["label"] if "label" in features else None  # noqa: SIM401 no get()
-    num_classes = getattr(label_feature, "num_classes", None)
+    records, num_classes, fingerprint = open_records(dataset, split, data_dir)
 
     def read(indices: np.ndarray) -> Examples:
         from PIL import Image
@@ -288,8 +266,9 @@ def _tfds(
                 array = fit_image(picture, image_shape, where)
             images.append(array)
             if num_classes is not None:
-                label = int(record["label"])
-                if not 0 <= label < num_classes:
+                label = np.asarray(record["label"])
+                whole = label.shape == () and label.dtype.kind in "iu"
+                if not (whole and 0 <= label < num_classes):
                     raise DataError(f"{where}: label: {label}; 0 to {num_classes - 1} is needed")
                 labels.append(label)
         examples = {"image": np.stack(images)}
@@ -303,7 +282,7 @@ def _tfds(
         image_shape=image_shape,
         num_classes=num_classes,
         in_memory=False,
-        fingerprint=f"{builder.info.full_name}-{len(records)}",
+        fingerprint=fingerprint,
         read=read,
     )
 

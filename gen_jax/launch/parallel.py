@@ -70,6 +70,8 @@ def build_engine(config: Mapping[str, Any], experiment: Experiment, mesh: Mesh) 
             rules,
             ema_decay=options["ema_decay"],
             microbatches=options["microbatches"],
+            spike_window=options["spike_window"],
+            spike_sigma=options["spike_sigma"],
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -1,10 +1,12 @@
 """Which step to go on from: the newest that is what was saved, and never none where some are."""
 
 import contextlib
+import gc
 import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -192,12 +194,20 @@ def newest_good(
 
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Keep to one line: threads of orbax print pages about a file that one error will name."""
-    before, threading.excepthook = threading.excepthook, lambda _: None
+    """Keep to one line: what orbax leaves behind prints pages about a file that one error names."""
+    hooks = (threading, "excepthook"), (sys, "unraisablehook"), (sys, "excepthook")
+    before = [getattr(module, name) for module, name in hooks]
+    for module, name in hooks:
+        setattr(module, name, lambda *_: None)
     try:
         yield
+    except DamagedError:
+        gc.collect()  # coroutines that were never awaited speak when they are collected
+        time.sleep(0.1)  # and callbacks of tensorstore's threads come a moment later
+        raise
     finally:
-        threading.excepthook = before
+        for (module, name), hook in zip(hooks, before, strict=True):
+            setattr(module, name, hook)
 
 
 def set_aside(path: Path) -> None:

@@ -155,6 +155,8 @@ COMMON: Mapping[str, Field] = {
     "train.save_every": integer(1),
     "train.keep": integer(1),
     "train.max_bad_steps": integer(1),
+    "train.spike_window": integer(2),
+    "train.spike_sigma": number(0),
     "train.engine": choice("jit", "pmap", "shard_map"),
     "mesh.data": integer(-1),
     "mesh.fsdp": integer(-1),

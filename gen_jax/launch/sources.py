@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from gen_jax.errors import DataError
 
 __all__ = ["check_codes", "open_checked"]
@@ -28,10 +30,12 @@ def open_checked(config: Mapping[str, Any], split: str) -> Any:
     elif split == "validation":
         raise DataError(f"{source.name}: nothing was held out for validation (data.holdout is 0)")
     wanted = config["model"].get("num_classes", 0)
-    if wanted and (source.num_classes is None or source.num_classes > wanted):
+    if wanted and source.num_classes is None:
+        raise DataError(f"{source.name}: no classes, but model.num_classes is {wanted}")
+    if wanted and source.num_classes > wanted:
         raise DataError(
-            f"{source.name}: {source.num_classes or 'no'} classes, but model.num_classes is "
-            f"{wanted}"
+            f"{source.name}: {source.num_classes} classes, but model.num_classes is {wanted}"
+            f"{_first_too_large(source, wanted)}"
         )
     return source
 
@@ -47,3 +51,14 @@ def check_codes(source: Any, digest: str | None) -> None:
             f"{source.name}: made by another first stage than stage1: {source.stage1[:12]} instead "
             f"of {digest[:12] if digest else 'none'}; run `gen-jax encode` with this one"
         )
+
+
+def _first_too_large(source: Any, wanted: int) -> str:
+    """Name the first label beyond the classes, where looking for it is quick."""
+    for first in range(0, source.size if source.in_memory else 0, 1024):
+        rows = np.arange(first, min(first + 1024, source.size))
+        labels = source.read(rows)["label"]
+        if (labels >= wanted).any():
+            index = int(np.argmax(labels >= wanted))
+            return f": index {first + index}: label {labels[index]}"
+    return ""

@@ -185,7 +185,7 @@ class _Meter:
         )
         examples = self._loop.examples(step)
         shown = ", ".join(map(str, examples[:16])) + (" ..." if len(examples) > 16 else "")
-        what = f"step {step}: {culprits or 'a loss that leapt'}, from examples {shown}"
+        what = f"step {step}: {culprits or 'a loss leapt'}, from examples {shown}"
         self._bar.write(f"{what}: nothing was learned from it", file=sys.stderr)
         many = len(self._refused) > _MAX_REFUSED
         if consecutive >= self._loop.max_bad_steps or many:
@@ -196,8 +196,8 @@ class _Meter:
             )
             last = f"step {self.saved}" if self.saved else "none"
             raise NonFiniteError(
-                f"{what}; the loss or its gradient was not finite in {how_many}; the state was "
-                f"left as it was before each; last checkpoint: {last}"
+                f"{what}; the loss or its gradient was not finite (or leapt) in {how_many}; the "
+                f"state was left as it was before each; last checkpoint: {last}"
             )
 
     def _report(self, step: int) -> None:

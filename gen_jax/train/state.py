@@ -15,10 +15,11 @@ __all__ = ["Guard", "TrainState", "init_state"]
 
 
 class Guard(NamedTuple):
-    """How often a step had to be refused because its loss or gradient was not finite."""
+    """How often a step had to be refused because its loss or gradient was not finite, or leapt."""
 
     skipped: Array  # int32, in all
     consecutive: Array  # int32, up to now
+    levels: Mapping[str, Array]  # float32 [2] of each loss: running means of it and of its square
 
 
 @flax.struct.dataclass
@@ -65,5 +66,9 @@ def init_state(
         opt_state={player: optimizers[player].init(params[player]) for player in params},
         # A copy: under jit an output may not share a buffer with another.
         ema_params=jax.tree.map(jnp.copy, params),
-        guard=Guard(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
+        guard=Guard(
+            skipped=jnp.zeros((), jnp.int32),
+            consecutive=jnp.zeros((), jnp.int32),
+            levels={name: jnp.zeros(2) for name in model.losses},
+        ),
     )

@@ -30,6 +30,8 @@ def make_train_step(
     turns: Sequence[str] | None = None,
     ema_decay: float = 0.9999,
     microbatches: int = 1,
+    spike_window: int = 128,
+    spike_sigma: float = 0.0,
     across: Across = LOCAL,
     first_example: Callable[[int], Array | int] = lambda num: 0,
 ) -> TrainStep:
@@ -37,7 +39,8 @@ def make_train_step(
 
     A step takes its turns in order. Each turn differentiates one loss with respect to its own
     player's parameters only, so that the opponent needs no stop_gradient, and keeps only that
-    player's statistics. A turn whose loss or gradient is not finite changes nothing and is counted.
+    player's statistics. A turn whose loss or gradient is not finite, or whose loss leaps, changes
+    nothing and is counted.
 
     Args:
         model: what is trained.
@@ -47,6 +50,10 @@ def make_train_step(
             :func:`gen_jax.ops.averages.ema_decay_at` for its warm-up.
         microbatches: into how many parts the batch is cut to save memory; their gradients,
             statistics and metrics are averaged.
+        spike_window: steps over which the usual level of a loss is taken, and before which none
+            counts as a leap.
+        spike_sigma: a loss more than so many standard deviations above its level is a leap; 0: no
+            loss is.
         across: reductions over the global batch, given by the engine.
         first_example: the index in the global batch of the first of the ``num`` examples at hand,
             given by the engine.
@@ -74,7 +81,8 @@ def make_train_step(
         keys = rng.per_example(step_key, first_example(num_examples), num_examples)
         context = Context(frozen, state.step, across, train=True)
         metrics: dict[str, Scalar] = {}
-        all_finite = jnp.array(True)
+        all_fine = jnp.array(True)
+        levels = dict(state.guard.levels)
 
         for number, turn in enumerate(turns):
             loss = model.losses[turn]
@@ -82,32 +90,44 @@ def make_train_step(
             value, aux, grads = _accumulate(loss, state, batch, turn_keys, context, microbatches)
             value, aux, grads = across.mean((value, aux, grads))
             norm = optax.tree.norm(grads)
-            finite = jnp.isfinite(value) & jnp.isfinite(norm)
+            level = levels[turn]
+            leaps = _leaps(value, level, spike_sigma) & (state.step >= spike_window)
+            fine = jnp.isfinite(value) & jnp.isfinite(norm) & ~leaps
+            rate = 1 / jnp.minimum(state.step + 1, spike_window)
+            moved = level + rate * (jnp.stack([value, jnp.square(value)]) - level)
+            levels[turn] = jnp.where(fine, moved, level)
 
             stats_key = jax.random.fold_in(step_key, _STATS + number)
             # cond, not where: a clean run then has the same bits as one without a guard.
             state, stats_metrics = jax.lax.cond(
-                finite,
+                fine,
                 *_outcomes(model, optimizers, loss.player, stats_key, grads, aux.observed),
                 state,
             )
-            all_finite &= finite
+            all_fine &= fine
             reported = {"loss": value, "grad_norm": norm, **aux.metrics, **stats_metrics}
             metrics |= {f"{turn}/{name}": scalar for name, scalar in reported.items()}
 
-        decay = jnp.where(all_finite, ema_decay_at(state.step, ema_decay), 1.0)
+        decay = jnp.where(all_fine, ema_decay_at(state.step, ema_decay), 1.0)
         ema_params = jax.tree.map(
             lambda ema, new: ema + (1 - decay) * (new - ema), state.ema_params, state.params
         )
         guard = Guard(
-            skipped=state.guard.skipped + ~all_finite,
-            consecutive=jnp.where(all_finite, 0, state.guard.consecutive + 1),
+            skipped=state.guard.skipped + ~all_fine,
+            consecutive=jnp.where(all_fine, 0, state.guard.consecutive + 1),
+            levels=levels,
         )
-        metrics |= {f"guard/{name}": number for name, number in guard._asdict().items()}
+        metrics["guard/skipped"], metrics["guard/consecutive"] = guard.skipped, guard.consecutive
         state = state.replace(step=state.step + 1, ema_params=ema_params, guard=guard)
         return state, metrics
 
     return train_step
+
+
+def _leaps(value: Scalar, level: Array, sigma: float) -> Array:
+    """Tell whether a loss stands far above its level, a mean and a mean of squares."""
+    spread = jnp.sqrt(jnp.maximum(level[1] - jnp.square(level[0]), 0))
+    return jnp.logical_and(sigma > 0, value > level[0] + sigma * spread)
 
 
 def _outcomes(

@@ -3,12 +3,15 @@
 import contextlib
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from gen_jax.errors import StorageError
 from gen_jax.files import png_bytes, write_file
@@ -21,7 +24,8 @@ class Writer(NamedTuple):
 
     workdir: Path
     metrics: TextIO
-    events: SummaryWriter
+    # Not SummaryWriter: its thread dies on a full disk, and whoever fills its queue then waits.
+    events: EventsWriter
 
 
 def open_writer(workdir: Path, first_step: int) -> Writer:
@@ -42,9 +46,11 @@ def open_writer(workdir: Path, first_step: int) -> Writer:
                 write_file(path, "".join(f"{line}\n" for line in kept).encode())
         metrics = open(path, "a", buffering=1)  # noqa: SIM115 closed by close()
     with _storage(workdir / "tensorboard"):
-        events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10
-        )
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        # TensorBoard drops what an earlier file says of later steps.
+        start = SessionLog(status=SessionLog.START)
+        _write_event(events, first_step + 1, session_log=start)
     return Writer(workdir, metrics, events)
 
 
@@ -76,8 +82,10 @@ def write_metrics(writer: Writer, step: int, metrics: Mapping[str, float]) -> No
     }
     with _storage(writer.workdir / "metrics.jsonl"):
         writer.metrics.write(json.dumps(line) + "\n")
-    for name, value in metrics.items():
-        writer.events.add_scalar(name, value, step)
+    with _storage(writer.workdir / "tensorboard"):
+        for name, value in metrics.items():
+            _write_event(writer.events, step, summary=summary.scalar(name, value))
+        writer.events.flush()
 
 
 def write_images(writer: Writer, step: int, images: Mapping[str, np.ndarray]) -> None:
@@ -85,7 +93,15 @@ def write_images(writer: Writer, step: int, images: Mapping[str, np.ndarray]) ->
     for name, image in images.items():
         write_file(writer.workdir / "images" / f"{step:07d}_{name}.png", png_bytes(image))
         colour = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-        writer.events.add_image(name, colour, step, dataformats="HWC")
+        with _storage(writer.workdir / "tensorboard"):
+            _write_event(
+                writer.events, step, summary=summary.image(name, colour, dataformats="HWC")
+            )
+            writer.events.flush()
+
+
+def _write_event(events: EventsWriter, step: int, **content: Any) -> None:
+    events.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
 def close(writer: Writer) -> None:

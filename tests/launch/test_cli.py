@@ -246,7 +246,12 @@ def test_a_workdir_without_checkpoints_is_not_sampled(tmp_path, capsys):
     (tmp_path / "config.json").write_text(to_json(load_config(TINY[1], [])))
     fails(["sample", "--workdir", str(tmp_path), "--out", "x.png"], 4, "no checkpoint yet", capsys)
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    fails(["sample", "--workdir", str(tmp_path), "--out", "x.png"], 4, "no usable checkpoint among 1: ", capsys)
+    fails(
+        ["sample", "--workdir", str(tmp_path), "--out", "x.png"],
+        4,
+        "no usable checkpoint among 1: ",
+        capsys,
+    )
     # Never from scratch where something was.
     fails(["train", *TINY, "--workdir", str(tmp_path)], 4, "no usable checkpoint among 1: ", capsys)
 

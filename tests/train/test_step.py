@@ -116,12 +116,12 @@ def test_a_bad_batch_changes_nothing_and_is_counted():
     for name in ("params", "opt_state", "stats", "ema_params"):
         chex.assert_trees_all_equal(getattr(good, name), getattr(bad, name))
     assert int(bad.step) == 2
-    assert [int(x) for x in bad.guard] == [1, 1]
+    assert [int(x) for x in bad.guard[:2]] == [1, 1]
     assert int(metrics["guard/skipped"]) == 1
     again, _ = step(bad, {}, bad_batch, KEY)
-    assert [int(x) for x in again.guard] == [2, 2]
+    assert [int(x) for x in again.guard[:2]] == [2, 2]
     healed, _ = step(again, {}, BATCH, KEY)
-    assert [int(x) for x in healed.guard] == [2, 0]
+    assert [int(x) for x in healed.guard[:2]] == [2, 0]
     assert differs(again.params, healed.params)
 
 
