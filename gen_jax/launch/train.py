@@ -115,11 +115,12 @@ def _train(
     meta = {"config": config, "data": source.fingerprint, "stage1": experiment.stage1_digest}
     resumed = resume(workdir, target, meta, resuming)
     step = resumed[0] if resumed else 0
-    together(lambda: see_that_there_is_room(config, workdir, checkpoint.state_bytes(target)))
     with contextlib.ExitStack() as opened:
         manager = opened.enter_context(
             checkpoint.open_checkpoints(folder, keep=config["train"]["keep"])
         )
+        # Now that what a crash left has been cleared away.
+        together(lambda: see_that_there_is_room(config, workdir, checkpoint.state_bytes(target)))
         # Of several processes none may leave alone.
         interrupted = signalled if is_alone() else lambda: False
         batches = together(lambda: _batches(config, source, step, rows, interrupted))

@@ -1,0 +1,97 @@
+"""F26, F28: what the package never does."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.reliability.job import DDPM, ROOT, environment, train_line
+
+PACKAGE = sorted((ROOT / "gen_jax").rglob("*.py"))
+# Reading data must never become running code; nor may an archive be unpacked, or a shell started.
+MODULES = {"pickle", "dill", "cloudpickle", "joblib", "torch", "yaml", "shelve", "marshal"}
+MODULES |= {"tarfile"}
+NAMES = {"eval", "exec", "compile", "__import__"}
+ATTRIBUTES = {
+    "os.system",
+    "os.popen",
+    "np.load",
+    "numpy.load",
+    "shutil.unpack_archive",
+    "config_dict.to_yaml",
+}
+
+
+def dotted(node):
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return "?"
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_that_is_read_is_run(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        where = f"{path}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            assert not {name.name.split(".")[0] for name in node.names} & MODULES, where
+        if isinstance(node, ast.ImportFrom):
+            assert node.module.split(".")[0] not in MODULES, where
+        if isinstance(node, ast.Call):
+            called = dotted(node.func)
+            assert called not in NAMES | ATTRIBUTES, where
+            assert not called.endswith((".extractall", ".extract")), where
+            for keyword in node.keywords:
+                value = getattr(keyword.value, "value", None)
+                assert not (keyword.arg in ("shell", "allow_pickle") and value is True), where
+
+
+AUDITED = """
+import sys
+seen = []
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.bind", "socket.getaddrinfo"):
+        seen.append((event, str(arguments[1:])))
+sys.addaudithook(hook)
+from gen_jax.launch.cli import main
+code = main(sys.argv[1:])
+listening = 0
+inodes = set()
+import os
+for fd in os.listdir("/proc/self/fd"):
+    try:
+        target = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        continue
+    if target.startswith("socket:["):
+        inodes.add(target[8:-1])
+for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for line in open(table).readlines()[1:]:
+        fields = line.split()
+        listening += fields[3] == "0A" and fields[9] in inodes
+assert not seen, seen
+assert not listening, listening
+print("quiet", code)
+"""
+
+
+@pytest.mark.slow
+def test_one_process_speaks_to_nobody(tmp_path):
+    """Training and sampling, watched from their first import on."""
+    lines = [
+        train_line(DDPM, tmp_path / "w", "--config.train.sample_every=2", steps=2),
+        ["sample", f"--workdir={tmp_path / 'w'}", f"--out={tmp_path / 'x.png'}", "--num=2"],
+    ]
+    for line in lines:
+        out = subprocess.run(
+            [sys.executable, "-c", AUDITED, *line],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert "quiet 0" in out.stdout, out.stderr[-2000:]
