@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gen_jax.errors import DataError
 
@@ -48,6 +48,8 @@ def decode_image(data: bytes, where: str) -> Image.Image:
             image = image.convert("L" if image.mode == "1" else "RGB")
         image.load()
         return image
+    except UnidentifiedImageError:  # whose text names an object in memory
+        raise DataError(f"{where}: not a usable image: none of {', '.join(FORMATS)}") from None
     # Decoders raise many types, SyntaxError among them; a bad picture must never end a run unnamed.
     except Exception as error:
         raise DataError(f"{where}: not a usable image: {error}") from error

@@ -35,7 +35,8 @@ class Source(NamedTuple):
     ``read(indices [n])`` gives ``image`` uint8 [n, H, W, C] and, where there are classes, ``label``
     int32 [n]. ``in_memory`` says that reading a whole batch costs one indexing operation.
     ``fingerprint`` changes when the examples or their order do. A source of ``codes`` in place of
-    images names the first stage that made them by its digest, ``stage1``.
+    images names the first stage that made them by its digest, ``stage1``. A part of a source knows
+    the ``indices`` in the whole.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Source(NamedTuple):
     fingerprint: str
     read: Callable[[np.ndarray], Examples]
     stage1: str | None = None
+    indices: np.ndarray | None = None
 
 
 def open_source(
@@ -117,6 +119,7 @@ def hold_out(source: Source, num: int) -> tuple[Source, Source]:
             size=len(indices),
             fingerprint=f"{source.fingerprint}{name}-{num}",
             read=lambda rows: source.read(indices[rows]),
+            indices=indices,
         )
 
     return part(left, "-left"), part(held, "-held")

@@ -239,13 +239,18 @@ def _examples(config: Mapping[str, Any], source: Any) -> Callable[[int], list[in
     from gen_jax.data import examples_of
 
     data = config["data"]
-    return lambda step: examples_of(
-        step - 1,
-        size=source.size,
-        seed=config["seed"],
-        batch_size=data["batch_size"],
-        skip=data["skip_steps"],
-    ).tolist()
+
+    def examples(step: int) -> list[int]:
+        indices = examples_of(
+            step - 1,
+            size=source.size,
+            seed=config["seed"],
+            batch_size=data["batch_size"],
+            skip=data["skip_steps"],
+        )
+        return (indices if source.indices is None else source.indices[indices]).tolist()
+
+    return examples
 
 
 def _make_loop(config: Mapping[str, Any], **actions: Any) -> Any:

@@ -1,0 +1,68 @@
+"""gen-jax with a fault inside: ``python -m tests.reliability.faulty '{"nan": [3]}' train ...``.
+
+``nan``: steps whose loss is not a number. ``nan_from``: the first of all such steps. ``hang``: the
+example whose reading never ends; ``raise``: whose reading fails as no reader should.
+"""
+
+import json
+import os
+import sys
+import time
+
+import gen_jax.data.sources
+import gen_jax.launch.experiment
+
+
+def spoil_losses(steps, first):
+    import jax.numpy as jnp
+
+    build = gen_jax.launch.experiment.build
+
+    def spoilt(loss):
+        def fn(params, stats, batch, keys, context):
+            value, aux = loss.fn(params, stats, batch, keys, context)
+            bad = jnp.isin(context.step + 1, jnp.asarray(steps or [-1]))
+            bad |= context.step + 1 >= (first or 2**30)
+            return value * jnp.where(bad, jnp.nan, 1), aux
+
+        return loss._replace(fn=fn)
+
+    def build_spoilt(*arguments):
+        experiment = build(*arguments)
+        losses = {name: spoilt(loss) for name, loss in experiment.model.losses.items()}
+        return experiment._replace(model=experiment.model._replace(losses=losses))
+
+    gen_jax.launch.experiment.build = build_spoilt
+
+
+def spoil_reading(fault):
+    decode = gen_jax.data.sources.decode_image
+
+    def spoilt(data, where):
+        for kind in ("hang", "raise", "die"):
+            if where.endswith(fault.get(kind, "?")):
+                if kind == "hang":
+                    time.sleep(10_000)
+                if kind == "die":
+                    os.kill(os.getpid(), 9)
+                raise RuntimeError("as no reader should")
+        return decode(data, where)
+
+    gen_jax.data.sources.decode_image = spoilt
+
+
+fault = json.loads(os.environ.get("GEN_JAX_FAULT", "{}"))
+if fault.keys() & {"hang", "raise", "die"}:
+    spoil_reading(fault)  # also in workers, which import this module anew
+
+if __name__ == "__main__":
+    fault = json.loads(sys.argv[1])
+    os.environ["GEN_JAX_FAULT"] = sys.argv[1]
+    if fault.keys() & {"nan", "nan_from"}:
+        spoil_losses(fault.get("nan"), fault.get("nan_from"))
+    if fault.keys() & {"hang", "raise", "die"}:
+        spoil_reading(fault)
+    from gen_jax.launch import cli
+
+    sys.argv = ["gen-jax", *sys.argv[2:]]
+    cli.run()
