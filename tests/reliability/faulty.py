@@ -1,7 +1,8 @@
 """gen-jax with a fault inside: ``python -m tests.reliability.faulty '{"nan": [3]}' train ...``.
 
 ``nan``: steps whose loss is not a number. ``nan_from``: the first of all such steps. ``hang``: the
-example whose reading never ends; ``raise``: whose reading fails as no reader should.
+example whose reading never ends; ``raise``: whose reading fails as no reader should; ``die``: which
+kills its reader. ``pace``: seconds that a step takes at least.
 """
 
 import json
@@ -35,6 +36,19 @@ def spoil_losses(steps, first):
     gen_jax.launch.experiment.build = build_spoilt
 
 
+def slow_down(pace):
+    from gen_jax.train import loop
+
+    read, last = loop._Meter.read, [time.monotonic()]
+
+    def read_at_leisure(*arguments):
+        last[0] = max(last[0] + pace, time.monotonic() - 1)  # a pause is not made up for
+        time.sleep(max(last[0] - time.monotonic(), 0))
+        return read(*arguments)
+
+    loop._Meter.read = read_at_leisure
+
+
 def spoil_reading(fault):
     decode = gen_jax.data.sources.decode_image
 
@@ -62,6 +76,8 @@ if __name__ == "__main__":
         spoil_losses(fault.get("nan"), fault.get("nan_from"))
     if fault.keys() & {"hang", "raise", "die"}:
         spoil_reading(fault)
+    if "pace" in fault:
+        slow_down(fault["pace"])
     from gen_jax.launch import cli
 
     sys.argv = ["gen-jax", *sys.argv[2:]]
