@@ -1,6 +1,7 @@
 # make demo   train on real digits and sample, in minutes
 # make test   the whole suite
 # make quick  an answer within three minutes
+# make test-nightly, make soak  faults many times over (40 minutes), and for an hour
 # PYTHON=... chooses the interpreter; by default the newest that really runs and is supported.
 
 SHELL := /bin/bash
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: demo test quick test-parity test-slurm test-launch-files lint format install clean
+.PHONY: demo test quick test-nightly soak test-parity test-slurm test-launch-files lint format install clean
 
 install: $(STAMP)
 
@@ -43,6 +44,13 @@ test: $(STAMP) lint
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not slurm and not launchfiles and not slow" $(ARGS)
+
+# The faults of tests/reliability, many times over, and an hour of them. RECORD=FILE keeps what was counted.
+test-nightly: $(STAMP)
+	GEN_JAX_TIER=nightly GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m pytest -n 2 --dist load tests/reliability $(ARGS)
+
+soak: $(STAMP)
+	GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m tests.reliability.soak $(ARGS)
 
 # In a virtual environment of its own. Where pip's index offers only CUDA builds of torch, set
 # PIP_EXTRA_INDEX_URL to the one with CPU builds.
