@@ -47,7 +47,7 @@ quick: $(STAMP)
 
 # The faults of tests/reliability, many times over, and an hour of them. RECORD=FILE keeps what was counted.
 test-nightly: $(STAMP)
-	GEN_JAX_TIER=nightly GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m pytest -n 2 --dist load tests/reliability $(ARGS)
+	GEN_JAX_TIER=nightly GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m pytest -n 2 --dist load --timeout 3600 tests/reliability $(ARGS)
 
 soak: $(STAMP)
 	GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m tests.reliability.soak $(ARGS)
