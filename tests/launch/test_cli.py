@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from gen_jax.launch.cli import main
 from gen_jax.launch.pictures import grid
 from gen_jax.launch.sampling import draw_samples
 from gen_jax.launch.workdir import load_trained
+from tests.reliability.job import VAE, Job, logged, run, steps_of, train_line
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--config", str(ROOT / "configs" / "ddpm_digits.py:tiny")]
@@ -256,51 +255,20 @@ def test_a_workdir_without_checkpoints_is_not_sampled(tmp_path, capsys):
     fails(["train", *TINY, "--workdir", str(tmp_path)], 4, "no usable checkpoint among 1: ", capsys)
 
 
-def start(*arguments, group=False):
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "gen_jax", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=group, **pipes)
-
-
-def steps_of(work):
-    return sorted(int(p.name) for p in (work / "checkpoints").iterdir() if p.name.isdecimal())
-
-
-def wait_for(condition, process, seconds=240):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
-def test_a_signal_saves_and_the_same_line_goes_on(tmp_path):
-    """SIGTERM ends with 143, SIGINT with 130; in between another job is refused with 6."""
-    work = tmp_path / "w"
-    endless = ["train", *TINY, "--workdir", str(work), "--config.train.steps=1000000"]
-    endless += ["--config.train.save_every=1000000", "--config.optimizer.decay=constant"]
-    last = 0
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        process = start(*endless)
-        metrics = work / "metrics.jsonl"
-        lines = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-        wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > lines + 3, process)
-        if number == signal.SIGTERM:
-            second = start(*endless)
-            out, _ = second.communicate(timeout=60)
-            assert second.returncode == 6
-            assert f"in use by process {process.pid} on" in out
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == code, out
-        assert (f"resuming at step {last}" in out) == (last > 0)
-        (saved,) = steps_of(work)[-1:]
-        assert saved > last
-        assert json.loads(metrics.read_text().splitlines()[-1])["step"] == saved
-        last = saved
-    assert not list(work.rglob("*tmp*"))
+def test_a_second_job_is_told_who_holds_the_work_directory(tmp_path):
+    line = train_line(VAE, tmp_path / "w", steps=10**6, save_every=10**6)
+    with Job(line, tmp_path / "first.log") as first:
+        first.says("step 3/")
+        begin = time.monotonic()
+        code, text = run(line, tmp_path / "second.log")
+        assert code == 6, text
+        assert f"in use by process {first.pid} on" in text
+        assert time.monotonic() - begin < 10
+        first.signal(signal.SIGINT)
+        assert first.wait()[0] == 130
+    assert steps_of(tmp_path / "w") == logged(tmp_path / "w")[-1:]
+    assert not list((tmp_path / "w").rglob("*tmp*"))
 
 
 @pytest.mark.slow
@@ -311,16 +279,21 @@ def test_ctrl_c_reaches_workers_too_and_still_saves(tmp_path):
         folder = tmp_path / "images" / str(index % 2)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{index}.png").write_bytes(png_bytes(image[..., None]))
-    work = tmp_path / "w"
-    arguments = ["train", *TINY, "--workdir", str(work), "--config.train.steps=1000000"]
-    arguments += ["--config.optimizer.decay=constant", "--config.data.num_workers=2"]
-    process = start(*arguments, f"--config.data.source=folder:{tmp_path / 'images'}", group=True)
-    metrics = work / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, process)
-    os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, out
-    assert json.loads(metrics.read_text().splitlines()[-1])["step"] == steps_of(work)[-1]
+    line = train_line(
+        VAE,
+        tmp_path / "w",
+        f"--config.data.source=folder:{tmp_path / 'images'}",
+        "--config.data.num_workers=2",
+        "--config.data.holdout=0",
+        steps=10**6,
+        save_every=10**6,
+    )
+    with Job(line, tmp_path / "log", group=True) as job:
+        job.says("step 4/")
+        os.killpg(job.pid, signal.SIGINT)
+        code, text = job.wait(60)
+    assert code == 130, text
+    assert steps_of(tmp_path / "w") == logged(tmp_path / "w")[-1:]
 
 
 def test_grids_have_borders_and_hard_edges():

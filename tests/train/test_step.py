@@ -125,6 +125,55 @@ def test_a_bad_batch_changes_nothing_and_is_counted():
     assert differs(again.params, healed.params)
 
 
+class TestLeaps:
+    """A loss far above its level is left out, where that is asked for."""
+
+    WINDOW, SIGMA = 10, 6.0
+
+    def batches(self, leaps=()):
+        rng = np.random.default_rng(0)
+        for number in range(30):
+            x = rng.normal(size=(16, 3)).astype(np.float32)
+            yield {"x": jnp.asarray(100 * x if number in leaps else x)}
+
+    def train(self, leaps, **options):
+        step = jax.jit(make_train_step(toy(), SGD, turns=("gen",), **options))
+        state = start(toy())
+        refused = []
+        for number, batch in enumerate(self.batches(leaps)):
+            after, _ = step(state, {}, batch, KEY)
+            if int(after.guard.skipped) > int(state.guard.skipped):
+                refused.append(number)
+                chex.assert_trees_all_equal(after.params, state.params)
+            state = after
+        return refused, state
+
+    def test_only_those_are_refused(self):
+        options = {"spike_window": self.WINDOW, "spike_sigma": self.SIGMA}
+        assert self.train((15, 22, 23), **options)[0] == [15, 22, 23]
+        assert self.train((), **options)[0] == []
+
+    def test_before_there_is_a_level_none_is(self):
+        options = {"spike_window": self.WINDOW, "spike_sigma": self.SIGMA}
+        assert self.train((4,), **options)[0] == []
+
+    def test_by_default_none_is(self):
+        assert self.train((15,))[0] == []
+
+    def test_a_quiet_run_has_the_bits_of_an_unguarded_one(self):
+        options = {"spike_window": self.WINDOW, "spike_sigma": self.SIGMA}
+        chex.assert_trees_all_equal(self.train((), **options)[1].params, self.train(())[1].params)
+
+    def test_the_level_is_the_mean_of_what_was_accepted(self):
+        step = jax.jit(make_train_step(toy(), SGD, turns=("gen",), spike_window=100))
+        state, values = start(toy()), []
+        for batch in self.batches():
+            state, metrics = step(state, {}, batch, KEY)
+            values.append(float(metrics["gen/loss"]))
+        expected = [np.mean(values), np.mean(np.square(values))]
+        np.testing.assert_allclose(state.guard.levels["gen"], expected, rtol=1e-5)
+
+
 def test_the_average_follows_its_definition():
     model = toy()
     step = jax.jit(make_train_step(model, SGD, ema_decay=0.5))
