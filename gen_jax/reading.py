@@ -4,24 +4,43 @@ A file of a megabyte can ask for a gigabyte, and a header of a hundred bytes for
 Whatever is read here is measured first.
 """
 
-import itertools
 import json
 import math
+import os
 import re
+import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-__all__ = ["parse_json", "read_npz"]
+__all__ = ["parse_json", "read_file", "read_npz"]
 
 _MAX_DEPTH = 64
 # Of what is stored: pictures seldom shrink by more, and up to so many bytes nobody need ask.
 _MAX_RATIO = 100
 _NEVER_TOO_MUCH = 2**26
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+# Without going back (*+), or a string that never ends would take the square of its length.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+
+
+def read_file(path: Path, max_bytes: int = 2**20) -> bytes:
+    """Read a file that is no longer than it may be; a pipe, which could be endless, is no file.
+
+    Raises:
+        ValueError: if it is longer, or no file.
+        OSError: if it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("is no file")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"is longer than {max_bytes:,} bytes")
+    return data
 
 
 def parse_json(data: bytes, max_bytes: int = 2**20) -> Any:
@@ -38,10 +57,11 @@ def parse_json(data: bytes, max_bytes: int = 2**20) -> Any:
     if len(data) > max_bytes:
         raise ValueError(f"{len(data):,} bytes; at most {max_bytes:,} are read")
     text = data.decode()
-    turns = re.findall(r"[\[\]{}]", _STRING.sub("", text))
-    deepest = max(itertools.accumulate(1 if turn in "[{" else -1 for turn in turns), default=0)
-    if deepest > _MAX_DEPTH:
-        raise ValueError(f"nested {deepest} deep; at most {_MAX_DEPTH} are read")
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"nested more than {_MAX_DEPTH} deep")
     return json.loads(
         text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite_float
     )
@@ -116,13 +136,18 @@ def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray
             raise ValueError(f"{entry.filename}: holds Python objects, which are never read")
         if size > claimed:
             raise ValueError(f"{entry.filename}: promises {size:,} bytes but has {claimed:,}")
-        data = file.read()  # to the end, where the checksum is looked at
-    if len(data) != size:
-        raise ValueError(f"{entry.filename}: promises {size:,} bytes but has {len(data):,}")
-    return np.ndarray(shape, dtype, buffer=bytearray(data), order="F" if order else "C")
+        data = bytearray(size)
+        there, view = 0, memoryview(data)
+        while there < size and (read := file.readinto(view[there:])):
+            there += read
+        # Beyond the last byte, where the checksum is looked at.
+        more = len(file.read(1))
+    if there + more != size:
+        raise ValueError(f"{entry.filename}: promises {size:,} bytes and has not as many")
+    return np.ndarray(shape, dtype, buffer=data, order="F" if order else "C")
 
 
-def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,

@@ -113,5 +113,5 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path):
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
             abstract_state(build(config), (8, 8, 1)),
         )
-        restored.append(restore(tmp_path / name / "checkpoints", 4, abstract))
+        restored.append(restore(tmp_path / name / "checkpoints", 4, abstract)[0])
     chex.assert_trees_all_equal(*restored)

@@ -1,6 +1,6 @@
 """Image sources and the input pipeline: uint8 in, uint8 out, in a stateless order."""
 
-from gen_jax.data.feeding import feed
+from gen_jax.data.feeding import feed, read_in_time
 from gen_jax.data.pipeline import (
     batch_of,
     examples_of,
@@ -18,6 +18,7 @@ __all__ = [
     "hold_out",
     "open_source",
     "ordered_batches",
+    "read_in_time",
     "spread_indices",
     "train_batches",
 ]

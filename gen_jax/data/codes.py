@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gen_jax.errors import DataError
-from gen_jax.reading import parse_json, read_npz
+from gen_jax.reading import parse_json, read_file, read_npz
 
 __all__ = [
     "INDEX",
@@ -70,7 +70,7 @@ def read_index(folder: Path) -> Mapping[str, Any]:
     """
     path = folder / INDEX
     try:
-        index = parse_json(path.read_bytes())
+        index = parse_json(read_file(path))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot be read: {error}; `gen-jax encode` makes such folders"

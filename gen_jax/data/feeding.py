@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from gen_jax.data.sources import Examples
+import numpy as np
+
+from gen_jax.data.pipeline import read_some
+from gen_jax.data.sources import Examples, Source
 from gen_jax.errors import DataError, DataStalledError, GenJaxError
 
-__all__ = ["feed"]
+__all__ = ["feed", "read_in_time"]
 
 # How soon a signal is noticed by somebody who waits.
 _POLL_S = 0.1
@@ -89,3 +92,14 @@ def _as_data_error(name: str, error: BaseException) -> GenJaxError:
         return error
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return DataError(f"{name}: {lines[-1] if len(lines) > 1 else lines[0]}"[:500])
+
+
+def read_in_time(source: Source, indices: np.ndarray, on_bad: str, timeout_s: float) -> Examples:
+    """Read a few examples, as :func:`read_some`, but do not wait for ever.
+
+    Raises:
+        DataError: for an example that cannot be read.
+        DataStalledError: if they did not come in time.
+    """
+    parts = (read_some(source, part, on_bad) for part in [indices])
+    return next(feed(parts, name=source.name, timeout_s=timeout_s))

@@ -6,6 +6,7 @@ starts anywhere by counting, and any number of hosts reads the same global batch
 across epoch boundaries, so that none is ever short.
 """
 
+import faulthandler
 import functools
 import os
 import signal
@@ -25,6 +26,7 @@ __all__ = [
     "batch_of",
     "examples_of",
     "ordered_batches",
+    "read_some",
     "shuffled_indices",
     "spread_indices",
     "train_batches",
@@ -72,7 +74,8 @@ def batch_of(step: int, skip: Sequence[int] = ()) -> int:
 
     Args:
         step: steps taken before it.
-        skip: batches that are left out, counted from 1, as the steps in a log are.
+        skip: batches that are left out, counted from 1: the first steps of a run, while nothing
+            is skipped, have the same numbers.
     """
     batch = step
     for number in sorted(set(skip)):
@@ -80,12 +83,9 @@ def batch_of(step: int, skip: Sequence[int] = ()) -> int:
     return batch
 
 
-def examples_of(
-    step: int, *, size: int, seed: int, batch_size: int, skip: Sequence[int] = ()
-) -> np.ndarray:
-    """Tell which examples a step is made of: int64 [batch_size] in [0, size)."""
-    positions = batch_of(step, skip) * batch_size + np.arange(batch_size)
-    return shuffled_indices(positions, size, seed)
+def examples_of(batch: int, *, size: int, seed: int, batch_size: int) -> np.ndarray:
+    """Tell which examples a batch of the order is made of: int64 [batch_size] in [0, size)."""
+    return shuffled_indices(batch * batch_size + np.arange(batch_size), size, seed)
 
 
 def train_batches(
@@ -176,7 +176,29 @@ def train_batches(
         )
     if max_bad_fraction is None or source.in_memory:
         return iter(batches)
-    return _counting_replaced(iter(batches), source, max_bad_fraction)
+    share = max_bad_fraction * len(mine) / batch_size  # of several processes each counts its own
+    return _counting_replaced(iter(batches), source, share, max_bad_fraction)
+
+
+def read_some(source: Source, indices: np.ndarray, on_bad: str) -> Examples:
+    """Read examples, as training would.
+
+    Args:
+        source: an open source.
+        indices: int64 [n].
+        on_bad: ``"skip"``: what cannot be read is replaced by the next that can.
+
+    Raises:
+        DataError: for an example that cannot be read.
+    """
+    if on_bad != "skip" or source.in_memory:
+        return source.read(indices)
+    parts = [_read_or_replace(source, indices[i : i + 1]) for i in range(len(indices))]
+    return {
+        name: np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+        if name != "replaced"
+    }
 
 
 def _read_or_replace(source: Source, index: np.ndarray) -> Examples:
@@ -191,7 +213,7 @@ def _read_or_replace(source: Source, index: np.ndarray) -> Examples:
 
 
 def _counting_replaced(
-    batches: Iterator[Examples], source: Source, max_fraction: float
+    batches: Iterator[Examples], source: Source, share: float, max_fraction: float
 ) -> Iterator[Examples]:
     """Tell of each bad example once, and give up when there are too many."""
     bad: set[int] = set()
@@ -204,7 +226,7 @@ def _counting_replaced(
                 reason = f"{source.name}[{index}]: could not be read a moment ago"
             except DataError as error:
                 reason = str(error)
-            if len(bad) > max_fraction * source.size:
+            if len(bad) > share * source.size:
                 raise DataError(
                     f"{reason}; {len(bad)} bad examples of {source.size:,} are more than "
                     f"data.max_bad_fraction {max_fraction:g}"
@@ -265,6 +287,7 @@ def _end_with_parent(worker: int, num_workers: int) -> None:
     del worker, num_workers
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # a trainer that waits asks why
     parent = os.getppid()
 
     def watch() -> None:

@@ -5,16 +5,20 @@ module it names, and the reader of records takes a shortened file for an empty o
 at before.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gen_jax.errors import DataError
-from gen_jax.reading import parse_json
+from gen_jax.reading import parse_json, read_file
 
 __all__ = ["open_records"]
 
+# As TFDS writes them itself: what it would first rewrite is not looked at, and so not taken.
+_NAME = r"[a-z][a-z0-9_]*(/[\w.+-]+)?(:[\w.*]+)?"
+_FEATURES = "features.json"
 _OWN_CLASSES = r"tensorflow_datasets\.core\.features\.\w+\.\w+"
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
@@ -35,9 +39,15 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
         DataError: naming the file or the feature that is not as it should be.
     """
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.utils import file_utils
 
     name = f"tfds:{dataset}/{split}"
-    _see_that_it_names_no_code(dataset, Path(data_dir or tfds.core.constants.DATA_DIR))
+    if not re.fullmatch(_NAME, dataset):
+        raise DataError(
+            f"{name}: a name in lower case is needed, with or without /config or :version"
+        )
+    for folder in file_utils.list_data_dirs(data_dir):
+        _see_that_it_names_no_code(dataset, Path(folder))
     try:
         # Passing data_dir alone silently switches the format back to tfrecord, which cannot be
         # read without TensorFlow.
@@ -66,9 +76,13 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
 
 def _see_that_it_names_no_code(dataset: str, data_dir: Path) -> None:
     folder = data_dir.expanduser() / re.split(r"[/:]", dataset)[0]
-    for path in sorted(folder.rglob("features.json")):
+    # TFDS follows links, and so must this; walk() says nothing of a folder that is not there.
+    found = (
+        Path(place) for place, _, files in os.walk(folder, followlinks=True) if _FEATURES in files
+    )
+    for path in sorted(place / _FEATURES for place in found):
         try:
-            features = parse_json(path.read_bytes())
+            features = parse_json(read_file(path))
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         for key, value in _strings(features):

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, TypeVar
@@ -22,6 +22,7 @@ from gen_jax.errors import ConfigError, GenJaxError, StalledError
 __all__ = [
     "Place",
     "agree",
+    "agree_on_all",
     "connected",
     "find_place",
     "is_alone",
@@ -291,6 +292,19 @@ def agree(number: int | None) -> int | None:
 
     first = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number)))
     return None if first < 0 else first
+
+
+def agree_on_all(numbers: Sequence[int]) -> list[int]:
+    """Give every process the first one's whole numbers from 0, the last 64 of them."""
+    if is_alone():
+        return list(numbers)
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    mine = np.full(64, -1, np.int32)
+    last = list(numbers)[-64:]
+    mine[: len(last)] = last
+    return [int(x) for x in multihost_utils.broadcast_one_to_all(mine) if x >= 0]
 
 
 def together(action: Callable[[], T]) -> T:

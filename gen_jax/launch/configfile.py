@@ -13,7 +13,7 @@ from ml_collections import config_dict, config_flags
 
 from gen_jax.errors import CheckpointError, ConfigError
 from gen_jax.launch.schema import Fault, fields_of, find_faults, flatten, nearest
-from gen_jax.reading import parse_json
+from gen_jax.reading import parse_json, read_file
 
 __all__ = ["from_json", "load_config", "to_json"]
 
@@ -111,7 +111,7 @@ def from_json(path: Path) -> dict[str, Any]:
         CheckpointError: if it is not there, not JSON, or not a config of this version.
     """
     try:
-        config = parse_json(path.read_bytes())
+        config = parse_json(read_file(path))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax.errors import ConfigError
+from gen_jax.errors import CheckpointError
 from gen_jax.launch.schema import fields_of, flatten
 from gen_jax.launch.stage1 import load_codec
 from gen_jax.protocols import Batch, Model
@@ -40,8 +40,7 @@ def build(config: Mapping[str, Any], stage1: Path | None = None) -> Experiment:
         stage1: where the first stage is, for a second one; by default where the config says.
 
     Raises:
-        CheckpointError: if the first stage cannot be loaded.
-        ConfigError: if it does not fit.
+        CheckpointError: if the first stage cannot be loaded, or does not fit.
     """
     values = flatten(config)
     fields = fields_of(values["family"])
@@ -52,7 +51,7 @@ def build(config: Mapping[str, Any], stage1: Path | None = None) -> Experiment:
         return family.build(values)
     first = load_codec(stage1 or Path(values["stage1"]))
     if first.image_shape != tuple(values["data.shape"]):
-        raise ConfigError(
+        raise CheckpointError(
             f"data.shape: {values['data.shape']}; {first.image_shape} is needed, which the first "
             "stage was trained on"
         )

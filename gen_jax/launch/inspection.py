@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gen_jax.data import spread_indices
+from gen_jax.data import read_in_time, spread_indices
 from gen_jax.launch.pictures import grid, pairs
 from gen_jax.launch.sampling import draw_samples
 from gen_jax.launch.sources import open_checked
@@ -48,7 +48,12 @@ def _make_reconstruct(
     if model.encode is None or not config["train"]["sample_every"]:
         return lambda state: {}
     held_out = open_checked(config, "validation") if config["data"]["holdout"] else source
-    batch = held_out.read(spread_indices(held_out, 64))
+    batch = read_in_time(
+        held_out,
+        spread_indices(held_out, 64),
+        config["data"]["on_bad"],
+        config["data"]["timeout_s"],
+    )
     label = batch["label"] if experiment.num_classes else None
 
     def again(params: Any, stats: Any, image: Any, label: Any) -> Any:

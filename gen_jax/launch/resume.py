@@ -7,12 +7,12 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from gen_jax.errors import CheckpointError, ConfigError, DamagedError, DataError, StorageError
-from gen_jax.launch.cluster import agree, is_first, together
+from gen_jax.errors import CheckpointError, DamagedError, DataError, StorageError
+from gen_jax.launch.cluster import agree_on_all, is_first, together
 from gen_jax.launch.configfile import from_json
 from gen_jax.launch.schema import frozen_changes
 
@@ -21,6 +21,7 @@ __all__ = [
     "check_unchanged",
     "checkpoint_steps",
     "newest_good",
+    "newest_good_beside",
     "put_away",
     "resume",
     "see_that_there_is_room",
@@ -30,7 +31,7 @@ __all__ = [
 T = TypeVar("T")
 
 # How often a running job may delete a step while it is being read.
-_RETRIES = 5
+_RETRIES = 20
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
@@ -50,7 +51,8 @@ class Resuming(NamedTuple):
 
 def put_away(workdir: Path) -> None:
     """Move what a run has made to ``before-<n>``: to begin anew is not to destroy."""
-    made = ("checkpoints", "config.json", "metrics.jsonl", "tensorboard", "images", "stage1")
+    # Checkpoints last: until then the rest is known to be unfinished business.
+    made = ("config.json", "metrics.jsonl", "tensorboard", "images", "stage1", "checkpoints")
     there = [workdir / name for name in made if (workdir / name).exists()]
     if not there:
         return
@@ -115,15 +117,14 @@ def resume(
     folder = workdir / "checkpoints"
 
     def read(step: int) -> tuple[Any, Any]:
-        before = together(lambda: checkpoint.read_meta(folder, step))
-        return together(lambda: checkpoint.restore(folder, step, target)), before
+        return checkpoint.restore(folder, step, target, together)
 
     def rename(path: Path) -> None:
         together(lambda: set_aside(path) if is_first() else None)
 
-    if agree(max(checkpoint_steps(workdir), default=None)) is None:
-        return None
-    found = newest_good(workdir, read, strict=resuming.strict, rename=rename)
+    # Over a network's file system another process may see others.
+    steps = agree_on_all(checkpoint_steps(workdir))
+    found = newest_good(folder, steps, read, strict=resuming.strict, rename=rename)
     if found is None:
         return None
     step, (state, before) = found
@@ -134,11 +135,11 @@ def resume(
 
 
 def newest_good(
-    workdir: Path,
+    folder: Path,
+    steps: Sequence[int],
     read: Callable[[int], T],
     *,
     strict: bool = False,
-    may_vanish: bool = False,
     rename: Callable[[Path], None] = lambda path: None,
 ) -> tuple[int, T] | None:
     """Read the newest step, or where it is damaged the one before it, and so on.
@@ -146,10 +147,10 @@ def newest_good(
     What is damaged is told on stderr, and only when a good step was found is anything renamed.
 
     Args:
-        workdir: of the run.
+        folder: of the checkpoints.
+        steps: that are there, in order; of many processes, the same for all.
         read: reads and verifies a step; raises DamagedError for one that is not what was saved.
         strict: accept only the newest.
-        may_vanish: whether a running job may delete steps meanwhile.
         rename: called with the path of each damaged step that was passed over.
 
     Returns:
@@ -158,38 +159,57 @@ def newest_good(
     Raises:
         CheckpointError: if no step is good, or with ``strict`` the newest is not.
     """
-    for _ in range(_RETRIES if may_vanish else 1):
-        damaged: list[tuple[int, DamagedError]] = []
-        vanished = False
-        for step in reversed(checkpoint_steps(workdir)):
-            path = workdir / "checkpoints" / str(step)
-            try:
-                with _quiet_threads():
-                    result = read(step)
-            except DamagedError as error:
-                if strict:
-                    raise
-                if not path.exists():
-                    vanished = True
-                damaged.append((step, error))
-                continue
-            for bad, error in damaged:
-                if (workdir / "checkpoints" / str(bad)).exists():
-                    print(
-                        f"gen_jax: {error.area}: {error}; step {step} is used instead",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    rename(workdir / "checkpoints" / str(bad))
-            return step, result
-        if not vanished:
-            break
+    damaged: list[tuple[int, DamagedError]] = []
+    for step in reversed(steps):
+        try:
+            with _quiet_threads():
+                result = read(step)
+        except DamagedError as error:
+            if strict:
+                raise
+            damaged.append((step, error))
+            continue
+        for bad, error in damaged:
+            line = f"gen_jax: {error.area}: {error}; step {step} is used instead"
+            print(line, file=sys.stderr, flush=True)
+            rename(folder / str(bad))
+        return step, result
     if not damaged:
         return None
-    raise CheckpointError(
-        f"{workdir}: no usable checkpoint among {len(damaged)}: "
-        f"{'; '.join(str(error) for _, error in damaged[:3])}"
-    )
+    told = "; ".join(str(error) for _, error in damaged[:3])
+    raise CheckpointError(f"{folder}: no usable checkpoint among {len(damaged)}: {told}")
+
+
+def newest_good_beside(workdir: Path, read: Callable[[int], T]) -> tuple[int, T] | None:
+    """Read the newest good step while a job may be running there, saving new and deleting old.
+
+    A step that fails to be read while others come or go was probably being deleted: then what is
+    there now is tried. Nothing is renamed.
+
+    Raises:
+        CheckpointError: as :func:`newest_good`.
+    """
+    for attempt in range(_RETRIES):
+        steps = checkpoint_steps(workdir)
+        last = attempt == _RETRIES - 1
+
+        def read_here(step: int, steps: list[int] = steps, last: bool = last) -> T:
+            try:
+                return read(step)
+            except DamagedError as error:
+                if not last and checkpoint_steps(workdir) != steps:
+                    raise _ChangedError from error
+                raise
+
+        try:
+            return newest_good(workdir / "checkpoints", steps, read_here)
+        except _ChangedError:
+            time.sleep(0.1)
+    return None
+
+
+class _ChangedError(Exception):
+    """What was there is not what is there now."""
 
 
 @contextlib.contextmanager
@@ -222,6 +242,8 @@ def set_aside(path: Path) -> None:
         target = path.with_name(f"{path.name}.corrupt-{number}")
     try:
         path.rename(target)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise StorageError(f"{path}: cannot be renamed: {error.strerror}") from error
 
@@ -265,7 +287,7 @@ def _check_skipped(meta: Mapping[str, Any], config: Mapping[str, Any], step: int
         n for n in before ^ set(config["data"]["skip_steps"]) if n <= batch_of(step, sorted(before))
     ]
     if past:
-        raise ConfigError(
+        raise CheckpointError(
             f"data.skip_steps: {min(past)}; step {step} is behind it already, and only what comes "
-            "can still be changed"
+            f"can still be changed; to go back, move checkpoints/{step} and other later ones away"
         )

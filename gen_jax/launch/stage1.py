@@ -90,8 +90,19 @@ def take_over(source: Path, workdir: Path) -> None:
     if target.is_dir() and checkpoint_steps(workdir):
         return
     _see_that_it_has_codes(source)
-    step = load_weights(source).step  # the newest that is what was saved
-    temporary = workdir / f".{FOLDER}.tmp"
+    for attempt in reversed(range(3)):
+        step = load_weights(source).step  # the newest that is what was saved
+        try:
+            _copy(source, step, workdir)
+        except CheckpointError:  # a running job has deleted it meanwhile
+            if not attempt:
+                raise
+        else:
+            return
+
+
+def _copy(source: Path, step: int, workdir: Path) -> None:
+    target, temporary = workdir / FOLDER, workdir / f".{FOLDER}.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -104,7 +115,7 @@ def take_over(source: Path, workdir: Path) -> None:
         )
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
-    except shutil.Error as error:  # of single files, mostly because training removed them
+    except (shutil.Error, FileNotFoundError) as error:  # mostly because training removed them
         raise CheckpointError(
             f"{source}: step {step} could not be copied; try again, or after its training"
         ) from error

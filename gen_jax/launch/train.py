@@ -3,6 +3,9 @@
 import contextlib
 import faulthandler
 import itertools
+import multiprocessing
+import os
+import signal
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.errors import DataError, DataStalledError, NonFiniteError, StorageError
+from gen_jax.errors import DataStalledError, NonFiniteError, StorageError
 from gen_jax.files import write_file
 from gen_jax.launch.cluster import agree, is_alone, is_first, stop_signals, together
 from gen_jax.launch.configfile import to_json
@@ -46,7 +49,11 @@ def run_training(config: Mapping[str, Any], workdir: Path, resuming: Resuming | 
         GenJaxError: see the subclasses.
     """
     resuming = resuming or Resuming()
-    with contextlib.ExitStack() as held, stop_signals() as (received, stop):
+    with (
+        contextlib.ExitStack() as held,
+        stop_signals() as (received, stop),
+        _stacks_of_a_stall(workdir),
+    ):
         together(lambda: _take(config, workdir, resuming, held))
         together(lambda: _see_that_it_is_shared(workdir))
         _train(config, workdir, resuming, stop, lambda: bool(received))
@@ -143,9 +150,9 @@ def _train(
             save=lambda state, wait: checkpoint.save(manager, state, meta, wait=wait),
             check=lambda: checkpoint.see_that_saving_goes_well(manager),
             rescue=rescue,
-            inspect=make_inspect(config, experiment, source, mesh),
+            inspect=together(lambda: make_inspect(config, experiment, source, mesh)),
             stop=stop,
-            examples=_examples(config, source),
+            origin=_origin(config, source),
             window=_window(config, workdir),
         )
         start = time.perf_counter()
@@ -156,9 +163,6 @@ def _train(
         except NonFiniteError as error:
             error.everywhere = True  # all processes see the same numbers
             raise
-        except DataStalledError as error:
-            path = _write_stacks(workdir)
-            raise DataStalledError(f"{error}; where every thread stood is in {path}") from error
         print(
             f"step {int(state.step)} of {loop.steps} after "
             f"{time.perf_counter() - start:.1f} s; checkpoints in {folder}",
@@ -170,26 +174,31 @@ def _batch_shapes(config: Mapping[str, Any], source: Any) -> Mapping[str, Any]:
     """Give the shapes of a global batch, from one example."""
     import jax
 
-    size = config["data"]["batch_size"]
-    example = together(lambda: _first_readable(source))
+    from gen_jax.data import read_in_time
+
+    data, index = config["data"], np.zeros(1, np.int64)
+    size = data["batch_size"]
+    example = together(lambda: read_in_time(source, index, data["on_bad"], data["timeout_s"]))
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), dict(example)
     )
 
 
-def _first_readable(source: Any) -> Mapping[str, Any]:
-    """Read any example; whether all are good is for the run to see."""
-    for index in range(min(100, source.size)):
-        with contextlib.suppress(DataError):
-            return source.read(np.array([index]))
-    return source.read(np.array([0]))  # and raise
-
-
-def _write_stacks(workdir: Path) -> Path:
-    path = workdir / f"stacks-{int(time.time())}.txt"
-    with contextlib.suppress(OSError), open(path, "w") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-    return path
+@contextlib.contextmanager
+def _stacks_of_a_stall(workdir: Path) -> Iterator[None]:
+    """When data does not come, write down where everybody stands, and ask the workers too."""
+    try:
+        yield
+    except DataStalledError as error:
+        path = workdir / f"stacks-{int(time.time())}.txt"
+        with contextlib.suppress(OSError), open(path, "w") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+        for worker in multiprocessing.active_children():
+            with contextlib.suppress(OSError):
+                os.kill(worker.pid or 0, signal.SIGUSR1)
+        time.sleep(0.5)  # they write to stderr
+        error.args = (f"{error}; where every thread stood is in {path}",)
+        raise
 
 
 def _outputs(
@@ -235,22 +244,22 @@ def _batches(
     return feed(batches, name=source.name, timeout_s=timeout, interrupted=interrupted)
 
 
-def _examples(config: Mapping[str, Any], source: Any) -> Callable[[int], list[int]]:
-    from gen_jax.data import examples_of
+def _origin(config: Mapping[str, Any], source: Any) -> Callable[[int], str]:
+    """Make what tells the batch and the examples of a step, as ``data.skip_steps`` counts them."""
+    from gen_jax.data import batch_of, examples_of
 
     data = config["data"]
 
-    def examples(step: int) -> list[int]:
+    def origin(step: int) -> str:
+        batch = batch_of(step - 1, data["skip_steps"])
         indices = examples_of(
-            step - 1,
-            size=source.size,
-            seed=config["seed"],
-            batch_size=data["batch_size"],
-            skip=data["skip_steps"],
+            batch, size=source.size, seed=config["seed"], batch_size=data["batch_size"]
         )
-        return (indices if source.indices is None else source.indices[indices]).tolist()
+        indices = indices if source.indices is None else source.indices[indices]
+        shown = ", ".join(map(str, indices[:16])) + (", ..." if len(indices) > 16 else "")
+        return f"batch {batch + 1}, examples {shown}"
 
-    return examples
+    return origin
 
 
 def _make_loop(config: Mapping[str, Any], **actions: Any) -> Any:

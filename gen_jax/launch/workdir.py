@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen_jax.errors import CheckpointError, StorageError, WorkdirInUseError
 from gen_jax.launch.configfile import from_json
-from gen_jax.launch.resume import checkpoint_steps, newest_good
+from gen_jax.launch.resume import checkpoint_steps, newest_good_beside
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -114,7 +114,7 @@ def load_weights(workdir: Path) -> Saved:
     """
     from gen_jax.launch.experiment import abstract_state, build
     from gen_jax.launch.stage1 import FOLDER
-    from gen_jax.train.checkpoint import read_meta, restore_weights
+    from gen_jax.train.checkpoint import restore_weights
 
     config = from_json(workdir / "config.json")
     if not checkpoint_steps(workdir):
@@ -123,14 +123,12 @@ def load_weights(workdir: Path) -> Saved:
     abstract = abstract_state(experiment, tuple(config["data"]["shape"]))
     folder = workdir / "checkpoints"
 
-    def read(step: int) -> tuple["PyTree", Mapping[str, Any]]:
-        return restore_weights(folder, step, abstract), read_meta(folder, step)["spec"]
-
-    found = newest_good(workdir, read, may_vanish=True)
+    found = newest_good_beside(workdir, lambda step: restore_weights(folder, step, abstract))
     if found is None:
         raise CheckpointError(f"{workdir}: no checkpoint any more")
-    step, (weights, spec) = found
-    digests = "".join(x[2] for name, x in sorted(spec.items()) if name.startswith(".ema_params"))
+    step, (weights, meta) = found
+    arrays = sorted(meta["spec"].items())
+    digests = "".join(x[2] for name, x in arrays if name.startswith(".ema_params"))
     digest = hashlib.sha256(digests.encode()).hexdigest()[:16]
     return Saved(config, experiment, step, weights["ema_params"], weights["stats"], digest)
 

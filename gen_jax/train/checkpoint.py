@@ -8,12 +8,13 @@ digests tell.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from gen_jax.errors import CheckpointError, DamagedError, NonFiniteError, StorageError
+from gen_jax.reading import read_file
 from gen_jax.train.integrity import inspect_leaves, seal, unseal
 from gen_jax.train.state import TrainState
 from gen_jax.typing import PyTree
@@ -37,6 +39,9 @@ __all__ = [
 ]
 
 FORMAT = 1
+# Far more than names, shapes and digests of a million arrays.
+MAX_META_BYTES = 2**28
+_IN_THE_WAY = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Too many open files")
 _WEIGHTS = ("ema_params", "stats")
 
 
@@ -144,47 +149,75 @@ def read_meta(directory: Path, step: int) -> Mapping[str, Any]:
     path = directory / str(step)
     try:
         _see_that_it_is_plain(path)
-        meta = unseal((path / "meta" / "metadata").read_bytes())
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+        meta = unseal(read_file(path / "meta" / "metadata", MAX_META_BYTES))
+    except (OSError, ValueError, MemoryError) as error:
+        raise _unreadable(path, error) from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: of format {meta.get('format')}; this version reads {FORMAT}"
+            f"{path}: of format {meta.get('format')!r}; this version reads {FORMAT}"
         )
+    if not _is_meta(meta, step):
+        raise DamagedError(f"{path}: damaged: what stands beside its arrays is not of this step")
     return meta
 
 
-def restore(directory: Path, step: int, abstract: TrainState) -> TrainState:
+def restore(
+    directory: Path,
+    step: int,
+    abstract: TrainState,
+    together: Callable[[Callable[[], Any]], Any] = lambda action: action(),
+) -> tuple[TrainState, Mapping[str, Any]]:
     """Restore a state into the shapes, types and shardings of ``abstract``, and verify it.
 
+    Args:
+        directory: of all steps.
+        step: which of them.
+        abstract: the state's shapes, types and shardings.
+        together: does on all processes what may fail on one of them, and fails on all alike.
+
+    Returns:
+        The state, and what was saved beside it.
+
     Raises:
-        CheckpointError: if the checkpoint is of another network, naming the arrays that differ.
+        CheckpointError: if the checkpoint is of another network, naming the arrays that differ, or
+            cannot be read now, though it may be good.
         DamagedError: if it is not what was saved, naming the array or the reason.
     """
-    spec = _check_spec(directory, step, _spec(abstract))
+    path = directory / str(step)
+    meta = together(lambda: read_meta(directory, step))
+    together(lambda: _check_spec(path, meta["spec"], _spec(abstract)))
     weights, training = _split(abstract)
-    items = _restore_items(directory / str(step), weights=weights, training=training)
+    items = together(lambda: _restore_items(path, weights=weights, training=training))
     state = abstract.replace(**items["weights"], **items["training"])
-    _verify(directory / str(step), state, spec)
-    return state
+    together(lambda: _verify(path, state, meta["spec"]))
+    return state, meta
 
 
-def restore_weights(directory: Path, step: int, abstract: TrainState) -> PyTree:
+def restore_weights(
+    directory: Path, step: int, abstract: TrainState
+) -> tuple[PyTree, Mapping[str, Any]]:
     """Restore and verify only what sampling needs: ``{"ema_params": ..., "stats": ...}``.
+
+    Speaks to no other process.
+
+    Returns:
+        These, and what was saved beside them.
 
     Raises:
         CheckpointError, DamagedError: as :func:`restore`.
     """
+    path = directory / str(step)
+    meta = read_meta(directory, step)
     weights, _ = _split(abstract)
     prefixes = tuple(f".{name}" for name in _WEIGHTS)
     expected = {name: x for name, x in _spec(abstract).items() if name.startswith(prefixes)}
-    spec = _check_spec(directory, step, expected)
+    _check_spec(path, meta["spec"], expected)
     # Said explicitly, or orbax would look for the devices that the checkpoint was written on.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), weights)
-    restored = _restore_items(directory / str(step), weights=weights)["weights"]
-    _verify(directory / str(step), abstract.replace(**restored), spec)
-    return restored
+    restored = _restore_items(path, weights=weights)["weights"]
+    _verify(path, abstract.replace(**restored), meta["spec"])
+    return restored, meta
 
 
 def _split(state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
@@ -198,9 +231,23 @@ def _spec(tree: PyTree) -> dict[str, list]:
     return {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
 
 
-def _check_spec(directory: Path, step: int, expected: Mapping[str, list]) -> Mapping[str, list]:
+def _is_meta(meta: Mapping[str, Any], step: int) -> bool:
+    """Tell whether what was sealed is what :func:`save` seals, and of this step."""
+    spec = meta.get("spec")
+    return (
+        meta.get("step") == step
+        and isinstance(spec, dict)
+        and all(
+            re.match(r"\.\w", name)
+            and isinstance(x, list)
+            and [type(part) for part in x] == [list, str, str]
+            for name, x in spec.items()
+        )
+    )
+
+
+def _check_spec(path: Path, spec: Mapping[str, list], expected: Mapping[str, list]) -> None:
     """Compare names, shapes and types ourselves: orbax casts silently and names no parameter."""
-    spec = read_meta(directory, step)["spec"]
     prefixes = {_field(name) for name in expected}
     found = {name: list(x[:2]) for name, x in spec.items() if _field(name) in prefixes}
     different = [
@@ -210,10 +257,7 @@ def _check_spec(directory: Path, step: int, expected: Mapping[str, list]) -> Map
     ]
     if different:
         more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
-        raise CheckpointError(
-            f"{directory / str(step)}: does not fit the config: {'; '.join(different[:3])}{more}"
-        )
-    return spec
+        raise CheckpointError(f"{path}: does not fit the config: {'; '.join(different[:3])}{more}")
 
 
 def _field(name: str) -> str:
@@ -237,14 +281,20 @@ def _see_that_it_is_plain(path: Path) -> None:
 
 
 def _restore_items(path: Path, **items: PyTree) -> dict[str, Any]:
+    # Each process for itself: orbax would let it wait for the others where it may fail alone.
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=None, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
     restored = {}
     for name, tree in items.items():
-        handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        reader = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+        handler = ocp.Checkpointer(reader, multiprocessing_options=options)
         try:
             args = ocp.args.StandardRestore(tree)
             restored[name] = handler.restore((path / name).absolute(), args=args)
         except Exception as error:  # orbax raises whatever its storage and JSON readers raise
-            raise _damaged(path, error) from error
+            raise _unreadable(path, error) from error
         finally:
             handler.close()
     return restored
@@ -258,9 +308,14 @@ def _verify(path: Path, state: PyTree, spec: Mapping[str, list]) -> None:
         raise DamagedError(f"{path}: damaged: {wrong[0]} is not what was saved{more}")
 
 
-def _damaged(path: Path, error: Exception) -> DamagedError:
-    if isinstance(error, FileNotFoundError) and not path.exists():
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Tell damage, which another step may not have, from what only stands in the way now."""
+    if not path.exists():
         return DamagedError(f"{path}: no longer there")
+    wrong = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, None)
+    in_the_way = isinstance(error, MemoryError) or any(word in str(error) for word in _IN_THE_WAY)
+    if in_the_way or (isinstance(error, OSError) and error.errno not in wrong):
+        return CheckpointError(f"{path}: cannot be read now: {_first_line(error)}")
     return DamagedError(f"{path}: damaged: {_first_line(error)}")
 
 

@@ -5,14 +5,14 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from gen_jax.errors import NonFiniteError
+from gen_jax.errors import GenJaxError, NonFiniteError
 from gen_jax.protocols import Batch
 from gen_jax.train.engines import Engine
 from gen_jax.train.profiling import Window
@@ -33,7 +33,7 @@ class Loop(NamedTuple):
     ``report(step, metrics)`` and ``show(step, images)`` write, ``save(state, wait)`` checkpoints,
     ``check()`` raises if a save in the background has failed, ``rescue(state)`` saves it when the
     data has failed, ``inspect(state)`` looks at the model and gives ``(metrics, images)``,
-    ``stop(step)`` says whether somebody asked for an end, and ``examples(step)`` which examples a
+    ``stop(step)`` says whether somebody asked for an end, and ``origin(step)`` in words what data a
     step was made of. Nothing here may change the state. Of many processes, all must save, inspect
     and stop at the same steps.
     """
@@ -51,7 +51,7 @@ class Loop(NamedTuple):
     rescue: Callable[[TrainState], None]
     inspect: Callable[[TrainState], tuple[Metrics, Mapping[str, np.ndarray]]]
     stop: Callable[[int], bool]
-    examples: Callable[[int], Sequence[int]]
+    origin: Callable[[int], str]
     window: Window  # of steps to profile
 
 
@@ -105,11 +105,8 @@ def train(
             done += 1
             loop.window.close(done, metrics)
             if done < loop.steps:
-                try:
+                with _rescued(loop, meter, state, unread, (done, metrics)):
                     batch = fetch()
-                except BaseException:
-                    loop.rescue(state)  # bad data must not cost the steps before it
-                    raise
             loop.check()
             # Only now, with the next step under way, are the last one's numbers asked for.
             if unread is not None:
@@ -138,6 +135,24 @@ def train(
     if saved != done:
         loop.save(state, True)
     return state
+
+
+@contextlib.contextmanager
+def _rescued(
+    loop: Loop, meter: "_Meter", state: TrainState, *unread: tuple[int, PyTree] | None
+) -> Iterator[None]:
+    """See that bad data costs neither the steps before it nor their numbers."""
+    try:
+        yield
+    except BaseException as error:
+        for numbers in unread:
+            if numbers is not None:
+                meter.read(*numbers)
+        try:
+            loop.rescue(state)
+        except GenJaxError as second:  # the first error is still the one to tell
+            error.args = (f"{error}; and the state could not be saved: {second}",)
+        raise
 
 
 def _compile(engine: Engine, *arguments: PyTree) -> Callable:
@@ -183,9 +198,7 @@ class _Meter:
             for name, value in numbers.items()
             if name.endswith(("/loss", "/grad_norm")) and not math.isfinite(value)
         )
-        examples = self._loop.examples(step)
-        shown = ", ".join(map(str, examples[:16])) + (" ..." if len(examples) > 16 else "")
-        what = f"step {step}: {culprits or 'a loss leapt'}, from examples {shown}"
+        what = f"step {step}: {culprits or 'a loss leapt'}, from {self._loop.origin(step)}"
         self._bar.write(f"{what}: nothing was learned from it", file=sys.stderr)
         many = len(self._refused) > _MAX_REFUSED
         if consecutive >= self._loop.max_bad_steps or many:

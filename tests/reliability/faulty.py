@@ -2,7 +2,8 @@
 
 ``nan``: steps whose loss is not a number. ``nan_from``: the first of all such steps. ``hang``: the
 example whose reading never ends; ``raise``: whose reading fails as no reader should; ``die``: which
-kills its reader. ``pace``: seconds that a step takes at least.
+kills its reader. ``pace``: seconds that a step takes at least. ``cannot_read``: a step that one
+``process`` cannot restore.
 """
 
 import json
@@ -34,6 +35,22 @@ def spoil_losses(steps, first):
         return experiment._replace(model=experiment.model._replace(losses=losses))
 
     gen_jax.launch.experiment.build = build_spoilt
+
+
+def fail_to_read(step, process):
+    """Let one process find a good step damaged, as orbax would."""
+    import jax
+
+    from gen_jax.train import checkpoint
+
+    read = checkpoint._restore_items
+
+    def read_or_fail(path, **items):
+        if path.name == str(step) and jax.process_index() == process:
+            raise checkpoint.DamagedError(f"{path}: damaged: as it seems from here")
+        return read(path, **items)
+
+    checkpoint._restore_items = read_or_fail
 
 
 def slow_down(pace):
@@ -76,6 +93,8 @@ if __name__ == "__main__":
         spoil_losses(fault.get("nan"), fault.get("nan_from"))
     if fault.keys() & {"hang", "raise", "die"}:
         spoil_reading(fault)
+    if "cannot_read" in fault:
+        fail_to_read(fault["cannot_read"], fault["process"])
     if "pace" in fault:
         slow_down(fault["pace"])
     from gen_jax.launch import cli

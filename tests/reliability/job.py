@@ -16,7 +16,7 @@ from gen_jax.train.checkpoint import read_meta
 
 ROOT = Path(__file__).parent.parent.parent
 NIGHTLY = os.environ.get("GEN_JAX_TIER") == "nightly"
-DDPM, VAE, AAE = ("ddpm_digits", "vae_mnist", "aae_mnist")
+DDPM, VAE, AAE, KLAE = ("ddpm_digits", "vae_mnist", "aae_mnist", "klae_mnist")
 
 
 def tries(fast, nightly):

@@ -24,7 +24,9 @@ from gen_jax.train.sharding import make_mesh
 from tests.reliability.job import ROOT, environment, record, tries
 from tests.train.toy import toy
 
-BATCH = {"x": np.ones((8, 3), np.float32)}
+# Arrays large enough not to lie in the nodes of orbax's index, which have checksums, and random
+# enough not to be compressed: where a bit flips, a number changes.
+BATCH = {"x": np.random.default_rng(0).normal(size=(8, 128)).astype(np.float32)}
 OPTIMIZERS = {"gen": optax.adam(0.1), "disc": optax.adam(0.1)}
 
 
@@ -63,9 +65,11 @@ def copied(saved, tmp_path):
 
 
 def restored(workdir, target, **options):
-    step, state = newest_good(
-        workdir,
-        lambda step: checkpoint.restore(workdir / "checkpoints", step, target),
+    folder = workdir / "checkpoints"
+    step, (state, _) = newest_good(
+        folder,
+        checkpoint_steps(workdir),
+        lambda step: checkpoint.restore(folder, step, target),
         rename=set_aside,
         **options,
     )
@@ -103,6 +107,40 @@ def mutate(path, how, rng):
         path.write_bytes(data)
 
 
+def count_silent_errors(saved, copied, target, monkeypatch, count):
+    """Count single flips in array data that orbax alone restores as if nothing were wrong."""
+    rng, silent = random.Random(1), 0
+    monkeypatch.setattr(checkpoint, "_verify", lambda *_: None)
+    for _ in range(count):
+        workdir = copied()
+        mutate(array_data(workdir / "checkpoints/2/training"), "flip", rng)
+        try:
+            state, _ = checkpoint.restore(workdir / "checkpoints", 2, target)
+        except DamagedError:
+            continue
+        found = {name: leaf.digest for name, leaf in inspect_leaves(state).items()}
+        silent += found != saved[1][2]
+    monkeypatch.undo()
+    return silent
+
+
+def test_every_flipped_bit_of_array_data_is_noticed(saved, copied, target, monkeypatch, capsys):
+    """Orbax notices nearly none of these, which is shown first: else this would prove nothing."""
+    count = tries(20, 200)
+    silent = count_silent_errors(saved, copied, target, monkeypatch, count)
+    assert silent >= 0.8 * count
+    rng, noticed = random.Random(1), 0
+    for _ in range(count):  # the same flips
+        workdir = copied()
+        mutate(array_data(workdir / "checkpoints/2/training"), "flip", rng)
+        step, found = restored(workdir, target)
+        assert found == saved[1][step]
+        noticed += step == 1
+        assert (step == 1) == ("is not what was saved" in capsys.readouterr().err)
+    assert noticed >= silent
+    record("F7 array data", flips=count, silent_in_orbax=silent, noticed=noticed)
+
+
 def test_no_damage_is_ever_restored_as_if_it_were_good(saved, copied, target, capsys):
     """Any byte of any file of the newest step: it is restored right, or the one before it is."""
     _, known = saved
@@ -110,7 +148,9 @@ def test_no_damage_is_ever_restored_as_if_it_were_good(saved, copied, target, ca
     count, outcomes, longest = tries(100, 2000), {1: 0, 2: 0}, 0.0
     for _ in range(count):
         workdir = copied()
-        path = rng.choice(files(workdir / "checkpoints" / "2"))
+        everything = files(workdir / "checkpoints" / "2")
+        used = [p for p in everything if "process_0/d/" in str(p) or p.name == "metadata"]
+        path = rng.choice(rng.choice([everything, used]))
         how = rng.choice(["flip", "flip", "truncate", "delete", "zero"])
         mutate(path, how, rng)
         begin = time.monotonic()
@@ -122,23 +162,9 @@ def test_no_damage_is_ever_restored_as_if_it_were_good(saved, copied, target, ca
             assert (workdir / "checkpoints" / "2.corrupt").is_dir()
             assert "step 1 is used instead" in capsys.readouterr().err
     assert longest < 30
-    assert outcomes[1]
-    record(
-        "F7", mutations=count, newest=outcomes[2], before=outcomes[1], wrong=0, longest_s=longest
-    )
-
-
-def test_every_flipped_bit_of_array_data_is_noticed_and_named(copied, target, capsys):
-    """Orbax notices none of these."""
-    rng = random.Random(1)
-    count = tries(20, 200)
-    for _ in range(count):
-        workdir = copied()
-        mutate(array_data(workdir / "checkpoints/2/training"), "flip", rng)
-        step, _ = restored(workdir, target)
-        err = capsys.readouterr().err
-        assert (step == 1) == ("damaged" in err)
-    record("F7 array data", flips=count, unnoticed=0)
+    assert outcomes[1] >= 0.2 * count
+    counted = {"newest": outcomes[2], "before": outcomes[1], "wrong": 0}
+    record("F7", mutations=count, **counted, longest_s=round(longest, 1))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +187,7 @@ def test_a_torn_step_is_passed_over(copied, saved, target, tear):
     assert checkpoint_steps(workdir) == [1]
     # And the next save finds its number free.
     with checkpoint.open_checkpoints(workdir / "checkpoints", keep=2) as manager:
-        state = checkpoint.restore(workdir / "checkpoints", 1, target)
+        state, _ = checkpoint.restore(workdir / "checkpoints", 1, target)
         checkpoint.save(manager, state.replace(step=state.step + 1), {"config": {}}, wait=True)
     assert checkpoint_steps(workdir) == [1, 2]
 
@@ -306,6 +332,7 @@ class TestMalice:
             lambda spec: spec.update({".params['evil']": [[10**12], "float32", "0" * 16]}),
             lambda spec: spec.pop(".params['gen']['w']"),
             lambda spec: spec[".params['gen']['w']"].__setitem__(0, [10**6, 10**6]),
+            lambda spec: spec.clear(),
         ):
             workdir = copied()
             path = workdir / "checkpoints/2/meta/metadata"
@@ -314,6 +341,53 @@ class TestMalice:
             path.write_text(json.dumps(seal(meta)))
             with pytest.raises(CheckpointError, match="does not fit the config"):
                 checkpoint.restore(workdir / "checkpoints", 2, target)
+
+    def test_sealed_nonsense_is_damage(self, copied, target):
+        path = copied() / "checkpoints/2/meta/metadata"
+        good = unseal(path.read_bytes())
+        for change in (
+            {"spec": []},
+            {"spec": {"evil": [[1], "float32", "0"]}},
+            {"spec": {".step": 3}},
+            {"spec": {".step": [[], "int32"]}},
+            {"step": 3},
+            {"step": "2"},
+        ):
+            path.write_text(json.dumps(seal({**good, **change})))
+            with pytest.raises(DamagedError, match="not of this step"):
+                checkpoint.restore(path.parent.parent.parent, 2, target)
+        path.write_text(json.dumps(seal({**good, "format": 7})))
+        with pytest.raises(CheckpointError, match="of format 7; this version reads 1"):
+            checkpoint.restore(path.parent.parent.parent, 2, target)
+
+    def test_what_only_stands_in_the_way_is_not_called_damage(
+        self, copied, target, monkeypatch, capsys
+    ):
+        """A good step must not be passed over, nor renamed, for want of memory or rights."""
+        for error in (MemoryError(), PermissionError(13, "no"), OSError(116, "stale")):
+            workdir = copied()
+
+            def fail(*_, error=error):
+                raise error
+
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoint, "read_file", fail)
+                with pytest.raises(CheckpointError, match="2: cannot be read now"):
+                    restored(workdir, target)
+            assert checkpoint_steps(workdir) == [1, 2]
+            assert not capsys.readouterr().err
+
+    def test_a_file_without_end_is_not_read_to_its_end(self, copied, target):
+        path = copied() / "checkpoints/2/meta/metadata"
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(DamagedError, match="no file at all"):
+            checkpoint.restore(path.parent.parent.parent, 2, target)
+        path.unlink()
+        with open(path, "wb") as file:
+            file.truncate(2**40)
+        with pytest.raises(DamagedError, match="is longer than"):
+            checkpoint.restore(path.parent.parent.parent, 2, target)
 
     def test_an_array_that_claims_a_terabyte_takes_none(self, engine, target, tmp_path):
         """Arrays without the database, so that their headers can be written by hand."""

@@ -171,8 +171,8 @@ class TestJSON:
             (b'{"a": 1e999}', "1e999 is no finite number"),
             (b'{"a": NaN}', "NaN is no finite number"),
             (b"-Infinity", "-Infinity is no finite number"),
-            (b"[" * 65 + b"]" * 65, "nested 65 deep"),
-            (b"[" * 10**6, "nested 1000000 deep"),
+            (b"[" * 65 + b"]" * 65, "nested more than 64 deep"),
+            (b"[" * 10**6, "nested more than 64 deep"),
             (b" " * (2**20 + 1), "at most 1,048,576 are read"),
             (b"\xff", "decode"),
             (b"{", ""),
@@ -181,6 +181,14 @@ class TestJSON:
     def test_what_nobody_means_is_refused(self, text, words):
         with pytest.raises(ValueError, match=words):
             parse_json(text)
+
+    def test_no_text_takes_long(self):
+        """Of strings that never end, and of those that nearly do."""
+        begin = time.monotonic()
+        for text in (b'"' + b'\\"' * 500_000, b'"a' * 500_000, b'{"a":' * 150_000, b"\\" * 10**6):
+            with pytest.raises(ValueError, match=r"\w"):
+                parse_json(text)
+        assert time.monotonic() - begin < 5
 
     def test_brackets_in_strings_do_not_count(self):
         value = {"a": "[" * 100 + '"' + "\\" + "{" * 100, "b": [[1.5, -2, None, True]]}
@@ -402,6 +410,8 @@ class TestWorkers:
         assert "no batch within 6 s (data.timeout_s); where every thread stood" in error
         (stacks,) = (tmp_path / "w").glob("stacks-*.txt")
         assert "Thread" in stacks.read_text()
+        # And where the worker stood, which its own process must tell.
+        assert not workers or "in spoilt" in text
         assert took < 6 + 30
         # The steps before it are kept.
         assert "compiled" not in text or list((tmp_path / "w" / "checkpoints").glob("[0-9]*"))
@@ -416,6 +426,24 @@ class TestWorkers:
         assert code == 3, text
         assert "exit code -9" in text.strip().splitlines()[-1] or "terminated" in text
         assert list((tmp_path / "w" / "checkpoints").glob("[0-9]*"))
+
+    def test_a_bad_file_among_the_pictures_is_skipped_too(self, tmp_path):
+        """The VAE looks at reconstructions of fixed examples, of which one is bad."""
+        write_folder(tmp_path / "images", SPOILT_FILES["no image"], count=40)
+        skip = ("--config.data.on_bad=skip", "--config.data.max_bad_fraction=0.1")
+        more = ("--config.train.steps=4", "--config.train.sample_every=4")
+        code, text = run([*self.line(tmp_path), *skip, *more], tmp_path / "log")
+        assert code == 0, text
+        assert text.count("replaced by the next") == 1
+        assert (tmp_path / "w" / "images" / "0000004_reconstructions.png").exists()
+
+    def test_a_first_example_that_hangs_ends_it_too(self, tmp_path):
+        hang, timeout = {"hang": ".png"}, "--config.data.timeout_s=4"  # whichever comes first
+        code, text, took = self.faulty(tmp_path, hang, timeout, workers=0)
+        assert code == 8, text
+        assert "no batch within 4 s" in text.strip().splitlines()[-1]
+        assert list((tmp_path / "w").glob("stacks-*.txt"))
+        assert took < 4 + 30
 
     def test_a_signal_is_heard_while_waiting_for_data(self, tmp_path):
         arguments = [json.dumps({"hang": "a/06.png"}), *self.line(tmp_path, workers=0)]
@@ -491,6 +519,16 @@ class TestTFDS:
             with pytest.raises(DataError, match="is none of TFDS's own features"):
                 self.open(root)
             assert "this" not in sys.modules
+        # Nor by another spelling of the name, or behind a link.
+        path.write_text(original.replace("tensorflow_datasets.core.features.image_f", "this.f"))
+        with pytest.raises(DataError, match="a name in lower case is needed"):
+            open_source("tfds:Squares", "train", (8, 8, 1), str(root))
+        version = path.parent
+        version.rename(tmp_path / "elsewhere")
+        version.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(DataError, match="is none of TFDS's own features"):
+            self.open(root)
+        assert "this" not in sys.modules
 
     def test_a_shard_that_is_damaged_is_named(self, prepared, tmp_path):
         for number, damage in enumerate(

@@ -25,6 +25,7 @@ from tests.reliability.job import (
 
 pytestmark = pytest.mark.slow
 
+SAVE_EVERY = 2
 KILLS = {DDPM: tries(2, 30), AAE: tries(4, 35), VAE: tries(4, 35)}
 
 
@@ -35,10 +36,11 @@ def test_kill_9_at_any_moment_costs_no_bit(name, tmp_path):
     line = train_line(name, tmp_path / "w", steps=10 * kills)
     whole = train_line(name, tmp_path / "whole", steps=10 * kills)
     assert run(whole, tmp_path / "whole.log")[0] == 0
-    inside = resumed = 0
+    inside = resumed = longest_loss = 0
     for _ in range(kills):
         before = steps_of(tmp_path / "w")
         newest = before[-1] if before else 0
+        left = set(half_saved(tmp_path / "w"))
         with Job(line, tmp_path / "log") as job:
             if rng.random() < 0.15:  # while Python, JAX or the program start
                 time.sleep(rng.uniform(0, 4))
@@ -50,16 +52,28 @@ def test_kill_9_at_any_moment_costs_no_bit(name, tmp_path):
             job.process.kill()
             job.process.wait()
             resumed += f"resuming at step {newest}" in job.text()
-            inside += bool(half_saved(tmp_path / "w"))
-            after = steps_of(tmp_path / "w")
-            # A step is saved while two more are taken; what is lost lies between.
-            assert not before or after[-1] >= newest
+            inside += bool(set(half_saved(tmp_path / "w")) - left)
+            after = steps_of(tmp_path / "w") or [0]
+            assert after[-1] >= newest
+            # What is lost: less than an interval, and as much as was taken while saving.
+            lost = (logged_or_none(tmp_path / "w") or [0])[-1] - after[-1]
+            longest_loss = max(longest_loss, lost)
+            assert lost <= 2 * SAVE_EVERY + 1
     code, text = run(line, tmp_path / "log")
     assert code == 0, text
     assert digests(tmp_path / "w") == digests(tmp_path / "whole")
     assert logged(tmp_path / "w") == list(range(1, 10 * kills + 1))
     assert not half_saved(tmp_path / "w")
-    record("F1", family=name, kills=kills, inside_a_save=inside, resumed=resumed, equal=True)
+    record(
+        "F1",
+        family=name,
+        kills=kills,
+        inside_a_save=inside,
+        resumed=resumed,
+        lost_steps_at_most=longest_loss,
+        equal=True,
+    )
+    assert resumed >= 0.7 * (kills - 1)  # the others had not come so far
     # A kill that meets nothing under way would prove little.
     assert inside >= 0.3 * kills
 
@@ -91,13 +105,15 @@ def test_a_signal_saves_the_step_at_hand(name, tmp_path):
             begin = time.monotonic()
             job.signal(number)
             code, text = job.wait()
-            longest = max(longest, time.monotonic() - begin)
+            if moment in ("training", "saving"):
+                longest = max(longest, time.monotonic() - begin)
         assert code == 128 + number, text
         now = steps_of(tmp_path / "w")
         if now:
-            assert logged(tmp_path / "w")[-1:] in ([now[-1]], []), moment
+            assert logged(tmp_path / "w")[-1] == now[-1], moment
             assert f"resuming at step {newest}" in text or not newest
     assert steps_of(tmp_path / "w")
+    assert longest <= 5  # a step, a save, two seconds, and a busy machine
     # What was interrupted so often is what was not.
     last = steps_of(tmp_path / "w")[-1]
     whole = train_line(VAE, tmp_path / "whole", steps=last, save_every=100_000)

@@ -1,6 +1,7 @@
 """F2, F10: of several processes one is lost, or no longer answers."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -10,6 +11,8 @@ import time
 import pytest
 
 from tests.reliability.job import (
+    DDPM,
+    KLAE,
     VAE,
     Job,
     children,
@@ -18,6 +21,7 @@ from tests.reliability.job import (
     half_saved,
     is_alive,
     record,
+    run,
     steps_of,
     train_line,
     tries,
@@ -29,7 +33,7 @@ HEARTBEAT = 10
 
 
 @contextlib.contextmanager
-def pair(line, folder):
+def pair(line, folder, module="gen_jax"):
     """Two processes of one job, the first of them the coordinator."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -40,6 +44,7 @@ def pair(line, folder):
                 Job(
                     [*line, f"--heartbeat_timeout={HEARTBEAT}"],
                     folder / f"{index}.log",
+                    module=module,
                     env=environment(
                         JAX_COORDINATOR_ADDRESS=address,
                         JAX_NUM_PROCESSES="2",
@@ -124,3 +129,41 @@ def test_launch_local_ends_also_the_one_that_hangs(tmp_path):
         assert code != 0, text
         assert time.monotonic() - begin <= HEARTBEAT + 30
         assert not [pid for pid in pids if is_alive(pid)]
+
+
+def test_two_processes_take_over_a_first_stage(tmp_path):
+    """The first of them reads and copies it while the other waits."""
+    assert run(train_line(KLAE, tmp_path / "one", steps=2), tmp_path / "log")[0] == 0
+    line = train_line(
+        DDPM,
+        tmp_path / "two",
+        f"--config.stage1={tmp_path / 'one'}",
+        "--config.diffusion.clip=False",
+        "--config.diffusion.prediction=v",
+        steps=2,
+    )
+    finish(line, tmp_path)
+    finish([*line, "--config.train.steps=4"], tmp_path)
+    assert steps_of(tmp_path / "two") == [2, 4]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_damage_that_one_of_two_sees_is_passed_over_by_both(index, tmp_path):
+    """As when one host's part of a split state, or its view of a file system, is bad."""
+    line = train_line(VAE, tmp_path / "w", steps=4)
+    finish(line, tmp_path)
+    assert steps_of(tmp_path / "w") == [2, 4]
+    fault = json.dumps({"cannot_read": 4, "process": index})
+    with pair(
+        [fault, *line, "--config.train.steps=6"], tmp_path, module="tests.reliability.faulty"
+    ) as jobs:
+        for job in jobs:
+            code, text = job.wait(240)
+            assert code == 0, text
+            assert "step 2 is used instead" in text
+    assert steps_of(tmp_path / "w") == [4, 6]
+    assert (tmp_path / "w" / "checkpoints" / "4.corrupt").is_dir()
+    whole = train_line(VAE, tmp_path / "whole", steps=6)
+    finish(whole, tmp_path)
+    assert digests(tmp_path / "w") == digests(tmp_path / "whole")
+    record("F7 in one of two processes", seen_by=index, equal=True)

@@ -30,8 +30,7 @@ def state(engine):
 def test_what_is_saved_is_restored_with_its_sharding(engine, state, tmp_path):
     with checkpoint.open_checkpoints(tmp_path) as manager:
         checkpoint.save(manager, state, {"config": {"a": (1, 2)}})
-    restored = checkpoint.restore(tmp_path, 1, engine.abstract(engine.put(BATCH)))
-    meta = checkpoint.read_meta(tmp_path, 1)
+    restored, meta = checkpoint.restore(tmp_path, 1, engine.abstract(engine.put(BATCH)))
     chex.assert_trees_all_equal(state, restored)
     assert jax.tree.leaves(restored)[0].sharding == jax.tree.leaves(state)[0].sharding
     assert meta["config"] == {"a": [1, 2]}
@@ -43,7 +42,7 @@ def test_sampling_restores_weights_alone(engine, state, tmp_path):
         checkpoint.save(manager, state, {}, wait=True)
     (training,) = tmp_path.glob("1/training")
     training.rename(tmp_path / "gone")
-    weights = checkpoint.restore_weights(tmp_path, 1, engine.abstract(engine.put(BATCH)))
+    weights, _ = checkpoint.restore_weights(tmp_path, 1, engine.abstract(engine.put(BATCH)))
     chex.assert_trees_all_equal(weights["ema_params"], state.ema_params)
     chex.assert_trees_all_equal(weights["stats"], state.stats)
 
