@@ -9,12 +9,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Most tests compile more than they compute.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
+import gc
+
 import hypothesis
 import jax
 from jaxtyping import install_import_hook
 
 import tests.typechecker  # noqa: F401 named below
 
+# Jaxprs are millions of objects: looking through all of them for garbage, again and again, took a
+# third of the time of tests that compile.
+gc.set_threshold(200_000, 50, 1000)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

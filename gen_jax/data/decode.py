@@ -38,7 +38,7 @@ def decode_image(data: bytes, where: str) -> Image.Image:
             raise ValueError("more than one frame; a still image is needed")
         if image.mode not in _EIGHT_BIT_MODES:
             raise ValueError(f"mode {image.mode}; eight bits a channel are needed")
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
             white = Image.new("RGB", image.size, "white")

@@ -134,12 +134,12 @@ def test_whatever_is_no_image_is_one_error():
                 del data[rng.randint(1, len(data)) :]
             else:
                 data[rng.randrange(len(data)) :] = rng.randbytes(rng.randint(1, 64))
-        begin = time.monotonic()
+        begin = time.thread_time()
         taken += decode_or_refuse(bytes(data)) is not None
-        longest = max(longest, time.monotonic() - begin)
+        longest = max(longest, time.thread_time() - begin)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert 0 < taken < count
-    assert longest <= 1.5  # on a busy machine
+    assert longest <= 1
     assert grown <= 500_000  # kB
     record("F13", mutations=count, taken=taken, other_errors=0, longest_s=round(longest, 3))
 
@@ -149,9 +149,10 @@ def test_a_large_transparent_image_takes_no_more_than_it_must(tmp_path):
     """49 million pixels with an alpha channel, the worst that is taken."""
     Image.new("RGBA", (7000, 7000), (1, 2, 3, 4)).save(tmp_path / "x.png")
     code = (
-        "import resource, sys\nfrom gen_jax.data.decode import decode_image\n"
+        "import sys\nfrom gen_jax.data.decode import decode_image\n"
         "data = open(sys.argv[1], 'rb').read()\ndecode_image(data, 'x')\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        # Not getrusage(), which knows what the parent took before this began.
+        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
     )
     out = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "x.png")],
