@@ -233,6 +233,7 @@ LEAVES = {
     "u32": np.arange(16, dtype=np.uint32),
     "scalar": np.float32(3.5),
     "empty": np.zeros((0, 3), np.float32),
+    "long": np.random.default_rng(1).normal(size=(16, 9999)).astype(np.float32),
 }
 
 
@@ -246,7 +247,7 @@ class TestDigest:
             split = jax.sharding.PartitionSpec(*(("x",) if x.ndim and x.size else ()))
             spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, split))
             assert inspect_leaves({name: spread}) == on_host
-            compiled = integrity._compiled()(spread)
+            compiled = integrity._on_devices()(spread)
             low, high, finite = jax.device_get(compiled)
             assert (f"{int(low):08x}{int(high):08x}", bool(finite)) == next(iter(on_host.values()))
 
