@@ -203,6 +203,10 @@ def read_some(source: Source, indices: np.ndarray, on_bad: str) -> Examples:
 
 def _read_or_replace(source: Source, index: np.ndarray) -> Examples:
     """Read one example, or the next good one; ``replaced`` is the bad one's index, or -1."""
+    try:
+        return {**source.read(index), "replaced": np.full(1, -1)}
+    except DataError:
+        time.sleep(0.1)  # a file system may only have stumbled: once more
     for offset in range(min(_NEIGHBOURS, source.size)):
         try:
             examples = source.read((index + offset) % source.size)

@@ -126,6 +126,7 @@ def count_silent_errors(saved, copied, target, monkeypatch, count):
     return silent
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_array_data_is_noticed(saved, copied, target, monkeypatch, capsys):
     """Orbax notices nearly none of these, which is shown first: else this would prove nothing."""
     count = tries(20, 200)
@@ -143,6 +144,7 @@ def test_every_flipped_bit_of_array_data_is_noticed(saved, copied, target, monke
     record("F7 array data", flips=count, silent_in_orbax=silent, noticed=noticed)
 
 
+@pytest.mark.slow
 def test_no_damage_is_ever_restored_as_if_it_were_good(saved, copied, target, capsys):
     """Any byte of any file of the newest step: it is restored right, or the one before it is."""
     _, known = saved
@@ -392,6 +394,7 @@ class TestMalice:
         with pytest.raises(DamagedError, match="is longer than"):
             checkpoint.restore(path.parent.parent.parent, 2, target)
 
+    @pytest.mark.slow
     def test_an_array_that_claims_a_terabyte_takes_none(self, engine, target, tmp_path):
         """Arrays without the database, so that their headers can be written by hand."""
         state = engine.init(engine.key(0), engine.put(BATCH)).replace(step=jax.numpy.int32(2))

@@ -118,6 +118,7 @@ def decode_or_refuse(data):
         return None
 
 
+@pytest.mark.slow
 def test_whatever_is_no_image_is_one_error():
     """Mutations of good files: an image, or DataError, soon and in little memory."""
     rng = random.Random(0)
