@@ -282,7 +282,10 @@ def _check_skipped(meta: Mapping[str, Any], config: Mapping[str, Any], step: int
     """See that a batch which is newly left out, or in, is not among those of the past."""
     from gen_jax.data import batch_of
 
-    before = set(meta["config"]["data"]["skip_steps"])
+    try:
+        before = set(meta["config"]["data"]["skip_steps"])
+    except (KeyError, TypeError):  # not written by this program
+        before = set()
     past = [
         n for n in before ^ set(config["data"]["skip_steps"]) if n <= batch_of(step, sorted(before))
     ]
