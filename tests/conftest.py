@@ -18,7 +18,7 @@ from jaxtyping import install_import_hook
 import tests.typechecker  # noqa: F401 named below
 
 # Jaxprs are millions of objects: looking through all of them for garbage, again and again, took a
-# third of the time of tests that compile.
+# quarter of the time of tests that compile.
 gc.set_threshold(200_000, 50, 1000)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
