@@ -57,7 +57,7 @@ def open_checkpoints(
         directory: made if it is not there.
         keep: how many of the latest to keep; None for all.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every step
+    _silence_orbax()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, create=True, cleanup_tmp_directories=True
     )
@@ -281,6 +281,7 @@ def _see_that_it_is_plain(path: Path) -> None:
 
 
 def _restore_items(path: Path, **items: PyTree) -> dict[str, Any]:
+    _silence_orbax()
     # Each process for itself: orbax would let it wait for the others where it may fail alone.
     me = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
@@ -298,6 +299,10 @@ def _restore_items(path: Path, **items: PyTree) -> dict[str, Any]:
         finally:
             handler.close()
     return restored
+
+
+def _silence_orbax() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it narrates every step
 
 
 def _verify(path: Path, state: PyTree, spec: Mapping[str, list]) -> None:
