@@ -10,7 +10,7 @@ import numpy as np
 
 from gen_jax.data.pipeline import read_some
 from gen_jax.data.sources import Examples, Source
-from gen_jax.errors import DataError, DataStalledError, GenJaxError
+from gen_jax.errors import DataError, DataStalledError, GenJaxError, one_line
 
 __all__ = ["feed", "read_in_time"]
 
@@ -90,8 +90,7 @@ def _get(
 def _as_data_error(name: str, error: BaseException) -> GenJaxError:
     if isinstance(error, GenJaxError):
         return error
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return DataError(f"{name}: {lines[-1] if len(lines) > 1 else lines[0]}"[:500])
+    return DataError(f"{name}: {one_line(error, -1)}"[:500])
 
 
 def read_in_time(source: Source, indices: np.ndarray, on_bad: str, timeout_s: float) -> Examples:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gen_jax.errors import DataError
+from gen_jax.errors import DataError, one_line
 from gen_jax.reading import parse_json, read_file
 
 __all__ = ["open_records"]
@@ -62,9 +62,9 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
     except DataError:
         raise
     except Exception as error:  # TFDS raises dozens of types for a dataset that is not there
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{name}: cannot be opened: {reason}; prepare it first with file_format='array_record'"
+            f"{name}: cannot be opened: {one_line(error)}; prepare it first with "
+            "file_format='array_record'"
         ) from error
     features = builder.info.features
     if "image" not in features:

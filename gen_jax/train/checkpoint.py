@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from gen_jax.errors import CheckpointError, DamagedError, NonFiniteError, StorageError
+from gen_jax.errors import CheckpointError, DamagedError, NonFiniteError, StorageError, one_line
 from gen_jax.reading import read_file
 from gen_jax.train.integrity import inspect_leaves, seal, unseal
 from gen_jax.train.state import TrainState
@@ -320,18 +320,14 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     wrong = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, None)
     in_the_way = isinstance(error, MemoryError) or any(word in str(error) for word in _IN_THE_WAY)
     if in_the_way or (isinstance(error, OSError) and error.errno not in wrong):
-        return CheckpointError(f"{path}: cannot be read now: {_first_line(error)}")
-    return DamagedError(f"{path}: damaged: {_first_line(error)}")
+        return CheckpointError(f"{path}: cannot be read now: {one_line(error)[:200]}")
+    return DamagedError(f"{path}: damaged: {one_line(error)[:200]}")
 
 
 def _storage_error(directory: Path, error: Exception, needed: int | None = None) -> StorageError:
-    reason = _first_line(error)
+    reason = one_line(error)[:200]
     if "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error):
         free = f"free {shutil.disk_usage(directory).free:,} bytes"
         need = f"need {needed:,} bytes, {free}" if needed else free
         reason = f"out of space: {need}; free some, and the same command goes on"
     return StorageError(f"{directory}: cannot be written: {reason}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -95,7 +95,8 @@ def make_train_step(
             fine = jnp.isfinite(value) & jnp.isfinite(norm) & ~leaps
             rate = 1 / jnp.minimum(state.step + 1, spike_window)
             moved = level + rate * (jnp.stack([value, jnp.square(value)]) - level)
-            levels[turn] = jnp.where(fine, moved, level)
+            # The square of a number that is finite need not be.
+            levels[turn] = jnp.where(fine & jnp.all(jnp.isfinite(moved)), moved, level)
 
             stats_key = jax.random.fold_in(step_key, _STATS + number)
             # cond, not where: a clean run then has the same bits as one without a guard.

@@ -6,12 +6,15 @@ counted, as lines of JSON.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
+from gen_jax.files import png_bytes
+from gen_jax.launch.resume import checkpoint_steps
 from gen_jax.train.checkpoint import read_meta
 
 ROOT = Path(__file__).parent.parent.parent
@@ -124,10 +127,32 @@ def run(arguments, log, seconds=240, **options):
         return job.wait(seconds)
 
 
-def steps_of(workdir):
-    folder = Path(workdir) / "checkpoints"
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+def newest_step(workdir):
+    """Give the newest checkpoint's step; 0 where there is none."""
+    return max(checkpoint_steps(Path(workdir)), default=0)
+
+
+def run_code(code, *arguments, seconds=600):
+    """Run a program of a few lines in a process of its own, which may fail."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def write_images(root, count, classes=("0", "1")):
+    """Write 8x8 PNG files in a folder for each class, in turn."""
+    for index, image in enumerate(
+        np.random.default_rng(0).integers(0, 256, (count, 8, 8), np.uint8)
+    ):
+        folder = root / classes[index % len(classes)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index:02d}.png").write_bytes(png_bytes(image[..., None]))
 
 
 def half_saved(workdir):
@@ -137,7 +162,7 @@ def half_saved(workdir):
 
 def digests(workdir, step=None):
     """Give the digests of all arrays of a checkpoint, equal only for equal bits."""
-    step = steps_of(workdir)[-1] if step is None else step
+    step = checkpoint_steps(workdir)[-1] if step is None else step
     spec = read_meta(Path(workdir) / "checkpoints", step)["spec"]
     return {name: x[2] for name, x in spec.items()}
 
@@ -165,7 +190,3 @@ def is_alive(pid):
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def stop_signal(name):
-    return {"TERM": signal.SIGTERM, "INT": signal.SIGINT, "KILL": signal.SIGKILL}[name]

@@ -16,9 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
-from gen_jax.files import png_bytes
+from gen_jax.launch.resume import checkpoint_steps
 from tests.reliability.job import (
     VAE,
     Job,
@@ -26,10 +24,11 @@ from tests.reliability.job import (
     digests,
     half_saved,
     is_alive,
+    newest_step,
     record,
     run,
-    steps_of,
     train_line,
+    write_images,
 )
 
 PACE = 0.05  # seconds a step
@@ -61,10 +60,7 @@ FAULTS_ON_ANY_DISK = tuple(fault for fault in FAULTS if fault != "full disk")
 
 def soak(folder, disk, arguments, faults):
     rng = random.Random(arguments.seed)
-    for index, image in enumerate(np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)):
-        path = folder / "images" / str(index % 2) / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png_bytes(image[..., None]))
+    write_images(folder / "images", 60)
     # As many steps as fit into the time with an eighth of it lost.
     steps = int(arguments.minutes * 60 / PACE * 7 / 8)
     nan = sorted(rng.sample(range(1, steps), max(int(arguments.minutes), 1)))
@@ -81,7 +77,7 @@ def soak(folder, disk, arguments, faults):
     begin = time.monotonic()
     while True:
         lives += 1
-        started, before = time.monotonic(), (steps_of(disk / "w") or [0])[-1]
+        started, before = time.monotonic(), newest_step(disk / "w")
         log = folder / f"{lives}.log"
         with Job(arguments_of_job, log, module="tests.reliability.faulty") as job:
             job.until(lambda job=job: "compiled the training step" in job.text())
@@ -96,7 +92,7 @@ def soak(folder, disk, arguments, faults):
         time.sleep(0 if what is None else 5)
         orphans += sum(map(is_alive, workers))
         codes[code] = codes.get(code, 0) + 1
-        now = (steps_of(disk / "w") or [0])[-1]
+        now = newest_step(disk / "w")
         print(f"{time.monotonic() - begin:6.0f} s  {what}: code {code}, step {now}", flush=True)
         if code == 0:
             break
@@ -150,7 +146,7 @@ def harm(job, disk, rng, what):
         what = "damage"
         job.signal(signal.SIGKILL)
         job.wait()
-        if steps := steps_of(disk / "w"):
+        if steps := checkpoint_steps(disk / "w"):
             newest = checkpoints / str(steps[-1])
             files = [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
             path = max(files, key=lambda p: ("process_0/d/" in str(p), p.stat().st_size))

@@ -3,8 +3,6 @@
 import itertools
 import json
 import re
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,7 +12,7 @@ from gen_jax.launch.configfile import load_config
 from gen_jax.launch.schema import families, fields_of, flatten, frozen_changes
 from tests.launch.test_schema import BAD, BAD_PAIRS, BAD_VAE
 from tests.launch.test_schema import ELSEWHERE as BAD_ELSEWHERE
-from tests.reliability.job import ROOT, VAE, environment, record, train_line
+from tests.reliability.job import ROOT, VAE, record, run_code, train_line
 
 CONFIGS = sorted((ROOT / "configs").glob("[!_c]*.py"))
 DIGITS, MNIST = (str(ROOT / "configs" / f"{name}.py") for name in ("ddpm_digits", "vae_mnist"))
@@ -71,14 +69,7 @@ def test_an_answer_comes_at_once_and_with_all_faults(tmp_path):
     line = ["train", f"--config={DIGITS}", f"--workdir={tmp_path}"]
     line += [f"--config.{override}" for override in overrides]
     begin = time.monotonic()
-    out = subprocess.run(
-        [sys.executable, "-c", WATCHED, *line],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    out = run_code(WATCHED, *line)
     assert time.monotonic() - begin < 5
     code, _, jax = out.stdout.split()
     assert (code, jax) == ("2", "False")
@@ -95,7 +86,8 @@ FREE = {
         optimizer.b2 optimizer.eps optimizer.weight_decay optimizer.clip_norm profile.start
         profile.steps train.steps train.microbatches train.ema_decay train.log_every
         train.sample_every train.save_every train.keep train.max_bad_steps train.spike_window
-        train.spike_sigma train.engine mesh.data mesh.fsdp mesh.tensor mesh.min_size mesh.overrides
+        train.spike_sigma train.engine train.init_from mesh.data mesh.fsdp mesh.tensor
+        mesh.min_size mesh.overrides
     """,
     "adversarial_autoencoder": "model.dtype",
     "autoencoder": """
@@ -105,7 +97,12 @@ FREE = {
     "autoregressive": """
         stage1 model.remat model.dropout model.class_dropout model.dtype
     """,
-    "diffusion": "stage1 model.dropout model.dtype model.remat diffusion.clip",
+    "classifier": "model.dropout model.dtype model.remat",
+    "diffusion": """
+        stage1 model.dropout model.dtype model.remat diffusion.clip diffusion.objective
+        diffusion.weighting diffusion.weighting_gamma diffusion.times diffusion.times_mean
+        diffusion.times_std diffusion.antithetic diffusion.pairing
+    """,
     "dvae": """
         model.temperature_start model.temperature_end model.temperature_steps model.kl_start
         model.kl_end model.kl_steps model.straight_through model.dtype

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from gen_jax.launch.resume import checkpoint_steps
 from tests.reliability.job import (
     DDPM,
     KLAE,
@@ -20,9 +21,9 @@ from tests.reliability.job import (
     environment,
     half_saved,
     is_alive,
+    newest_step,
     record,
     run,
-    steps_of,
     train_line,
     tries,
 )
@@ -71,10 +72,10 @@ def test_kill_9_of_one_of_two(tmp_path):
     longest, inside = {0: 0.0, 1: 0.0}, 0
     for number in range(kills):
         victim = number % 2
-        newest = (steps_of(work) or [0])[-1]
+        newest = newest_step(work)
         with pair(line, tmp_path) as jobs:
             enough = newest + 2 * rng.randint(1, 3)
-            jobs[0].until(lambda enough=enough: (steps_of(work) or [0])[-1] >= enough)
+            jobs[0].until(lambda enough=enough: newest_step(work) >= enough)
             time.sleep(rng.uniform(0, 0.1))
             assert jobs[0].running(), jobs[0].text()
             jobs[victim].process.kill()
@@ -144,7 +145,7 @@ def test_two_processes_take_over_a_first_stage(tmp_path):
     )
     finish(line, tmp_path)
     finish([*line, "--config.train.steps=4"], tmp_path)
-    assert steps_of(tmp_path / "two") == [2, 4]
+    assert checkpoint_steps(tmp_path / "two") == [2, 4]
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -152,7 +153,7 @@ def test_damage_that_one_of_two_sees_is_passed_over_by_both(index, tmp_path):
     """As when one host's part of a split state, or its view of a file system, is bad."""
     line = train_line(VAE, tmp_path / "w", steps=4)
     finish(line, tmp_path)
-    assert steps_of(tmp_path / "w") == [2, 4]
+    assert checkpoint_steps(tmp_path / "w") == [2, 4]
     fault = json.dumps({"cannot_read": 4, "process": index})
     with pair(
         [fault, *line, "--config.train.steps=6"], tmp_path, module="tests.reliability.faulty"
@@ -161,7 +162,7 @@ def test_damage_that_one_of_two_sees_is_passed_over_by_both(index, tmp_path):
             code, text = job.wait(240)
             assert code == 0, text
             assert "step 2 is used instead" in text
-    assert steps_of(tmp_path / "w") == [4, 6]
+    assert checkpoint_steps(tmp_path / "w") == [4, 6]
     assert (tmp_path / "w" / "checkpoints" / "4.corrupt").is_dir()
     whole = train_line(VAE, tmp_path / "whole", steps=6)
     finish(whole, tmp_path)

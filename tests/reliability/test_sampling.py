@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from gen_jax.launch.cli import main
+from gen_jax.launch.resume import checkpoint_steps
 from gen_jax.launch.workdir import load_weights
 from gen_jax.train import checkpoint
 from gen_jax.train.integrity import inspect_leaves
-from tests.reliability.job import VAE, Job, digests, record, run, steps_of, train_line, tries
+from tests.reliability.job import VAE, Job, digests, record, run, train_line, tries
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ def known(tmp_path_factory):
     assert run(line, folder / "log")[0] == 0
     return {
         step: {n: x for n, x in digests(folder / "w", step).items() if n.startswith(".ema_params")}
-        for step in steps_of(folder / "w")
+        for step in checkpoint_steps(folder / "w")
     }
 
 
@@ -41,7 +42,7 @@ def test_what_is_read_beside_a_running_job_is_whole(keep, known, tmp_path):
         VAE, tmp_path / "w", f"--config.train.keep={keep}", steps=10**6, save_every=EVERY
     )
     with Job(line, tmp_path / "log") as job:
-        job.until(lambda: len(steps_of(tmp_path / "w")) >= 1)
+        job.until(lambda: len(checkpoint_steps(tmp_path / "w")) >= 1)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             saved = load_weights(tmp_path / "w")
@@ -66,12 +67,12 @@ def test_a_step_that_is_slowly_deleted_is_not_called_damaged(keep, tmp_path, cap
     line = train_line(VAE, tmp_path / "w", "--config.train.keep=5", steps=8)
     assert main(line) == 0
     folder = tmp_path / "w" / "checkpoints"
-    for step in steps_of(tmp_path / "w")[: -keep - 1]:
+    for step in checkpoint_steps(tmp_path / "w")[: -keep - 1]:
         shutil.rmtree(folder / str(step))
-    newest = steps_of(tmp_path / "w")[-1]
+    newest = checkpoint_steps(tmp_path / "w")[-1]
     hidden = tmp_path / str(newest)
     (folder / str(newest)).rename(hidden)  # it comes while the one before is read
-    before = steps_of(tmp_path / "w")[-1]
+    before = checkpoint_steps(tmp_path / "w")[-1]
     read = checkpoint.restore_weights
     looks = []
 

@@ -12,7 +12,7 @@ from PIL import Image
 from gen_jax.errors import StorageError
 from gen_jax.files import npz_bytes, png_bytes, write_file
 from gen_jax.launch.resume import checkpoint_steps
-from tests.reliability.job import VAE, Job, digests, record, run, train_line, tries
+from tests.reliability.job import VAE, Job, digests, newest_step, record, run, train_line, tries
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_saved(small_disk, tmp_path)
     for _ in range(count):
         with Job(line, tmp_path / "log") as job:
             wanted = last + 10
-            job.until(lambda wanted=wanted: (checkpoint_steps(work) or [0])[-1] >= wanted)
+            job.until(lambda wanted=wanted: newest_step(work) >= wanted)
             filler = fill(small_disk, 30_000)
             code, text = job.wait()
         assert code == 7, text

@@ -12,12 +12,13 @@ import pytest
 from gen_jax.data import batch_of, examples_of, hold_out, open_source, train_batches
 from gen_jax.launch.configfile import load_config
 from gen_jax.launch.experiment import build
+from gen_jax.launch.resume import checkpoint_steps
 from gen_jax.launch.schema import families
 from gen_jax.train import checkpoint
 from gen_jax.train.engines import make_engine
 from gen_jax.train.integrity import inspect_leaves
 from gen_jax.train.sharding import Rules, make_mesh
-from tests.reliability.job import VAE, digests, logged, record, run, steps_of, train_line
+from tests.reliability.job import VAE, digests, logged, record, run, train_line
 from tests.test_protocols import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -48,11 +49,9 @@ class Family:
         self.start = lambda: self.engine.init(self.key, batch)
         self.step = self.engine.compile(self.start(), self.frozen, batch, self.key)
 
-    def batches(self, first, workers=0):
+    def batches(self, first):
         # 100 examples a batch of 512: five steps an epoch.
-        return train_batches(
-            self.source, seed=0, batch_size=100, first_step=first, num_workers=workers
-        )
+        return train_batches(self.source, seed=0, batch_size=100, first_step=first)
 
     def train(self, state, until):
         batches, losses = self.batches(int(state.step)), []
@@ -170,7 +169,7 @@ class TestNaN:
         assert f"elbo/grad_norm nan, elbo/loss nan, from batch 17, examples {wanted}:" in told[0]
         last = json.loads((tmp_path / "w" / "metrics.jsonl").read_text().splitlines()[-1])
         assert last["guard/skipped"] == 2
-        assert steps_of(tmp_path / "w")[-1] == 45
+        assert checkpoint_steps(tmp_path / "w")[-1] == 45
         record("F11", injected=2, skipped=2)
 
     def test_too_many_in_a_row_end_the_run_at_the_fifth(self, tmp_path):
@@ -181,7 +180,7 @@ class TestNaN:
         assert error.startswith("gen_jax: training: step 27: elbo/grad_norm nan, elbo/loss nan")
         assert "5 consecutive steps" in error
         assert "last checkpoint: step 20" in error
-        assert steps_of(tmp_path / "w")[-1] == 20
+        assert checkpoint_steps(tmp_path / "w")[-1] == 20
         assert logged(tmp_path / "w")[-1] == 27
         # What was saved is finite, and without the fault the run goes on from it.
         assert run(line, tmp_path / "log")[0] == 0

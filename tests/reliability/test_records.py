@@ -1,283 +1,24 @@
-"""F13 to F16, F23, F24, F27: data that is not what it should be."""
+"""F14 to F16, F27: records, workers and datasets that are not what they should be."""
 
-import io
 import json
 import os
-import random
 import re
-import resource
 import shutil
-import subprocess
 import sys
 import time
-import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from gen_jax.data import open_source, train_batches
-from gen_jax.data.decode import decode_image
 from gen_jax.errors import DataError
-from gen_jax.files import png_bytes
-from gen_jax.reading import parse_json, read_npz
-from tests.reliability.job import ROOT, VAE, Job, children, record, run, train_line, tries
-
-
-def encoded(mode="RGB", kind="PNG", size=(8, 6), **options):
-    rng = np.random.default_rng(0)
-    colours = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), np.uint8), "RGBA")
-    if mode == "I;16":
-        picture = Image.fromarray(rng.integers(0, 2**16, (size[1], size[0]), np.uint16))
-    else:
-        picture = colours.convert("RGB").convert(mode) if mode != "RGBA" else colours
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def animated(kind):
-    frames = [Image.new("RGB", (8, 6), c) for c in ("red", "blue")]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
-    return buffer.getvalue()
-
-
-def rotated():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # lay it on its side
-    return encoded(kind="JPEG", exif=exif)
-
-
-def huge(side):
-    """A PNG of little more than a header that claims side x side pixels."""
-    buffer = io.BytesIO()
-    Image.new("1", (side, side)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def with_text_bomb():
-    info = PngImagePlugin.PngInfo()
-    info.add_text("x", "a" * 2**24, zip=True)
-    return encoded(pnginfo=info)
-
-
-# What comes in, and what must come out: a mode and a size, or the words of a refusal.
-TABLE = {
-    "rgb png": (lambda: encoded("RGB"), ("RGB", (8, 6))),
-    "grey png": (lambda: encoded("L"), ("L", (8, 6))),
-    "black and white png": (lambda: encoded("1"), ("L", (8, 6))),
-    "palette png": (lambda: encoded("P"), ("RGB", (8, 6))),
-    "grey and alpha": (lambda: encoded("LA"), ("RGB", (8, 6))),
-    "rgba png": (lambda: encoded("RGBA"), ("RGB", (8, 6))),
-    "palette, transparent": (lambda: encoded("P", transparency=0), ("RGB", (8, 6))),
-    "rgb jpeg": (lambda: encoded(kind="JPEG"), ("RGB", (8, 6))),
-    "progressive jpeg": (lambda: encoded(kind="JPEG", progressive=True), ("RGB", (8, 6))),
-    "grey jpeg": (lambda: encoded("L", "JPEG"), ("L", (8, 6))),
-    "cmyk jpeg": (lambda: encoded("CMYK", "JPEG"), ("RGB", (8, 6))),
-    "rotated by exif": (rotated, ("RGB", (6, 8))),
-    "webp": (lambda: encoded(kind="WEBP"), ("RGB", (8, 6))),
-    "webp with alpha": (lambda: encoded("RGBA", "WEBP"), ("RGB", (8, 6))),
-    "16 bits": (lambda: encoded("I;16"), "eight bits"),
-    "animated webp": (lambda: animated("WEBP"), "more than one frame"),
-    "animated png": (lambda: animated("PNG"), "more than one frame"),
-    "gif": (lambda: animated("GIF"), "none of PNG, JPEG, WEBP"),
-    "tiff": (lambda: encoded(kind="TIFF"), "none of PNG, JPEG, WEBP"),
-    "bmp": (lambda: encoded(kind="BMP"), "none of PNG, JPEG, WEBP"),
-    "eps": (lambda: encoded(kind="EPS"), "none of PNG, JPEG, WEBP"),
-    "empty": (lambda: b"", "none of PNG, JPEG, WEBP"),
-    "text": (lambda: b"<svg/>", "none of PNG, JPEG, WEBP"),
-    "half a png": (lambda: encoded()[:60], ""),
-    "half a jpeg": (lambda: encoded(kind="JPEG", size=(64, 64))[:900], ""),
-    "64 million pixels": (lambda: huge(8000), "at most 50000000"),
-    "200 million pixels": (lambda: huge(14_200), ""),
-    "a text chunk of 16 MB": (with_text_bomb, ""),
-    "wrong checksum": (lambda: encoded()[:-6] + b"zzzzzz", None),
-}
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("name", TABLE)
-def test_every_kind_of_image_is_taken_or_refused(name):
-    make, expected = TABLE[name]
-    data = make()
-    if expected is None:  # either is right
-        decode_or_refuse(data)
-    elif isinstance(expected, str):
-        with pytest.raises(DataError, match=f"here: not a usable image: .*{expected}"):
-            decode_image(data, "here")
-    else:
-        image = decode_image(data, "here")
-        assert (image.mode, image.size) == expected
-
-
-def decode_or_refuse(data):
-    try:
-        return decode_image(data, "here")
-    except DataError:
-        return None
-
-
-@pytest.mark.slow
-def test_whatever_is_no_image_is_one_error():
-    """Mutations of good files: an image, or DataError, soon and in little memory."""
-    rng = random.Random(0)
-    seeds = [make() for make, expected in TABLE.values() if isinstance(expected, tuple)]
-    count, longest, taken = tries(20_000, 1_000_000), 0.0, 0
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(count):
-        data = bytearray(rng.choice(seeds))
-        for _ in range(rng.randint(1, 8)):
-            how = rng.random()
-            if how < 0.7:
-                data[rng.randrange(len(data))] = rng.randrange(256)
-            elif how < 0.85:
-                del data[rng.randint(1, len(data)) :]
-            else:
-                data[rng.randrange(len(data)) :] = rng.randbytes(rng.randint(1, 64))
-        begin = time.thread_time()
-        taken += decode_or_refuse(bytes(data)) is not None
-        longest = max(longest, time.thread_time() - begin)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert 0 < taken < count
-    assert longest <= 1
-    assert grown <= 500_000  # kB
-    record("F13", mutations=count, taken=taken, other_errors=0, longest_s=round(longest, 3))
-
-
-@pytest.mark.slow
-def test_a_large_transparent_image_takes_no_more_than_it_must(tmp_path):
-    """49 million pixels with an alpha channel, the worst that is taken."""
-    Image.new("RGBA", (7000, 7000), (1, 2, 3, 4)).save(tmp_path / "x.png")
-    code = (
-        "import sys\nfrom gen_jax.data.decode import decode_image\n"
-        "data = open(sys.argv[1], 'rb').read()\ndecode_image(data, 'x')\n"
-        # Not getrusage(), which knows what the parent took before this began.
-        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "x.png")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(out.stdout) < 700_000  # kB, of which Python and NumPy are 100,000
-
-
-class TestJSON:
-    @pytest.mark.parametrize(
-        ("text", "words"),
-        [
-            (b'{"a": 1, "a": 2}', "'a' is there twice"),
-            (b'{"a": 1e999}', "1e999 is no finite number"),
-            (b'{"a": NaN}', "NaN is no finite number"),
-            (b"-Infinity", "-Infinity is no finite number"),
-            (b"[" * 65 + b"]" * 65, "nested more than 64 deep"),
-            (b"[" * 10**6, "nested more than 64 deep"),
-            (b" " * (2**20 + 1), "at most 1,048,576 are read"),
-            (b"\xff", "decode"),
-            (b"{", ""),
-        ],
-    )
-    def test_what_nobody_means_is_refused(self, text, words):
-        with pytest.raises(ValueError, match=words):
-            parse_json(text)
-
-    def test_no_text_takes_long(self):
-        """Of strings that never end, and of those that nearly do."""
-        begin = time.monotonic()
-        for text in (b'"' + b'\\"' * 500_000, b'"a' * 500_000, b'{"a":' * 150_000, b"\\" * 10**6):
-            with pytest.raises(ValueError, match=r"\w"):
-                parse_json(text)
-        assert time.monotonic() - begin < 5
-
-    def test_brackets_in_strings_do_not_count(self):
-        value = {"a": "[" * 100 + '"' + "\\" + "{" * 100, "b": [[1.5, -2, None, True]]}
-        assert parse_json(json.dumps(value).encode()) == value
-
-
-def npy_header(shape, descr="<f4", order=False):
-    buffer = io.BytesIO()
-    header = {"descr": descr, "fortran_order": order, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, header)
-    return buffer.getvalue()
-
-
-class TestNpz:
-    def write(self, path, members, compression=zipfile.ZIP_DEFLATED):
-        with zipfile.ZipFile(path, "w", compression) as archive:
-            for name, data in members:
-                archive.writestr(name, data)
-
-    def test_what_numpy_wrote_is_read(self, tmp_path):
-        arrays = {
-            "a": np.arange(24, dtype=np.int16).reshape(2, 3, 4),
-            "b": np.asfortranarray(np.random.default_rng(0).normal(size=(3, 5))),
-            "c": np.float32(3),
-            "d": np.zeros((0, 4), np.uint8),
-            "e": np.array("text"),
-        }
-        for save in (np.savez, np.savez_compressed):
-            save(tmp_path / "x.npz", **arrays)
-            found, names = read_npz(tmp_path / "x.npz")
-            assert names == list(arrays)
-            for name, array in arrays.items():
-                np.testing.assert_array_equal(found[name], array)
-                assert found[name].dtype == array.dtype
-            assert list(read_npz(tmp_path / "x.npz", {"b"}.__contains__)[0]) == ["b"]
-
-    def test_what_is_crafted_is_refused(self, tmp_path):
-        """Eight files that NumPy or zipfile would follow into code or out of memory."""
-        objects = io.BytesIO()
-        np.save(objects, np.array([{"a": 1}], object), allow_pickle=True)
-        good = npy_header((4,)) + bytes(16)
-        bomb = npy_header((2**28,)) + bytes(2**30)
-        members = {
-            "objects": ([("x.npy", objects.getvalue())], "Python objects"),
-            "a bomb": ([("x.npy", bomb)], "at most 100 times"),
-            "a header of terabytes": ([("x.npy", npy_header((10**12,)))], "promises"),
-            "too short": ([("x.npy", good[:-4])], "promises 16 bytes"),
-            "too long": ([("x.npy", good + b"more")], "promises 16 bytes"),
-            "negative": ([("x.npy", npy_header((-1,)))], ""),
-            "twice": ([("x.npy", good), ("x.npy", good)], "twice"),
-            "no header": ([("x.npy", b"\x80\x04K\x01.")], ""),
-        }
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        path = tmp_path / "x.npz"
-        for name, (content, words) in members.items():
-            if name == "a bomb":
-                before_bomb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            self.write(path, content)
-            if name == "a bomb":  # making it took memory, not reading it
-                before += resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_bomb
-            del content
-            with pytest.raises(ValueError, match=words):
-                read_npz(path)
-        self.write(path, [("x.npy", good)])
-        data = path.read_bytes()
-        for broken in (data[: len(data) // 2], data[:40] + b"zz" + data[42:], b"", b"text"):
-            path.write_bytes(broken)
-            with pytest.raises(ValueError, match=r"\w"):
-                read_npz(path)
-        self.write(path, [("../../escaped.npy", good)])
-        assert list(read_npz(path)[0]) == ["../../escaped"]  # a name, and no path
-        assert not list(tmp_path.parent.rglob("escaped*"))
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        assert grown < 200_000  # kB
-        record("F23", crafted=len(members) + 4, refused=len(members) + 4)
-
-
-# --- Records that are wrong: eight cases, read here or by worker processes.
+from tests.reliability.job import VAE, Job, children, run, train_line, write_images
+from tests.reliability.test_images import encoded
 
 
 def write_folder(root, spoil=None, count=24):
-    for index, image in enumerate(
-        np.random.default_rng(0).integers(0, 256, (count, 8, 8), np.uint8)
-    ):
-        folder = root / "abc"[index % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{index:02d}.png").write_bytes(png_bytes(image[..., None]))
+    write_images(root, count, classes="abc")
     if spoil:
         spoil(root / "a" / "06.png")
 
@@ -312,6 +53,7 @@ BAD_NPZ = {
     "a negative label": ({"y_train": with_label(-2)}, "y_train: index 5: label -2"),
     "a label beyond": ({"y_train": with_label(7)}, "num_classes is 3: index 5: label 7"),
 }
+
 CLASSES = "--config.model.num_classes=3"
 
 
@@ -463,9 +205,6 @@ def is_grain_worker(pid):
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         line = file.read()
     return b"spawn_main" in line
-
-
-# --- Datasets that describe themselves.
 
 
 @pytest.mark.slow
