@@ -4,7 +4,7 @@ Behaviour is a NamedTuple of pure functions made by a lower-case factory. What a
 carries (params, stats) is kept apart from what it reports (metrics).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ __all__ = [
     "Loss",
     "Model",
     "Params",
+    "Predicted",
     "SampleOption",
     "Stats",
     "batch_mean",
@@ -32,8 +33,9 @@ __all__ = [
 
 Batch = Mapping[str, PyTree]
 """``image`` uint8 [B, H, W, C], or ``x`` (model space), or ``codes`` (a first stage's, made
-beforehand); optional ``label`` int [B],
-``eps`` (given noise) and ``weight`` [B] (0 marks the padding of a last, short batch)."""
+beforehand); optional ``label`` int [B], ``eps`` (given noise), ``context`` [B, L, D] (a sequence,
+of a text for example), ``low_res`` [B, h, w, C] and ``weight`` [B] (0 marks the padding of a last,
+short batch)."""
 
 Params = Mapping[str, PyTree]
 """One subtree for each player, for example ``{"net": ...}`` or ``{"gen": ..., "disc": ...}``."""
@@ -45,16 +47,17 @@ Stats = Mapping[str, PyTree]
 class Across(NamedTuple):
     """Reductions over the whole global batch, whichever engine runs the step.
 
-    Under ``jit`` over global arrays a batch is already global and both are the identity. Engines
+    Under ``jit`` over global arrays a batch is already global and all are the identity. Engines
     that give each device its own shard put collectives here. A loss that is not linear in the
     batch must reduce through these and nothing else.
     """
 
     mean: Callable[[PyTree], PyTree]
     gather: Callable[[PyTree], PyTree]
+    own: Callable[[PyTree], PyTree]  # the part of what ``gather`` gives that is this device's
 
 
-LOCAL = Across(mean=lambda tree: tree, gather=lambda tree: tree)
+LOCAL = Across(mean=lambda tree: tree, gather=lambda tree: tree, own=lambda tree: tree)
 """The identity: the batch at hand is the global batch."""
 
 
@@ -84,11 +87,20 @@ class Loss(NamedTuple):
 class LogProb(NamedTuple):
     """Log-density of each example in nats, with the standard error of its estimate.
 
-    The error is 0 for exact densities and not a number for a bound from a single draw.
+    The error is 0 for exact densities and not a number for a bound from a single draw. ``terms``
+    are what a bound consists of, or stands beside it: arrays [B, ...].
     """
 
     nats: Array
     stderr: Array
+    terms: Mapping[str, Array] = {}
+
+
+class Predicted(NamedTuple):
+    """What a classifier says of each example."""
+
+    log_probs: Array  # [B, classes], of each class, in nats
+    features: Array  # [B, D], of the layer before
 
 
 class SampleOption(NamedTuple):
@@ -104,7 +116,8 @@ class SampleOption(NamedTuple):
     ok: Callable[[Any], bool]
     static: bool
     help: str
-    goes_with: tuple[str, str] | None = None  # another option's name and the value it needs
+    # Another option's name and the values of which it needs one.
+    goes_with: tuple[str, Sequence[Any]] | None = None
 
 
 class Model(NamedTuple):
@@ -115,13 +128,20 @@ class Model(NamedTuple):
     ``update_stats(stats, {player: observed}, key, step)`` runs once a turn, after the reduction,
     and gives ``(stats, metrics)``.
     ``sample(params, stats, keys, frozen, cond=None, **options)`` draws ``len(keys)`` samples, one
-    from each key, so that a sample does not depend on the batch it was drawn in.
+    from each key, so that a sample does not depend on the batch it was drawn in. Of the arrays that
+    ``givens`` names it takes any as ``given={name: [B, ...]}``: ``"image"``, in the form of
+    ``batch["x"]``, and what belongs to it. ``start_noise(keys)`` gives what ``sample`` begins with
+    where no ``"noise"`` is given, and ``noise_of(params, stats, keys, frozen, x, cond=None,
+    **options)`` what a deterministic sampler would make x of.
     ``log_prob(params, stats, batch, keys, frozen, **options)`` is exact or a bound, as
     ``log_prob_kind`` says. It is over ``batch["x"]``, or, if ``over_pixels``, over 8-bit pixels.
+    ``log_prob_cost`` is how often it runs the network for an example.
     ``encode(params, stats, x, keys=None, label=None)`` and ``decode(params, stats, z, label=None)``
     are what a second stage models; families without them have None. Without keys a random code is
     replaced by its mean. Discrete codes are whole numbers from 0 to below ``num_codes``, which has
     the structure of what ``encode`` gives; None for codes that are real numbers.
+    ``predict(params, stats, x, t=None)`` is what a classifier says of x, or of x_t at times t [B].
+    Families that do not generate have no ``sample``.
     """
 
     init: Callable[[jax.Array, Batch], tuple[Params, Stats]]
@@ -129,15 +149,20 @@ class Model(NamedTuple):
     update_stats: Callable[
         [Stats, Mapping[str, PyTree], jax.Array, Array], tuple[Stats, Mapping[str, Scalar]]
     ]
-    sample: Callable[..., PyTree]
-    sample_options: Mapping[str, SampleOption]
+    sample: Callable[..., PyTree] | None = None
+    sample_options: Mapping[str, SampleOption] = {}
     log_prob: Callable[[Params, Stats, Batch, Keys, PyTree], LogProb] | None = None
     log_prob_kind: str | None = None
     log_prob_options: Mapping[str, SampleOption] = {}
+    log_prob_cost: int = 1
     over_pixels: bool = False
     encode: Callable[..., PyTree] | None = None
     decode: Callable[..., PyTree] | None = None
     num_codes: PyTree = None
+    givens: Sequence[str] = ()
+    start_noise: Callable[[Keys], Array] | None = None
+    noise_of: Callable[..., PyTree] | None = None
+    predict: Callable[..., Predicted] | None = None
 
 
 class Codec(NamedTuple):

@@ -9,17 +9,33 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gen_jax.diffusion.schedules import Schedule, like
+from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, like
 from gen_jax.typing import Array, Float
 
-__all__ = ["Denoiser", "Parameterization", "Prediction", "denoiser", "epsilon", "v", "x_0"]
+__all__ = [
+    "Denoiser",
+    "Parameterization",
+    "Prediction",
+    "denoiser",
+    "edm",
+    "epsilon",
+    "v",
+    "velocity",
+    "x_0",
+]
 
 
 class Prediction(NamedTuple):
-    """A denoised example and the noise that goes with it: x_t = alpha x_0 + sigma eps."""
+    """A denoised example and the noise that goes with it: x_t = alpha x_0 + sigma eps.
+
+    ``variance`` is what models with learned variances add: where between the log of the posterior's
+    variance (0) and that of beta (1) the log-variance of a step lies (Nichol & Dhariwal 2021, Eq.
+    15).
+    """
 
     x_0: Float[Array, "batch *dims"]
     eps: Float[Array, "batch *dims"]
+    variance: Float[Array, "batch *dims"] | None = None
 
 
 Denoiser = Callable[[Float[Array, "batch *dims"], Float[Array, "*t"] | float], Prediction]
@@ -32,10 +48,13 @@ class Parameterization(NamedTuple):
 
     ``target(x_0, eps, alpha, sigma)`` is what the network should give, and
     ``read(output, x_t, alpha, sigma)`` the :class:`Prediction` that an output stands for.
+    ``show(x_t, t, alpha, sigma)`` is what the network is given: x_t and t as they are, unless a
+    preconditioning scales them.
     """
 
     target: Callable[[Array, Array, Array, Array], Array]
     read: Callable[[Array, Array, Array, Array], Prediction]
+    show: Callable[[Array, Array, Array, Array], tuple[Array, Array]] = lambda x_t, t, *_: (x_t, t)
 
 
 def _x_0_from_eps(eps: Array, x_t: Array, alpha: Array, sigma: Array) -> Array:
@@ -79,10 +98,66 @@ v = Parameterization(
 """v = alpha eps - sigma x_0 (Salimans & Ho 2022, Appendix D); defined at both ends of time."""
 
 
+def _read_velocity(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction:
+    total = alpha + sigma
+    return Prediction(x_0=(x_t - sigma * output) / total, eps=(x_t + alpha * output) / total)
+
+
+velocity = Parameterization(
+    target=lambda x_0, eps, alpha, sigma: eps - x_0,
+    read=_read_velocity,
+)
+"""eps - x_0, the velocity dx_t / dt of a rectified flow (Liu et al. 2023, Eq. 1, where time runs
+the other way); defined at both ends of time, for any schedule."""
+
+
+def edm(sigma_data: float = 0.5) -> Parameterization:
+    """Make the preconditioning of EDM (Karras et al. 2022, Table 1 and Eq. 7), for any schedule.
+
+    With s = sigma / alpha and d = sigma_data, a network F gives
+
+        x_0 = d^2 / (s^2 + d^2) x + s d / sqrt(s^2 + d^2) F(x / sqrt(s^2 + d^2), log(s) / 4)
+
+    for x = x_t / alpha. The mean squared error of its target is their loss with the weight 1 /
+    c_out^2 (Eq. 8), so that it needs no other. Where sigma^2 + alpha^2 = 1 and d = 1, the target is
+    minus that of :data:`v`.
+
+    Args:
+        sigma_data: standard deviation of the data, above 0.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data: a number above 0 is needed, got {sigma_data}")
+    d = sigma_data
+
+    def norm(alpha: Array, sigma: Array) -> Array:
+        return jnp.sqrt(jnp.square(sigma) + d**2 * jnp.square(alpha))
+
+    def target(x_0: Array, eps: Array, alpha: Array, sigma: Array) -> Array:
+        return (sigma * x_0 - d**2 * alpha * eps) / (d * norm(alpha, sigma))
+
+    def read(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction:
+        n = norm(alpha, sigma)
+        return Prediction(
+            x_0=d**2 * alpha * x_t / n**2 + sigma * d / n * output,
+            eps=sigma * x_t / n**2 - alpha * d / n * output,
+        )
+
+    def show(x_t: Array, t: Array, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+        # Finite where nothing of the signal, or of the noise, is left.
+        level = jnp.log(jnp.maximum(sigma, MIN_ALPHA)) - jnp.log(jnp.maximum(alpha, MIN_ALPHA))
+        return x_t / norm(alpha, sigma), jnp.reshape(level, t.shape) / 4
+
+    return Parameterization(target, read, show)
+
+
 def denoiser(
     network: Callable[[Float[Array, "batch *dims"], Float[Array, "batch"]], Array],
     schedule: Schedule,
     parameterization: Parameterization,
+    learned_variance: bool = False,
 ) -> Denoiser:
     """Make a denoiser of any network.
 
@@ -91,11 +166,18 @@ def denoiser(
             module of any framework.
         schedule: the schedule that the network was trained with.
         parameterization: what the network was trained to predict.
+        learned_variance: whether the network has twice as many channels, whose second half, from -1
+            to 1, says where the variance lies (see :class:`Prediction`).
     """
 
     def denoise(x: Float[Array, "batch *dims"], t: Float[Array, "*t"] | float) -> Prediction:
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
         alpha, sigma = like(schedule.alpha(t), x), like(schedule.sigma(t), x)
-        return parameterization.read(network(x, t), x, alpha, sigma)
+        output = network(*parameterization.show(x, t, alpha, sigma))
+        if not learned_variance:
+            return parameterization.read(output, x, alpha, sigma)
+        output, variance = jnp.split(output, 2, axis=-1)
+        prediction = parameterization.read(output, x, alpha, sigma)
+        return prediction._replace(variance=(variance + 1) / 2)
 
     return denoise

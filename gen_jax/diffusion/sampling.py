@@ -1,16 +1,28 @@
 """The one loop that every sampler runs in, and the time grids it runs over."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.diffusion.parameterization import Denoiser
-from gen_jax.diffusion.schedules import Schedule
-from gen_jax.diffusion.solvers import Solver, SolverState
+from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, time_of_noise
+from gen_jax.diffusion.solvers import Solver
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, ArrayLike, Float, Keys, Shape
 
-__all__ = ["integrate", "leading_times", "sample", "uniform_times"]
+__all__ = [
+    "integrate",
+    "karras_times",
+    "leading_times",
+    "on_table",
+    "quadratic_times",
+    "sample",
+    "start_noise",
+    "start_normal",
+    "uniform_times",
+]
 
 
 def uniform_times(num_steps: int, num_train_steps: int | None = None) -> np.ndarray:
@@ -55,6 +67,88 @@ def leading_times(num_steps: int, num_train_steps: int) -> np.ndarray:
     return (index / num_train_steps).astype(np.float32)
 
 
+def quadratic_times(num_steps: int, t_min: float = 0.0) -> np.ndarray:
+    """Lay the grid t_i = t_min + (1 - t_min) (i / S)^2: finer steps near the data.
+
+    Song et al. 2021, appendix D.2, "quadratic", whose tau_i = c i^2.
+
+    Args:
+        num_steps: S >= 1; the grid has S + 1 points.
+        t_min: the last point.
+
+    Returns:
+        float32 [S + 1], strictly descending.
+
+    Raises:
+        ValueError: if S < 1.
+    """
+    _check_num_steps(num_steps, None)
+    return (t_min + (1 - t_min) * np.linspace(1.0, 0.0, num_steps + 1) ** 2).astype(np.float32)
+
+
+def karras_times(
+    schedule: Schedule,
+    num_steps: int,
+    *,
+    low: float = 0.002,
+    high: float = 80.0,
+    rho: float = 7.0,
+) -> np.ndarray:
+    """Lay a grid whose noise levels r = sigma / alpha have equal steps in r^(1 / rho).
+
+    r_i = (high^(1/rho) + i / (S - 1) (low^(1/rho) - high^(1/rho)))^rho for i < S, and r_S = 0
+    (Karras et al. 2022, Eq. 5).
+
+    Args:
+        schedule: levels that it does not reach become its own: its largest at t = 1, and for a
+            discrete schedule, if there is any, its smallest.
+        num_steps: S >= 1; the grid has S + 1 points.
+        low: smallest level above 0.
+        high: largest level.
+        rho: 7 in the paper; 1 gives equal steps of r.
+
+    Returns:
+        float32 [S + 1], strictly descending, the last 0. The first is 1 where the schedule's
+        largest level is at most ``high``.
+
+    Raises:
+        ValueError: if S < 1, or not 0 < low < high.
+    """
+    _check_num_steps(num_steps, None)
+    if not 0 < low < high:
+        raise ValueError(f"low, high: 0 < low < high is needed, got {low} and {high}")
+    with jax.ensure_compile_time_eval():  # grids are constants, also of a compiled sampler
+        last = float(schedule.sigma(1.0)) / max(float(schedule.alpha(1.0)), MIN_ALPHA)
+        first, final = (x ** (1 / rho) for x in (min(high, last), min(low, last / 2)))
+        ratios = np.linspace(first, final, num_steps) ** rho
+        times = np.array(time_of_noise(schedule, ratios))
+    if high >= last:
+        times[0] = 1.0
+    return np.append(times, 0.0).astype(np.float32)
+
+
+def on_table(times: np.ndarray, num_train_steps: int) -> np.ndarray:
+    """Move a descending grid onto the multiples of 1 / T that a discrete model was trained at.
+
+    Points that would meet are pushed apart, one step of 1 / T each, so that their number stays.
+
+    Args:
+        times: [S + 1] from at most 1 to 0.
+        num_train_steps: T >= S.
+
+    Raises:
+        ValueError: if S > T.
+    """
+    num_steps = len(times) - 1
+    _check_num_steps(num_steps, num_train_steps)
+    index = np.round(np.asarray(times, np.float64) * num_train_steps)
+    least = np.arange(num_steps, -1, -1)  # room for those that follow
+    index = np.maximum(index, least)
+    for i in range(1, len(index)):
+        index[i] = min(index[i], index[i - 1] - 1)
+    return (index / num_train_steps).astype(np.float32)
+
+
 def _check_num_steps(num_steps: int, num_train_steps: int | None) -> None:
     if num_steps < 1:
         raise ValueError(f"num_steps: at least 1 is needed, got {num_steps}")
@@ -89,9 +183,7 @@ def integrate(
     """
     times = jnp.asarray(times, jnp.float32)
 
-    def step(
-        state: SolverState, index_and_times: tuple[Array, Array, Array]
-    ) -> tuple[SolverState, Array | None]:
+    def step(state: Any, index_and_times: tuple[Array, Array, Array]) -> tuple[Any, Array | None]:
         i, t, s = index_and_times
         state = solver.step(denoiser, schedule, state, t, s, rng.fold_in(keys, i))
         return state, state.x if trace else None
@@ -127,8 +219,19 @@ def sample(
     Returns:
         [batch, *shape], or with ``trace`` [S + 1, batch, *shape].
     """
-    start_keys, step_keys = rng.split(keys, 2)
-    start = jnp.asarray(times, jnp.float32)[0]
-    std = jnp.hypot(schedule.alpha(start), schedule.sigma(start))
-    x = std * rng.normal(start_keys, shape)
+    _, step_keys = rng.split(keys, 2)
+    x = start_noise(schedule, times, start_normal(keys, shape))
     return integrate(denoiser, schedule, solver, times, x, step_keys, trace)
+
+
+def start_normal(keys: Keys, shape: Shape) -> Float[Array, "batch *dims"]:
+    """Draw the standard normals that :func:`sample` begins with, one of ``shape`` from each key."""
+    return rng.normal(rng.split(keys, 2)[0], shape)
+
+
+def start_noise(
+    schedule: Schedule, times: ArrayLike, eps: Float[Array, "batch *dims"]
+) -> Float[Array, "batch *dims"]:
+    """Scale standard normals to the points at ``times[0]`` that :func:`sample` begins with."""
+    start = jnp.asarray(times, jnp.float32)[0]
+    return jnp.hypot(schedule.alpha(start), schedule.sigma(start)) * eps

@@ -13,7 +13,17 @@ import numpy as np
 
 from gen_jax.typing import Array, ArrayLike, Float
 
-__all__ = ["Schedule", "cosine", "diffuse", "from_betas", "linear_beta", "logsnr"]
+__all__ = [
+    "Schedule",
+    "cosine",
+    "diffuse",
+    "from_betas",
+    "linear_beta",
+    "logsnr",
+    "rectified_flow",
+    "time_of_noise",
+    "variance_exploding",
+]
 
 
 MIN_ALPHA = 1e-18  # its square is still a normal number in single precision
@@ -103,7 +113,17 @@ def linear_beta(
         ValueError: if num_steps < 1 or a beta lies outside (0, 1).
     """
     _check_num_steps(num_steps)
-    return from_betas(np.linspace(beta_start, beta_end, num_steps))
+    return from_betas(linear_betas(num_steps, beta_start, beta_end))
+
+
+def linear_betas(num_steps: int, beta_start: float, beta_end: float) -> np.ndarray:
+    """Give beta_1 to beta_T of :func:`linear_beta`."""
+    return np.linspace(beta_start, beta_end, num_steps)
+
+
+def scaled_linear_betas(num_steps: int, beta_start: float, beta_end: float) -> np.ndarray:
+    """Give variances whose roots rise linearly, as in the code of Rombach et al. 2022."""
+    return np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2
 
 
 def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
@@ -121,9 +141,68 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
         ValueError: if num_steps < 1 or max_beta lies outside (0, 1).
     """
     _check_num_steps(num_steps)
+    return from_betas(cosine_betas(num_steps, offset, max_beta))
+
+
+def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
+    """Give beta_1 to beta_T of :func:`cosine`."""
     u = np.arange(num_steps + 1) / num_steps
     f = np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2
-    return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta))
+    return np.minimum(1 - f[1:] / f[:-1], max_beta)
+
+
+def rectified_flow() -> Schedule:
+    """Make the straight path from data to noise: alpha = 1 - t, sigma = t (Liu et al. 2023, Eq. 1).
+
+    The same path is flow matching's with sigma_min = 0 (Lipman et al. 2023, Eq. 20, where time runs
+    from noise to data).
+    """
+    return Schedule(
+        alpha=lambda t: 1 - jnp.asarray(t, jnp.float32), sigma=lambda t: jnp.asarray(t, jnp.float32)
+    )
+
+
+def variance_exploding(sigma_max: float = 80.0) -> Schedule:
+    """Make the schedule of EDM: alpha = 1, sigma = sigma_max t (Karras et al. 2022, Table 1).
+
+    Their time is sigma itself; here it is scaled so that noise is at t = 1.
+
+    Args:
+        sigma_max: noise level at t = 1, in units of the data; above 0.
+
+    Raises:
+        ValueError: if sigma_max is not above 0.
+    """
+    if not sigma_max > 0:
+        raise ValueError(f"sigma_max: a number above 0 is needed, got {sigma_max}")
+    return Schedule(
+        alpha=lambda t: jnp.ones_like(jnp.asarray(t, jnp.float32)),
+        sigma=lambda t: sigma_max * jnp.asarray(t, jnp.float32),
+    )
+
+
+def time_of_noise(schedule: Schedule, ratio: ArrayLike) -> Float[Array, "*t"]:
+    """Find the time t at which sigma(t) / alpha(t) is ``ratio``, by bisection.
+
+    Args:
+        schedule: with a ratio that rises with t.
+        ratio: noise level relative to the signal, from 0; levels above the schedule's give 1.
+
+    Returns:
+        Times in [0, 1], of the shape of ``ratio``.
+    """
+    ratio = jnp.asarray(ratio, jnp.float32)
+
+    # Halving in single precision goes on until neighbouring numbers: small times, where the noise
+    # level varies most, are found to as many digits as large ones.
+    def halve(_: Array | int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        above = schedule.sigma(middle) > ratio * schedule.alpha(middle)
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    ends = jnp.zeros_like(ratio), jnp.ones_like(ratio)
+    return jax.lax.fori_loop(0, 48, halve, ends)[1]
 
 
 def logsnr(schedule: Schedule, t: ArrayLike) -> Float[Array, "*t"]:

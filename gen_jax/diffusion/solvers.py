@@ -2,28 +2,57 @@
 
 A solver is given the denoiser, not its output, so that methods which look at several points need
 nothing else. Noise comes from one key for each example.
+
+Along x = alpha x_0 + sigma eps the probability flow is dx = x_0 dalpha + eps dsigma. Written so, it
+needs no derivative of a schedule, nothing is infinite at either end, and Euler's step is DDIM's on
+every schedule. On a rectified flow it is dx = (eps - x_0) dt, and with alpha = 1 it is dx = eps
+dsigma, the flow of Karras et al. 2022.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 
-from gen_jax.diffusion.parameterization import Denoiser
-from gen_jax.diffusion.schedules import Schedule
+from gen_jax.diffusion.parameterization import Denoiser, Prediction
+from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, time_of_noise
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, Float, Keys, ScalarLike
 
-__all__ = ["Solver", "SolverState", "Variance", "ddim", "ddpm"]
+__all__ = [
+    "MultistepState",
+    "Solver",
+    "SolverState",
+    "Transition",
+    "Variance",
+    "churned",
+    "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "log_variance",
+    "transition",
+]
 
 
-Variance = Literal["beta", "beta_tilde"]
+Variance = Literal["beta", "beta_tilde", "learned"]
 
 
 class SolverState(NamedTuple):
     """What a one-step method carries: the point itself."""
 
     x: Float[Array, "batch *dims"]
+
+
+class MultistepState(NamedTuple):
+    """What a method of several steps carries: the point, and what was predicted a step before."""
+
+    x: Float[Array, "batch *dims"]
+    x_0: Float[Array, "batch *dims"]
+    t: Float[Array, ""]  # of that prediction; above 1 before the first step
 
 
 class Solver(NamedTuple):
@@ -33,11 +62,13 @@ class Solver(NamedTuple):
     ``step(denoiser, schedule, state, t, s, keys)`` moves it from time t to time s.
     """
 
-    init: Callable[[Array], SolverState]
-    step: Callable[[Denoiser, Schedule, SolverState, Array, Array, Keys], SolverState]
+    init: Callable[[Array], Any]
+    step: Callable[[Denoiser, Schedule, Any, Array, Array, Keys], Any]
 
 
-class _Transition(NamedTuple):
+class Transition(NamedTuple):
+    """The levels of one step from t down to s, all scalars."""
+
     alpha_s: Array
     sigma_s: Array
     ratio: Array  # alpha_t / alpha_s
@@ -46,7 +77,8 @@ class _Transition(NamedTuple):
     sigma_t: Array
 
 
-def _transition(schedule: Schedule, t: Array, s: Array) -> _Transition:
+def transition(schedule: Schedule, t: Array, s: Array) -> Transition:
+    """Give what q(x_s | x_t, x_0) is made of (Ho et al. 2020, Eq. 7), for any two times."""
     alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
     alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
     ratio = alpha_t / alpha_s
@@ -54,7 +86,35 @@ def _transition(schedule: Schedule, t: Array, s: Array) -> _Transition:
     # Negative only when moving towards noise (inversion), where nothing is added.
     added = jnp.maximum(jnp.square(sigma_t) - jnp.square(ratio * sigma_s), 0.0)
     posterior = added * jnp.square(sigma_s / sigma_t)
-    return _Transition(alpha_s, sigma_s, ratio, added, posterior, sigma_t)
+    return Transition(alpha_s, sigma_s, ratio, added, posterior, sigma_t)
+
+
+def posterior_mean(q: Transition, x_t: Array, x_0: Array) -> Array:
+    """Give the mean of q(x_s | x_t, x_0) (Ho et al. 2020, Eq. 7)."""
+    return (
+        q.ratio * jnp.square(q.sigma_s / q.sigma_t) * x_t
+        + q.alpha_s * q.added / jnp.square(q.sigma_t) * x_0
+    )
+
+
+# Of variances that are 0, as the posterior's is at the last step.
+MIN_VARIANCE = 1e-20
+
+
+def log_variance(q: Transition, variance: Variance, prediction: Prediction) -> Array:
+    """Give the log-variance of a model's step, a scalar or, where it is learned, an array.
+
+    v log beta + (1 - v) log beta-tilde (Nichol & Dhariwal 2021, Eq. 15).
+
+    Raises:
+        ValueError: if it should be learned, and the prediction has none.
+    """
+    large, small = (jnp.log(jnp.maximum(x, MIN_VARIANCE)) for x in (q.added, q.posterior))
+    if variance != "learned":
+        return large if variance == "beta" else small
+    if prediction.variance is None:
+        raise ValueError("variance: 'learned' needs a denoiser that has learned variances")
+    return prediction.variance * large + (1 - prediction.variance) * small
 
 
 def ddpm(variance: Variance = "beta") -> Solver:
@@ -64,26 +124,24 @@ def ddpm(variance: Variance = "beta") -> Solver:
     last step. Between times that are not neighbours, beta stands for 1 - alpha_t^2 / alpha_s^2.
 
     Args:
-        variance: ``"beta"``, the larger of the paper's two choices, or ``"beta_tilde"``, the
-            variance of the posterior.
+        variance: ``"beta"``, the larger of the paper's two choices, ``"beta_tilde"``, the variance
+            of the posterior, or ``"learned"``, what a denoiser with learned variances says.
 
     Raises:
-        ValueError: for any other variance.
+        ValueError: for any other variance, or if a denoiser has not learned any.
     """
-    if variance not in ("beta", "beta_tilde"):
-        raise ValueError(f"variance: 'beta' or 'beta_tilde' is needed, got {variance!r}")
+    if variance not in get_args(Variance):
+        raise ValueError(f"variance: 'beta', 'beta_tilde' or 'learned', got {variance!r}")
 
     def step(
         denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys
     ) -> SolverState:
         x = state.x
-        q = _transition(schedule, t, s)
-        mean = (
-            q.ratio * jnp.square(q.sigma_s / q.sigma_t) * x
-            + q.alpha_s * q.added / jnp.square(q.sigma_t) * denoiser(x, t).x_0
-        )
-        std = jnp.sqrt(q.added if variance == "beta" else q.posterior) * (s > 0)
-        return SolverState(mean + std * rng.normal(keys, x.shape[1:], x.dtype))
+        q = transition(schedule, t, s)
+        prediction = denoiser(x, t)
+        std = jnp.exp(0.5 * log_variance(q, variance, prediction)) * (s > 0)
+        noise = rng.normal(keys, x.shape[1:], x.dtype)
+        return SolverState(posterior_mean(q, x, prediction.x_0) + std * noise)
 
     return Solver(init=SolverState, step=step)
 
@@ -108,7 +166,7 @@ def ddim(eta: ScalarLike = 0.0) -> Solver:
         denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys
     ) -> SolverState:
         x = state.x
-        q = _transition(schedule, t, s)
+        q = transition(schedule, t, s)
         prediction = denoiser(x, t)
         variance = jnp.square(eta) * q.posterior
         direction = jnp.sqrt(jnp.maximum(jnp.square(q.sigma_s) - variance, 0.0))
@@ -116,3 +174,142 @@ def ddim(eta: ScalarLike = 0.0) -> Solver:
         return SolverState(mean + jnp.sqrt(variance) * rng.normal(keys, x.shape[1:], x.dtype))
 
     return Solver(init=SolverState, step=step)
+
+
+def euler() -> Solver:
+    """Make Euler's method for the probability flow: x_s = alpha_s x_0 + sigma_s eps.
+
+    The step of DDIM with eta = 0, and of Euler's method in the time of a rectified flow and in the
+    noise level of EDM (Karras et al. 2022, Algorithm 1 without its correction). First order.
+    """
+    return ddim(0.0)
+
+
+def euler_ancestral(eta: ScalarLike = 1.0) -> Solver:
+    """Make Euler's method with fresh noise in each step, as k-diffusion has it.
+
+    A step down to the noise level that leaves room for the noise which is then added: DDIM's with
+    that eta, written in x / alpha and sigma / alpha.
+
+    Args:
+        eta: from 0, deterministic, to 1; may be traced.
+
+    Raises:
+        ValueError: if eta is a number outside [0, 1].
+    """
+    return ddim(eta)
+
+
+def heun() -> Solver:
+    """Make Heun's method for the probability flow (Karras et al. 2022, Algorithm 1).
+
+    A step of Euler, and then one with the mean of both ends' predictions: x_s = x_t + dalpha (x_0 +
+    x_0') / 2 + dsigma (eps + eps') / 2. Two evaluations a step, but one in a step to t = 0. Second
+    order.
+    """
+
+    def step(
+        denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys
+    ) -> SolverState:
+        del keys
+        x = state.x
+        here = denoiser(x, t)
+        ends = [(schedule.alpha(u), schedule.sigma(u)) for u in (t, s)]
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = ends
+        guess = alpha_s * here.x_0 + sigma_s * here.eps
+
+        def correct(guess: Array) -> Array:
+            there = denoiser(guess, s)
+            return (
+                x
+                + (alpha_s - alpha_t) * (here.x_0 + there.x_0) / 2
+                + (sigma_s - sigma_t) * (here.eps + there.eps) / 2
+            )
+
+        # At s = 0 there is no noise, whose direction could be asked for.
+        return SolverState(jax.lax.cond(s > 0, correct, lambda guess: guess, guess))
+
+    return Solver(init=SolverState, step=step)
+
+
+def dpmpp_2m() -> Solver:
+    """Make DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2): two steps of memory, one evaluation.
+
+    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D with h the step in log(alpha / sigma), and D
+    the prediction of x_0 extrapolated from this and the step before. The first step, and one to t =
+    0, are DDIM's. Second order.
+    """
+
+    def init(x: Array) -> MultistepState:
+        return MultistepState(x, jnp.zeros_like(x), jnp.float32(2.0))
+
+    def step(
+        denoiser: Denoiser,
+        schedule: Schedule,
+        state: MultistepState,
+        t: Array,
+        s: Array,
+        keys: Keys,
+    ) -> MultistepState:
+        del keys
+        x_0 = denoiser(state.x, t).x_0
+        lam_before, lam_t, lam_s = (
+            jnp.log(jnp.maximum(schedule.alpha(u), MIN_ALPHA))
+            - jnp.log(jnp.maximum(schedule.sigma(u), MIN_ALPHA))
+            for u in (jnp.minimum(state.t, 1.0), t, s)
+        )
+        # Weight of the difference between the two predictions: h / (2 h_before).
+        # No extrapolation from a step that led nowhere, as two equal times of a table do.
+        first = (state.t > 1) | (lam_t == lam_before)
+        ahead = (lam_s - lam_t) / (2 * jnp.where(first, 1.0, lam_t - lam_before))
+        ahead = jnp.where(first | (s <= 0), 0.0, ahead)
+        d = x_0 + ahead * (x_0 - state.x_0)
+        kept = schedule.sigma(s) / schedule.sigma(t)
+        gain = schedule.alpha(s) - schedule.alpha(t) * kept  # alpha_s (1 - e^-h)
+        return MultistepState(kept * state.x + gain * d, x_0, t)
+
+    return Solver(init=init, step=step)
+
+
+def churned(
+    solver: Solver,
+    amount: ScalarLike,
+    num_steps: int,
+    low: ScalarLike = 0.0,
+    high: ScalarLike = jnp.inf,
+    noise: ScalarLike = 1.0,
+) -> Solver:
+    """Let noise be added before each step of another solver (Karras et al. 2022, Algorithm 2).
+
+    The noise level rises from r = sigma / alpha to r (1 + gamma), with gamma = min(amount /
+    num_steps, sqrt(2) - 1) where low <= r <= high; the step then begins there.
+
+    Args:
+        solver: usually :func:`heun`.
+        amount: S_churn, from 0, which changes nothing.
+        num_steps: of the whole run.
+        low: S_tmin.
+        high: S_tmax. Noise beyond the schedule's own is not added.
+        noise: S_noise, the standard deviation of what is added.
+
+    Returns:
+        A solver for descending times.
+    """
+    gamma = jnp.minimum(jnp.asarray(amount, jnp.float32) / num_steps, 2**0.5 - 1)
+
+    def step(
+        denoiser: Denoiser, schedule: Schedule, state: Any, t: Array, s: Array, keys: Keys
+    ) -> Any:
+        step_keys, noise_keys = rng.split(keys, 2)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        ratio = sigma / jnp.maximum(alpha, MIN_ALPHA)
+        rises = (ratio >= low) & (ratio <= high) & (gamma > 0) & (t < 1)
+        up = jnp.where(rises, jnp.maximum(time_of_noise(schedule, ratio * (1 + gamma)), t), t)
+        # Without churn nothing may change, not even by rounding.
+        kept = jnp.where(rises, schedule.alpha(up) / jnp.maximum(alpha, MIN_ALPHA), 1.0)
+        added = jnp.where(rises, jnp.square(schedule.sigma(up)) - jnp.square(kept * sigma), 0.0)
+        std = noise * jnp.sqrt(jnp.maximum(added, 0.0))
+        x = kept * state.x + std * rng.normal(noise_keys, state.x.shape[1:], state.x.dtype)
+        return solver.step(denoiser, schedule, state._replace(x=x), up, s, step_keys)
+
+    return Solver(init=solver.init, step=step)

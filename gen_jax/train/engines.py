@@ -264,12 +264,18 @@ def _explicit(step_options: Mapping[str, Any]) -> dict[str, Any]:
     across = Across(
         mean=lambda tree: jax.lax.pmean(tree, _REPLICAS),
         gather=lambda tree: jax.lax.all_gather(tree, _REPLICAS, tiled=True),
+        own=lambda tree: jax.tree.map(_own_rows, tree),
     )
 
     def first_example(num: int) -> Array:
         return jax.lax.axis_index(_REPLICAS) * num
 
     return {**step_options, "across": across, "first_example": first_example}
+
+
+def _own_rows(x: Array) -> Array:
+    num = len(x) // jax.lax.axis_size(_REPLICAS)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(_REPLICAS) * num, num)
 
 
 def _replicas(mesh: Mesh) -> Mesh:

@@ -1,0 +1,134 @@
+"""Beginning from images: inversion, a partial noise level, and filling in what is missing."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.diffusion.parameterization import Denoiser
+from gen_jax.diffusion.sampling import integrate
+from gen_jax.diffusion.schedules import Schedule, diffuse
+from gen_jax.diffusion.solvers import Solver, transition
+from gen_jax.ops import keys as rng
+from gen_jax.typing import Array, ArrayLike, Float, Keys
+
+__all__ = ["from_partial", "inpainting", "invert", "repaint_times"]
+
+
+def invert(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    solver: Solver,
+    times: ArrayLike,
+    x: Float[Array, "batch *dims"],
+    keys: Keys,
+) -> Float[Array, "batch *dims"]:
+    """Walk the probability flow from data to the noise that a deterministic solver begins with.
+
+    DDIM inversion (Song et al. 2021, Section 4.3) is this with :func:`ddim`.
+
+    Args:
+        denoiser: ``(x, t) -> Prediction``.
+        schedule: its schedule.
+        solver: a deterministic one.
+        times: the descending grid of the way back, [S + 1]. Its 0 stands for a small time, a
+            hundredth of its last step: at 0 itself there is no direction.
+        x: data.
+        keys: not drawn from by deterministic solvers.
+
+    Returns:
+        Points at ``times[0]``; divided by hypot(alpha, sigma) there, standard normals.
+    """
+    ascending = jnp.flip(jnp.asarray(times, jnp.float32))
+    first = jnp.where(ascending[0] > 0, ascending[0], ascending[1] / 100)
+    return integrate(denoiser, schedule, solver, ascending.at[0].set(first), x, keys)
+
+
+def from_partial(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    solver: Solver,
+    times: ArrayLike,
+    x_0: Float[Array, "batch *dims"],
+    keys: Keys,
+    trace: bool = False,
+) -> Float[Array, "..."]:
+    """Add the noise of ``times[0]`` to data, and take it off again (Meng et al. 2022, Algorithm 1).
+
+    Args:
+        denoiser: ``(x, t) -> Prediction``.
+        schedule: its schedule.
+        solver: how one step is made.
+        times: [S + 1] descending grid. The first is the strength of the change: at 1 little of
+            the data is left; may be traced.
+        x_0: data.
+        keys: one for each example.
+        trace: whether to keep the points at every time.
+
+    Returns:
+        As :func:`integrate`.
+    """
+    times = jnp.asarray(times, jnp.float32)
+    start_keys, step_keys = rng.split(keys, 2)
+    x = diffuse(schedule, x_0, times[0], rng.normal(start_keys, x_0.shape[1:]))
+    return integrate(denoiser, schedule, solver, times, x, step_keys, trace)
+
+
+def inpainting(
+    solver: Solver, x_0: Float[Array, "batch *dims"], mask: Float[Array, "batch *dims"]
+) -> Solver:
+    """Keep known pixels at their noisy selves while a solver fills in the others.
+
+    After each step to s, known pixels are alpha_s x_0 + sigma_s z (Song et al. 2021b, Appendix I.2;
+    Lugmayr et al. 2022, Eq. 8). A step to a larger time diffuses, as on :func:`repaint_times`.
+
+    Args:
+        solver: of one step of memory.
+        x_0: known data; what stands where the mask is 0 does not matter.
+        mask: 1 where the data is known, 0 where it is to be filled in.
+    """
+
+    def step(
+        denoiser: Denoiser, schedule: Schedule, state: Any, t: Array, s: Array, keys: Keys
+    ) -> Any:
+        step_keys, known_keys, up_keys = rng.split(keys, 3)
+        shape = state.x.shape[1:]
+        down = solver.step(denoiser, schedule, state, t, jnp.minimum(s, t), step_keys)
+        known = diffuse(schedule, x_0, s, rng.normal(known_keys, shape))
+        filled = mask * known + (1 - mask) * down.x
+        q = transition(schedule, jnp.maximum(s, t), t)
+        risen = q.ratio * state.x + jnp.sqrt(q.added) * rng.normal(up_keys, shape)
+        return down._replace(x=jnp.where(s > t, risen, filled))
+
+    return Solver(init=solver.init, step=step)
+
+
+def repaint_times(times: np.ndarray, jump: int = 10, resamples: int = 10) -> np.ndarray:
+    """Let a grid go back and forth: every ``jump`` steps down are walked ``resamples`` times.
+
+    What is filled in then gets to agree with what is known (Lugmayr et al. 2022, Appendix B). The
+    number of evaluations grows about ``resamples`` times.
+
+    Args:
+        times: descending grid [S + 1].
+        jump: from 1, in steps of the grid.
+        resamples: from 1, which leaves the grid as it is.
+
+    Returns:
+        A grid that rises in single steps of the original.
+
+    Raises:
+        ValueError: for other numbers.
+    """
+    if jump < 1 or resamples < 1:
+        raise ValueError(f"jump, resamples: at least 1 is needed, got {jump} and {resamples}")
+    num_steps = len(times) - 1
+    order = [0]
+    for begin in range(0, num_steps, jump):
+        end = min(begin + jump, num_steps)
+        down = list(range(begin + 1, end + 1))
+        # The way to t = 0 is walked last, so that the result ends without noise.
+        up = list(range(end - 1, begin - 1, -1))
+        for number in range(resamples):
+            order += down + (up if number < resamples - 1 else [])
+    return np.asarray(times)[order]

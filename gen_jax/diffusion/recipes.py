@@ -1,0 +1,92 @@
+"""Solvers and grids by name, as command lines and configs have them."""
+
+import numpy as np
+
+from gen_jax.diffusion.sampling import karras_times, on_table, quadratic_times, uniform_times
+from gen_jax.diffusion.schedules import Schedule
+from gen_jax.diffusion.solvers import (
+    Solver,
+    Variance,
+    churned,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    euler,
+    euler_ancestral,
+    heun,
+)
+from gen_jax.typing import ScalarLike
+
+__all__ = ["GRIDS", "SOLVERS", "make_solver", "make_times"]
+
+SOLVERS = ("ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpmpp_2m")
+GRIDS = ("uniform", "quadratic", "karras")
+
+
+def make_solver(
+    name: str,
+    num_steps: int,
+    *,
+    eta: ScalarLike = 0.0,
+    variance: Variance = "beta",
+    churn: ScalarLike | None = None,
+    churn_from: ScalarLike = 0.0,
+    churn_to: ScalarLike = 1e9,
+    churn_noise: ScalarLike = 1.0,
+) -> Solver:
+    """Make a solver by its name.
+
+    Args:
+        name: of :data:`SOLVERS`.
+        num_steps: of the whole run, for the amount of churn in each step.
+        eta: of ddim and euler_ancestral.
+        variance: of ddpm.
+        churn: S_churn of :func:`churned`; None for no churn.
+        churn_from: S_tmin.
+        churn_to: S_tmax.
+        churn_noise: S_noise.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in SOLVERS:
+        raise ValueError(f"solver: one of {', '.join(SOLVERS)} is needed, got {name!r}")
+    makers = {
+        "ddim": lambda: ddim(eta),
+        "ddpm": lambda: ddpm(variance),
+        "euler": euler,
+        "euler_ancestral": lambda: euler_ancestral(eta),
+        "heun": heun,
+        "dpmpp_2m": dpmpp_2m,
+    }
+    solver = makers[name]()
+    if churn is None:
+        return solver
+    return churned(solver, churn, num_steps, churn_from, churn_to, churn_noise)
+
+
+def make_times(
+    name: str, num_steps: int, schedule: Schedule, num_train_steps: int | None = None
+) -> np.ndarray:
+    """Lay a grid by its name, on the table of a discrete schedule where there is one.
+
+    Args:
+        name: of :data:`GRIDS`.
+        num_steps: S.
+        schedule: for noise levels.
+        num_train_steps: T of a discrete schedule; None for a continuous one.
+
+    Raises:
+        ValueError: for another name, or S > T.
+    """
+    if name == "uniform":
+        return uniform_times(num_steps, num_train_steps)
+    if name == "quadratic":
+        times = quadratic_times(num_steps)
+    elif name == "karras":
+        times = karras_times(schedule, num_steps)
+        if num_train_steps is not None:
+            times[0] = 1.0  # a table's largest noise is what it was trained to begin with
+    else:
+        raise ValueError(f"grid: one of {', '.join(GRIDS)} is needed, got {name!r}")
+    return times if num_train_steps is None else on_table(times, num_train_steps)
