@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.nn.blocks import (
+    ACTIVATIONS,
     DEFAULT_INIT,
     AttentionBlock,
     Downsample,
@@ -27,11 +28,10 @@ __all__ = [
     "CodeDiscriminator",
     "ConvDecoder",
     "ConvEncoder",
+    "ConvGrid",
     "MLPDecoder",
     "MLPEncoder",
 ]
-
-ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "silu": nn.silu}
 
 
 def _with_label(x: Array, label: Array | None, num_classes: int | None) -> Array:
@@ -118,6 +118,7 @@ class _Convolutional(nn.Module):
     attention: bool = False
     num_classes: int | None = None
     dtype: DTypeLike = jnp.float32
+    projected: int = 0
 
     def __post_init__(self) -> None:
         faults = autoencoder_faults(
@@ -151,6 +152,9 @@ class _Convolutional(nn.Module):
         dtype = self.dtype if dtype is None else dtype
         return nn.Conv(width, (3, 3), kernel_init=DEFAULT_INIT, dtype=dtype, name=name)
 
+    def _project(self, h: Array, width: int) -> Array:
+        return nn.Dense(width, kernel_init=DEFAULT_INIT, dtype=jnp.float32, name="project")(h)
+
     def _finish(self, h: Array, width: int) -> Array:
         h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
         return self._conv("head", width, jnp.float32)(h)
@@ -169,6 +173,8 @@ class ConvEncoder(_Convolutional):
         attention: whether there is self-attention at the lowest resolution.
         num_classes: labels enter every residual block; None for no labels.
         dtype: of the computation; parameters are float32.
+        projected: outputs of the last 3x3 convolution, which a 1x1 convolution then turns into
+            num_outputs; 0 for no such.
         flat: give a vector and not a grid.
     """
 
@@ -190,7 +196,8 @@ class ConvEncoder(_Convolutional):
                 h = Downsample(self.dtype, name=f"down_{level}_sample")(h)
         h = self._middle(h, embedding)
         if not self.flat:
-            return self._finish(h, self.num_outputs)
+            h = self._finish(h, self.projected or self.num_outputs)
+            return self._project(h, self.num_outputs) if self.projected else h
         h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
         h = jnp.reshape(h, (len(h), -1))
         return nn.Dense(self.num_outputs, dtype=jnp.float32, name="head")(h)
@@ -200,7 +207,8 @@ class ConvDecoder(_Convolutional):
     """The encoder's mirror image: one residual block more a level, nearest-neighbour upsampling.
 
     Takes a grid [batch, h, w, latent], or a vector [batch, latent], which a dense layer turns into
-    one. Its attributes are those of :class:`ConvEncoder`.
+    one. Its attributes are those of :class:`ConvEncoder`, but that ``projected`` are what a 1x1
+    convolution first turns z into.
     """
 
     @nn.compact
@@ -210,6 +218,8 @@ class ConvDecoder(_Convolutional):
         embedding = self._embed(label)
         width = self.channels * self.multipliers[-1]
         h = z.astype(self.dtype)
+        if self.projected:
+            h = self._project(h, self.projected)
         if z.ndim == 2:
             side = self.resolution // 2 ** (len(self.multipliers) - 1)
             h = nn.Dense(side * side * width, dtype=self.dtype, name="unflatten")(h)
@@ -242,6 +252,50 @@ class Autoencoder(nn.Module):
     def decode(self, z: Array, label: Array | None = None) -> Array:
         """Give the decoder's outputs."""
         return self.decoder(z, label)
+
+
+class ConvGrid(nn.Module):
+    """One grid of vectors between a :class:`ConvEncoder` and a :class:`ConvDecoder`.
+
+    The network of VQ-GAN (Esser et al. 2021, appendix A), behind the same methods as
+    :class:`gen_jax.nn.hierarchy.Hierarchy`.
+
+    Attributes:
+        encoder: gives vectors of ``dim`` at each position.
+        decoder: takes them.
+        dim: of a vector.
+    """
+
+    encoder: ConvEncoder
+    decoder: ConvDecoder
+    dim: int
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Give the dimension of the one grid's vectors."""
+        return (self.dim,)
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Give by how much the one grid is smaller than the image."""
+        return (2 ** (len(self.encoder.multipliers) - 1),)
+
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Array:
+        """Decode what was encoded, without any codes, so that ``init`` makes all parameters."""
+        return self.decode(self.features(x))
+
+    def features(self, x: Float[Array, "batch height width channels"]) -> tuple[Array, ...]:
+        """Give the vectors of the one grid."""
+        return (self.encoder(x),)
+
+    def latent(self, level: int, features: Array, above: tuple[Array, ...]) -> Array:
+        """Give the vectors to be quantized: the features themselves, in float32."""
+        del level, above
+        return features.astype(jnp.float32)
+
+    def decode(self, grids: tuple[Array, ...]) -> Float[Array, "batch height width num_outputs"]:
+        """Decode the quantized vectors."""
+        return self.decoder(grids[0])
 
 
 class CodeDiscriminator(nn.Module):

@@ -4,8 +4,9 @@
 float32.
 """
 
+import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -16,9 +17,11 @@ from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, DTypeLike, Float, Keys
 
 __all__ = [
+    "ACTIVATIONS",
     "REMAT",
     "TENSOR_DIMS",
     "AttentionBlock",
+    "ConvNeXtBlock",
     "Downsample",
     "Dropout",
     "ResBlock",
@@ -26,6 +29,7 @@ __all__ = [
     "check_label",
     "drop",
     "rematerialised",
+    "resampled",
 ]
 
 # Uniform over the mean of fan-in and fan-out, and (nearly) nothing where a residual branch ends,
@@ -53,6 +57,13 @@ TENSOR_DIMS: Mapping[str, int] = {
 }
 
 REMAT = ("none", "matmuls", "full")
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+}
 
 
 def rematerialised(module: type[nn.Module], policy: str) -> type[nn.Module]:
@@ -116,15 +127,34 @@ class Dropout(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, around an additive embedding, if any.
+    """GroupNorm, SiLU, 3x3 convolution, twice, around an embedding, if any.
 
-    As in Ho et al. 2020, appendix B.
+    As in Ho et al. 2020, appendix B; the options are those of Dhariwal & Nichol 2021, section 3.
+
+    Attributes:
+        channels: of the output.
+        groups: of each group normalisation.
+        dropout: rate, in [0, 1).
+        dtype: compute type.
+        adaptive: the embedding scales and shifts the second normalisation, in place of being added
+            before it.
+        resample: ``"down"`` or ``"up"`` halves or doubles height and width within the block, as
+            BigGAN does; ``""`` for neither.
+        residual_scale: the sum of the two branches is multiplied by it; 1 / sqrt(2) keeps the
+            variance (Song et al. 2021b, appendix H.2).
+        activation: of :data:`ACTIVATIONS`.
+        epsilon: of the normalisations.
     """
 
     channels: int
     groups: int
     dropout: float
     dtype: DTypeLike = jnp.float32
+    adaptive: bool = False
+    resample: str = ""
+    residual_scale: float = 1.0
+    activation: str = "silu"
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -132,18 +162,29 @@ class ResBlock(nn.Module):
         x: Float[Array, "batch height width in_channels"],
         embedding: Float[Array, "batch dim"] | None,
         keys: Keys | None,
-    ) -> Float[Array, "batch height width channels"]:
-        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_in")(x))
+    ) -> Float[Array, "batch new_height new_width channels"]:
+        act = ACTIVATIONS[self.activation]
+        h = act(self._norm("norm_in")(x))
+        h, x = resampled(h, self.resample), resampled(x, self.resample)
         h = nn.Conv(
             self.channels, (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="conv_in"
         )(h)
+        scale = None
         if embedding is not None:
             shift = nn.Dense(
-                self.channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="embedding"
-            )(nn.silu(embedding))
-            h = h + shift[:, None, None, :]
-        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
-        h = Dropout(self.dropout)(h, keys)
+                (1 + self.adaptive) * self.channels,
+                kernel_init=DEFAULT_INIT,
+                dtype=self.dtype,
+                name="embedding",
+            )(act(embedding))[:, None, None, :]
+            if self.adaptive:
+                scale, shift = jnp.split(shift, 2, axis=-1)
+            else:
+                h = h + shift
+        h = self._norm("norm_out")(h)
+        if scale is not None:
+            h = h * (1 + scale) + shift
+        h = Dropout(self.dropout)(act(h), keys)
         h = nn.Conv(
             self.channels, (3, 3), kernel_init=ZERO_INIT, dtype=self.dtype, name="conv_out"
         )(h)
@@ -151,7 +192,71 @@ class ResBlock(nn.Module):
             x = nn.Conv(
                 self.channels, (1, 1), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="shortcut"
             )(x)
-        return x + h
+        return (x + h) * self.residual_scale if self.residual_scale != 1 else x + h
+
+    def _norm(self, name: str) -> nn.GroupNorm:
+        return nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
+
+
+def resampled(x: Float[Array, "batch height width channels"], how: str) -> Array:
+    """Halve height and width by averages (``"down"``), double them by copies (``"up"``), or not."""
+    if how == "down":
+        return nn.avg_pool(x, (2, 2), (2, 2))
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2) if how == "up" else x
+
+
+class ConvNeXtBlock(nn.Module):
+    """7x7 depthwise convolution, normalisation, and two 1x1 convolutions around a GELU.
+
+    Liu et al. 2022, Figure 4, with the embedding in the normalisation as in :class:`ResBlock`. Its
+    attributes are those of :class:`ResBlock`.
+    """
+
+    channels: int
+    groups: int
+    dropout: float
+    dtype: DTypeLike = jnp.float32
+    adaptive: bool = False
+    resample: str = ""
+    residual_scale: float = 1.0
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width in_channels"],
+        embedding: Float[Array, "batch dim"] | None,
+        keys: Keys | None,
+    ) -> Float[Array, "batch new_height new_width channels"]:
+        x = resampled(x, self.resample)
+        width = x.shape[-1]
+        h = nn.Conv(
+            width,
+            (7, 7),
+            feature_group_count=width,
+            kernel_init=DEFAULT_INIT,
+            dtype=self.dtype,
+            name="depthwise",
+        )(x)
+        # One group: over space and channels, as batches of images of one size allow.
+        h = nn.GroupNorm(1, epsilon=self.epsilon, dtype=self.dtype, name="norm")(h)
+        if embedding is not None:
+            change = nn.Dense(
+                2 * width, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="embedding"
+            )(nn.silu(embedding))[:, None, None, :]
+            scale, shift = jnp.split(change, 2, axis=-1)
+            h = h * (1 + scale) + shift if self.adaptive else h + shift
+        h = nn.Dense(4 * self.channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="mlp_in")(
+            h
+        )
+        h = Dropout(self.dropout)(ACTIVATIONS[self.activation](h), keys)
+        h = nn.Dense(self.channels, kernel_init=ZERO_INIT, dtype=self.dtype, name="mlp_out")(h)
+        if width != self.channels:
+            x = nn.Dense(
+                self.channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="shortcut"
+            )(x)
+        return (x + h) * self.residual_scale if self.residual_scale != 1 else x + h
 
 
 class AttentionBlock(nn.Module):
@@ -160,13 +265,18 @@ class AttentionBlock(nn.Module):
     num_heads: int
     groups: int
     dtype: DTypeLike = jnp.float32
+    residual_scale: float = 1.0
+    epsilon: float = 1e-6
+    normed: bool = True
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
         batch, height, width, channels = x.shape
-        h = nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
+        h = x
+        if self.normed:
+            h = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name="norm")(h)
         h = jnp.reshape(h, (batch, height * width, channels))
         heads = (self.num_heads, channels // self.num_heads)
         query, key, value = (
@@ -177,13 +287,21 @@ class AttentionBlock(nn.Module):
         h = nn.DenseGeneral(
             channels, axis=(-2, -1), kernel_init=ZERO_INIT, dtype=self.dtype, name="out"
         )(h)
-        return x + jnp.reshape(h, (batch, height, width, channels))
+        x = x + jnp.reshape(h, (batch, height, width, channels))
+        return x * self.residual_scale if self.residual_scale != 1 else x
 
 
 class Downsample(nn.Module):
-    """Halve height and width with a strided 3x3 convolution."""
+    """Halve height and width with a strided 3x3 convolution.
+
+    Attributes:
+        dtype: compute type.
+        centred: pad by one pixel on all sides, as PyTorch networks do; else on the right and below
+            alone, as TensorFlow's and so the original DDPM's.
+    """
 
     dtype: DTypeLike = jnp.float32
+    centred: bool = False
 
     @nn.compact
     def __call__(
@@ -193,6 +311,7 @@ class Downsample(nn.Module):
             x.shape[-1],
             (3, 3),
             strides=(2, 2),
+            padding=((1, 1), (1, 1)) if self.centred else "SAME",
             kernel_init=DEFAULT_INIT,
             dtype=self.dtype,
             name="conv",
@@ -208,7 +327,7 @@ class Upsample(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch double_height double_width channels"]:
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        x = resampled(x, "up")
         return nn.Conv(
             x.shape[-1], (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="conv"
         )(x)

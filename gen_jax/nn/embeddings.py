@@ -10,7 +10,14 @@ __all__ = ["sinusoidal"]
 
 
 def sinusoidal(
-    t: Float[Array, "batch"], dim: int, scale: float = 1000.0, max_period: float = 10000.0
+    t: Float[Array, "batch"],
+    dim: int,
+    scale: float = 1000.0,
+    max_period: float = 10000.0,
+    *,
+    offset: float = 0.0,
+    cos_first: bool = False,
+    shift: int = 1,
 ) -> Float[Array, "batch dim"]:
     """Embed time as sines and cosines of geometrically spaced frequencies.
 
@@ -22,6 +29,10 @@ def sinusoidal(
         dim: even, at least 4.
         scale: t is multiplied by this first; 1000 gives DDPM's step numbers.
         max_period: period of the slowest wave, over 2 pi.
+        offset: is added then; -1 counts the steps from zero.
+        cos_first: all cosines before all sines.
+        shift: 1 gives the slowest wave max_period itself; 0 spaces frequencies as if there were
+            one more.
 
     Returns:
         [batch, dim] in [-1, 1]: all sines, then all cosines.
@@ -32,6 +43,7 @@ def sinusoidal(
     if dim < 4 or dim % 2:
         raise ValueError(f"dim: an even number from 4 is needed, got {dim}")
     half = dim // 2
-    frequencies = jnp.exp(-math.log(max_period) / (half - 1) * jnp.arange(half))
-    angles = scale * t[:, None] * frequencies[None, :]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    frequencies = jnp.exp(-math.log(max_period) / (half - shift) * jnp.arange(half))
+    angles = (scale * t + offset)[:, None] * frequencies[None, :]
+    waves = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 __all__ = [
     "autoencoder_faults",
+    "dit_faults",
     "hierarchy_faults",
     "pixelcnn_faults",
     "transformer_faults",
@@ -43,6 +44,18 @@ def pixelcnn_faults(*, depth: int, kernel: int) -> Mapping[str, str]:
     return {}
 
 
+def dit_faults(*, resolution: int, patch: int, width: int, num_heads: int) -> Mapping[str, str]:
+    """Find what could not work in a diffusion transformer: ``{argument: what is wrong}``."""
+    faults = {}
+    if patch < 1 or resolution % patch:
+        faults["patch"] = f"{patch} does not divide the image's side {resolution}"
+    if num_heads < 1 or width % num_heads:
+        faults["num_heads"] = f"{num_heads} does not divide the width {width}"
+    if width % 4:
+        faults["width"] = f"{width}; a multiple of 4 is needed (sines and cosines of two axes)"
+    return faults
+
+
 def unet_resolutions(resolution: int, num_levels: int) -> tuple[int, ...]:
     """List the resolutions that a U-Net visits on its way down, largest first."""
     return tuple(resolution // 2**level for level in range(num_levels))
@@ -56,6 +69,7 @@ def unet_faults(
     attention_resolutions: Sequence[int],
     num_heads: int,
     groups: int,
+    head_dim: int = 0,
 ) -> Mapping[str, str]:
     """Find what could not work in a U-Net, or would silently do nothing.
 
@@ -66,6 +80,7 @@ def unet_faults(
         attention_resolutions: resolutions at which there is attention.
         num_heads: heads of each attention layer.
         groups: groups of each group normalisation.
+        head_dim: width of each head, in place of their number; 0 for none.
 
     Returns:
         ``{argument: what is wrong and what would be accepted}``; empty if all is well.
@@ -86,10 +101,11 @@ def unet_faults(
         for multiplier, side in zip(multipliers, visited, strict=True)
         if side in attention_resolutions
     } | {channels * multipliers[-1]}
-    undivided = [width for width in sorted(attending) if num_heads < 1 or width % num_heads]
+    name, divisor = ("head_dim", head_dim) if head_dim else ("num_heads", num_heads)
+    undivided = [width for width in sorted(attending) if divisor < 1 or width % divisor]
     if undivided:
-        faults["num_heads"] = (
-            f"{num_heads} does not divide the {undivided[0]} channels of an attention layer"
+        faults[name] = (
+            f"{divisor} does not divide the {undivided[0]} channels of an attention layer"
         )
     if channels < 4 or channels % 2:
         faults["channels"] = (

@@ -1,34 +1,46 @@
-"""The U-Net of denoising diffusion (Ho et al. 2020, Appendix B)."""
+"""The U-Net of denoising diffusion (Ho et al. 2020), of ADM and of latent diffusion."""
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from gen_jax.nn.blocks import (
+    ACTIVATIONS,
     DEFAULT_INIT,
     ZERO_INIT,
     AttentionBlock,
+    ConvNeXtBlock,
     Downsample,
     ResBlock,
     Upsample,
     check_label,
     rematerialised,
 )
+from gen_jax.nn.cross_attention import SpatialTransformer
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import unet_faults
 from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
 
 __all__ = ["UNet"]
 
+BLOCKS = {"resnet": ResBlock, "convnext": ConvNeXtBlock}
+
 
 class UNet(nn.Module):
     """Residual blocks down and up through resolutions that halve, joined by skip connections.
 
-    With the defaults, ``resolution=32`` and ``out_channels=3`` it is the paper's CIFAR-10 network
-    of 35.7 million parameters. The output starts at zero.
+    With the defaults, ``resolution=32`` and ``out_channels=3`` it is the CIFAR-10 network of Ho et
+    al. 2020 (appendix B) with 35.7 million parameters. ``adaptive``, ``resample="blocks"``,
+    ``head_dim=64`` and attention at 32, 16 and 8 make it ADM (Dhariwal & Nichol 2021, section 3),
+    ``context_dim`` the network of latent diffusion (Rombach et al. 2022, section 3.3). The output
+    starts at zero.
 
     Attributes:
         resolution: height and width of the input.
-        out_channels: channels of the output.
+        out_channels: channels of the output. Those of the input may be more: an image to be made
+            larger, for example, beside the noisy one.
         channels: channels of the first level.
         multipliers: channels of each level, as multiples; each further level halves the image.
         num_res_blocks: residual blocks a level on the way down; one more on the way up.
@@ -41,6 +53,23 @@ class UNet(nn.Module):
         dtype: compute type; parameters are float32 and so is the output.
         remat: what residual and attention blocks compute again in the backward pass to save memory;
             see :func:`gen_jax.nn.blocks.rematerialised`.
+        block: ``"resnet"`` or ``"convnext"``.
+        adaptive: time and class scale and shift normalisations (adaptive group normalisation), in
+            place of being added.
+        resample: ``"conv"``, convolutions between levels, or ``"blocks"``, residual blocks that
+            resample, as BigGAN's.
+        head_dim: width of each head, in place of ``num_heads``; 0 for that.
+        scale_skips: residual sums are multiplied by 1 / sqrt(2).
+        activation: of blocks, one of :data:`gen_jax.nn.blocks.ACTIVATIONS`; ``"auto"``: SiLU, or
+            the GELU of ConvNeXt.
+        context_dim: width of the sequence, of a text for example, that attention layers also attend
+            to; None for none.
+        context_depth: transformer layers in each of these.
+        middle_attention: whether there is attention between the way down and the way up.
+        middle_norm: whether that has a normalisation.
+        epsilon: of normalisations.
+        centred: see :class:`gen_jax.nn.blocks.Downsample`.
+        time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
 
     Raises:
         ValueError: at construction, if a resolution is never visited or something does not divide.
@@ -58,16 +87,39 @@ class UNet(nn.Module):
     num_classes: int | None = None
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    block: str = "resnet"
+    adaptive: bool = False
+    resample: str = "conv"
+    head_dim: int = 0
+    scale_skips: bool = False
+    activation: str = "auto"
+    context_dim: int | None = None
+    context_depth: int = 1
+    middle_attention: bool = True
+    middle_norm: bool = True
+    epsilon: float = 1e-6
+    centred: bool = False
+    time: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        faults = unet_faults(
-            resolution=self.resolution,
-            channels=self.channels,
-            multipliers=self.multipliers,
-            attention_resolutions=self.attention_resolutions,
-            num_heads=self.num_heads,
-            groups=self.groups,
+        faults = dict(
+            unet_faults(
+                resolution=self.resolution,
+                channels=self.channels,
+                multipliers=self.multipliers,
+                attention_resolutions=self.attention_resolutions,
+                num_heads=self.num_heads,
+                groups=self.groups,
+                head_dim=self.head_dim,
+            )
         )
+        for name, known in (
+            ("block", BLOCKS),
+            ("resample", ("conv", "blocks")),
+            ("activation", ("auto", *ACTIVATIONS)),
+        ):
+            if getattr(self, name) not in known:
+                faults[name] = f"one of {', '.join(known)} is needed, got {getattr(self, name)!r}"
         if faults:
             raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
         super().__post_init__()
@@ -79,6 +131,7 @@ class UNet(nn.Module):
         t: Float[Array, "batch"],
         label: Int[Array, "batch"] | None = None,
         keys: Keys | None = None,
+        context: Float[Array, "batch length context_dim"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         """Predict the target of the parameterisation that the network is trained with.
 
@@ -87,49 +140,65 @@ class UNet(nn.Module):
             t: times in [0, 1].
             label: classes in [0, num_classes); needed if and only if num_classes is set.
             keys: one for each example, for dropout; None turns dropout off.
+            context: a sequence of vectors; needed if and only if context_dim is set.
 
         Raises:
-            ValueError: if the image has another size, or a label is missing or not expected.
+            ValueError: if the image has another size, or a label or context is missing or not
+                expected.
         """
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
                 f"x: images of {self.resolution} x {self.resolution} are needed, got {x.shape}"
             )
         check_label(label, self.num_classes)
+        if (context is None) != (self.context_dim is None):
+            state = "missing" if context is None else "not expected"
+            raise ValueError(f"context: {state} with context_dim={self.context_dim}")
         embedding = self._embed(t, label)
         x = x.astype(self.dtype)
+        context = None if context is None else context.astype(self.dtype)
+
+        def attend(name: str, h: Array, normed: bool = True) -> Array:
+            return self._attention(name, h.shape[-1], context, normed)(h, context)
+
+        def block(name: str, h: Array, width: int) -> Array:
+            h = self._res_block(name, width)(h, embedding, keys)
+            if h.shape[1] in self.attention_resolutions:
+                h = attend(f"{name}_attention", h)
+            return h
 
         h = self._conv("conv_in", self.channels, DEFAULT_INIT)(x)
         skips = [h]
         last_level = len(self.multipliers) - 1
         for level, multiplier in enumerate(self.multipliers):
-            for block in range(self.num_res_blocks):
-                width = self.channels * multiplier
-                h = self._block(f"down_{level}_{block}", h, width, embedding, keys)
+            width = self.channels * multiplier
+            for number in range(self.num_res_blocks):
+                h = block(f"down_{level}_{number}", h, width)
                 skips.append(h)
             if level != last_level:
-                h = Downsample(self.dtype, name=f"down_{level}_sample")(h)
+                h = self._resample(f"down_{level}_sample", "down", width)(h, embedding, keys)
                 skips.append(h)
 
-        width = h.shape[-1]
         h = self._res_block("middle_0", width)(h, embedding, keys)
-        h = self._attention("middle_attention")(h)
+        if self.middle_attention:
+            h = attend("middle_attention", h, self.middle_norm)
         h = self._res_block("middle_1", width)(h, embedding, keys)
 
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
-            for block in range(self.num_res_blocks + 1):
-                width = self.channels * multiplier
+            width = self.channels * multiplier
+            for number in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(f"up_{level}_{block}", h, width, embedding, keys)
+                h = block(f"up_{level}_{number}", h, width)
             if level != 0:
-                h = Upsample(self.dtype, name=f"up_{level}_sample")(h)
+                h = self._resample(f"up_{level}_sample", "up", width)(h, embedding, keys)
 
-        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
+        norm = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name="norm_out")
+        h = nn.silu(norm(h))
         return self._conv("conv_out", self.out_channels, ZERO_INIT)(h).astype(jnp.float32)
 
     def _embed(self, t: Array, label: Array | None) -> Float[Array, "batch dim"]:
         dim = 4 * self.channels
-        embedding = sinusoidal(t, self.channels).astype(self.dtype)
+        embedding = sinusoidal(t, self.channels, **dict(self.time)).astype(self.dtype)
         embedding = self._dense("time_0", dim)(embedding)
         embedding = self._dense("time_1", dim)(nn.silu(embedding))
         if label is not None and self.num_classes is not None:
@@ -137,21 +206,57 @@ class UNet(nn.Module):
             embedding = embedding + table(label)
         return embedding
 
-    def _block(
-        self, name: str, h: Array, width: int, embedding: Array, keys: Keys | None
-    ) -> Float[Array, "batch height width out_channels"]:
-        h = self._res_block(name, width)(h, embedding, keys)
-        if h.shape[1] in self.attention_resolutions:
-            h = self._attention(f"{name}_attention")(h)
-        return h
+    @property
+    def _activation(self) -> str:
+        usual = "gelu" if self.block == "convnext" else "silu"
+        return usual if self.activation == "auto" else self.activation
 
-    def _res_block(self, name: str, width: int) -> nn.Module:
-        block = rematerialised(ResBlock, self.remat)
-        return block(width, self.groups, self.dropout, self.dtype, name=name)
+    @property
+    def _residual_scale(self) -> float:
+        return 2**-0.5 if self.scale_skips else 1.0
 
-    def _attention(self, name: str) -> nn.Module:
+    def _res_block(self, name: str, width: int, resample: str = "") -> nn.Module:
+        block = rematerialised(BLOCKS[self.block], self.remat)
+        return block(
+            width,
+            self.groups,
+            self.dropout,
+            self.dtype,
+            adaptive=self.adaptive,
+            resample=resample,
+            residual_scale=self._residual_scale,
+            activation=self._activation,
+            epsilon=self.epsilon,
+            name=name,
+        )
+
+    def _resample(self, name: str, how: str, width: int) -> Callable[..., Array]:
+        if self.resample == "blocks":
+            return self._res_block(name, width, how)
+        if how == "up":
+            layer: nn.Module = Upsample(self.dtype, name=name)
+        else:
+            layer = Downsample(self.dtype, self.centred, name=name)
+        return lambda h, embedding, keys: layer(h)
+
+    def _attention(
+        self, name: str, width: int, context: Array | None, normed: bool
+    ) -> Callable[..., Array]:
+        heads = width // self.head_dim if self.head_dim else self.num_heads
+        if context is not None:
+            transformer = rematerialised(SpatialTransformer, self.remat)
+            return transformer(heads, self.context_depth, self.groups, self.dtype, name=name)
         block = rematerialised(AttentionBlock, self.remat)
-        return block(self.num_heads, self.groups, self.dtype, name=name)
+        layer = block(
+            heads,
+            self.groups,
+            self.dtype,
+            residual_scale=self._residual_scale,
+            epsilon=self.epsilon,
+            normed=normed,
+            name=name,
+        )
+        return lambda h, context: layer(h)
 
     def _dense(self, name: str, width: int) -> nn.Dense:
         return nn.Dense(width, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)

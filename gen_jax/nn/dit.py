@@ -1,0 +1,205 @@
+"""The diffusion transformer (Peebles & Xie 2023), behind the same call as the U-Net."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.nn.blocks import Dropout, check_label, rematerialised
+from gen_jax.nn.embeddings import sinusoidal
+from gen_jax.nn.geometry import dit_faults
+from gen_jax.ops import keys as rng
+from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
+
+__all__ = ["DiT"]
+
+INIT = nn.initializers.xavier_uniform()
+ZERO_INIT = nn.initializers.zeros
+FREQUENCIES = 256  # of the time embedding
+
+
+def grid_positions(side: int, width: int) -> Float[np.ndarray, "positions width"]:
+    """Give sines and cosines of row and column, half of the width each (as in ViT-MAE's code)."""
+    frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
+    rows, columns = np.divmod(np.arange(side * side), side)
+    angles = [axis[:, None] * frequencies[None] for axis in (columns, rows)]
+    waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+    return np.concatenate(waves, axis=1).astype(np.float32)
+
+
+def _modulate(x: Array, shift: Array, scale: Array) -> Array:
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class _Block(nn.Module):
+    """Attention and an MLP, both scaled, shifted and gated by the condition (adaLN-zero)."""
+
+    num_heads: int
+    mlp_ratio: int
+    dropout: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        h: Float[Array, "batch positions width"],
+        layer: Int[Array, ""],
+        condition: Float[Array, "batch width"],
+        keys: Keys | None,
+    ) -> tuple[Float[Array, "batch positions width"], None]:
+        keys = None if keys is None else rng.fold_in(keys, layer)
+        width = h.shape[-1]
+        six = nn.Dense(6 * width, kernel_init=ZERO_INIT, dtype=self.dtype, name="modulation")(
+            nn.silu(condition)
+        )
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(six, 6, axis=-1)
+        heads = (self.num_heads, width // self.num_heads)
+        x = _modulate(self._norm()(h), shift, scale)
+        query, key, value = (
+            nn.DenseGeneral(heads, kernel_init=INIT, dtype=self.dtype, name=name)(x)
+            for name in ("query", "key", "value")
+        )
+        x = jax.nn.dot_product_attention(query, key, value)
+        x = nn.DenseGeneral(
+            width, axis=(-2, -1), kernel_init=INIT, dtype=self.dtype, name="attention_out"
+        )(x)
+        h = h + gate[:, None] * Dropout(self.dropout, name="dropout_attention")(x, keys)
+        x = _modulate(self._norm()(h), mlp_shift, mlp_scale)
+        x = nn.Dense(self.mlp_ratio * width, kernel_init=INIT, dtype=self.dtype, name="mlp_in")(x)
+        x = nn.Dense(width, kernel_init=INIT, dtype=self.dtype, name="mlp_out")(nn.gelu(x))
+        return h + mlp_gate[:, None] * Dropout(self.dropout, name="dropout_mlp")(x, keys), None
+
+    def _norm(self) -> nn.LayerNorm:
+        return nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)
+
+
+class DiT(nn.Module):
+    """Patches of an image as tokens of a transformer that time and class modulate.
+
+    With ``patch=2``, ``width=1152``, ``depth=28`` and ``num_heads=16`` it is DiT-XL/2. The layers
+    are one ``lax.scan``. The output starts at zero.
+
+    Attributes:
+        resolution: height and width of the input.
+        out_channels: channels of the output.
+        patch: side of a patch; must divide the resolution.
+        width: of the residual stream; a multiple of 4.
+        depth: layers.
+        num_heads: heads of each attention layer; must divide the width.
+        mlp_ratio: hidden width of the MLPs, as a multiple of the width.
+        dropout: rate, in [0, 1).
+        num_classes: how many labels the network is conditioned on; None for none.
+        dtype: compute type; parameters are float32 and so is the output.
+        remat: see :func:`gen_jax.nn.blocks.rematerialised`.
+        time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
+
+    Raises:
+        ValueError: at construction, if something does not divide.
+    """
+
+    resolution: int
+    out_channels: int
+    patch: int = 2
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+    num_classes: int | None = None
+    dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+    time: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        faults = dit_faults(
+            resolution=self.resolution,
+            patch=self.patch,
+            width=self.width,
+            num_heads=self.num_heads,
+        )
+        if faults:
+            raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width in_channels"],
+        t: Float[Array, "batch"],
+        label: Int[Array, "batch"] | None = None,
+        keys: Keys | None = None,
+        context: None = None,
+    ) -> Float[Array, "batch height width out_channels"]:
+        """Predict the target of the parameterisation that the network is trained with.
+
+        Args:
+            x: noisy images at the network's resolution.
+            t: times in [0, 1].
+            label: classes in [0, num_classes); needed if and only if num_classes is set.
+            keys: one for each example, for dropout; None turns dropout off.
+            context: none; sequences are the U-Net's.
+
+        Raises:
+            ValueError: if the image has another size, or a label is missing or not expected.
+        """
+        del context
+        if x.shape[1:3] != (self.resolution, self.resolution):
+            raise ValueError(
+                f"x: images of {self.resolution} x {self.resolution} are needed, got {x.shape}"
+            )
+        check_label(label, self.num_classes)
+        side = self.resolution // self.patch
+        tokens = _to_patches(x.astype(self.dtype), self.patch)
+        h = self._dense("patches", self.width, INIT)(tokens)
+        h = h + jnp.asarray(grid_positions(side, self.width), self.dtype)[None]
+        condition = sinusoidal(t, FREQUENCIES, **{"shift": 0, "cos_first": True, **dict(self.time)})
+        condition = self._dense("time_0", self.width, _normal())(condition.astype(self.dtype))
+        condition = self._dense("time_1", self.width, _normal())(nn.silu(condition))
+        if label is not None and self.num_classes is not None:
+            table = nn.Embed(
+                self.num_classes,
+                self.width,
+                embedding_init=_normal(),
+                dtype=self.dtype,
+                name="label",
+            )
+            condition = condition + table(label)
+        layers = nn.scan(
+            rematerialised(_Block, self.remat),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=self.depth,
+        )
+        blocks = layers(self.num_heads, self.mlp_ratio, self.dropout, self.dtype, name="blocks")
+        h, _ = blocks(h, jnp.arange(self.depth), condition, keys)
+        two = self._dense("modulation_out", 2 * self.width, ZERO_INIT)(nn.silu(condition))
+        norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)
+        h = _modulate(norm(h), *jnp.split(two, 2, axis=-1))
+        h = self._dense("out", self.patch**2 * self.out_channels, ZERO_INIT)(h)
+        return _from_patches(h, self.patch, side).astype(jnp.float32)
+
+    def _dense(self, name: str, width: int, init: nn.initializers.Initializer) -> nn.Dense:
+        return nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)
+
+
+def _normal() -> nn.initializers.Initializer:
+    return nn.initializers.normal(0.02)
+
+
+def _to_patches(
+    x: Float[Array, "batch height width channels"], patch: int
+) -> Float[Array, "batch positions values"]:
+    batch, height, width, channels = x.shape
+    x = jnp.reshape(x, (batch, height // patch, patch, width // patch, patch, channels))
+    return jnp.reshape(jnp.swapaxes(x, 2, 3), (batch, -1, patch * patch * channels))
+
+
+def _from_patches(
+    h: Float[Array, "batch positions values"], patch: int, side: int
+) -> Float[Array, "batch height width channels"]:
+    channels = h.shape[-1] // patch**2
+    x = jnp.reshape(h, (len(h), side, side, patch, patch, channels))
+    return jnp.reshape(jnp.swapaxes(x, 2, 3), (len(h), side * patch, side * patch, channels))
