@@ -4,12 +4,25 @@ Models see ``batch["x"]`` and nothing of pixels; :func:`with_codec` puts a codec
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
-from gen_jax.protocols import Aux, Batch, Codec, Context, LogProb, Loss, Model, Params, Stats
+from gen_jax.protocols import (
+    Aux,
+    Batch,
+    Codec,
+    Context,
+    LogProb,
+    Loss,
+    Model,
+    Params,
+    Predicted,
+    Stats,
+)
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, UInt8
 
 __all__ = ["binary", "dequantize", "pretrained", "rgb", "tokens", "unit", "with_codec"]
@@ -224,10 +237,30 @@ def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
         keys: Keys,
         frozen: PyTree,
         cond: PyTree = None,
-        **options: object,
+        **options: Any,
     ) -> Array:
+        if given := options.get("given"):
+            options["given"] = _encoded_givens(codec, frozen["codec"], given, keys)
+        assert model.sample is not None
         x = model.sample(params, stats, keys, frozen, cond, **options)
-        return codec.decode(frozen["codec"], x)
+        if not options.get("trace"):
+            return codec.decode(frozen["codec"], x)
+        # [batch, times, ...], one time after another: decoders are large.
+        images = jax.lax.map(lambda x: codec.decode(frozen["codec"], x), jnp.swapaxes(x, 0, 1))
+        return jnp.swapaxes(images, 0, 1)
+
+    def noise_of(
+        params: Params,
+        stats: Stats,
+        keys: Keys,
+        frozen: PyTree,
+        image: Array,
+        cond: PyTree = None,
+        **options: Any,
+    ) -> PyTree:
+        assert model.noise_of is not None
+        x = codec.encode(frozen["codec"], image, rng.fold_in(keys, _CODEC))
+        return model.noise_of(params, stats, keys, frozen, x, cond, **options)
 
     def log_prob(
         params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree, **options: object
@@ -238,6 +271,12 @@ def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
             return estimate
         num_dims = math.prod(batch["x"].shape[1:])
         return estimate._replace(nats=estimate.nats + num_dims * codec.log_scale)
+
+    def predict(params: Params, stats: Stats, x: Array, t: Array | None = None) -> Predicted:
+        assert model.predict is not None
+        if x.dtype == jnp.uint8:  # what a classifier guides is noisy x already
+            x = codec.encode({}, x, jnp.repeat(rng.per_example(jax.random.key(0), 0, 1), len(x)))
+        return model.predict(params, stats, x, t)
 
     def encode(
         params: Params, stats: Stats, image: Array, keys: Keys | None = None, label: PyTree = None
@@ -255,12 +294,33 @@ def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
     return model._replace(
         init=init,
         losses={name: wrap(loss) for name, loss in model.losses.items()},
-        sample=sample,
+        sample=None if model.sample is None else sample,
+        predict=None if model.predict is None else predict,
+        noise_of=None if model.noise_of is None else noise_of,
         log_prob=None if model.log_prob is None else log_prob,
         over_pixels=codec.log_scale is not None,
         encode=encode if model.encode and chained else None,
         decode=decode if model.decode and chained else None,
     )
+
+
+def _encoded_givens(
+    codec: Codec, weights: PyTree, given: Mapping[str, Array], keys: Keys
+) -> dict[str, Array]:
+    """Bring given images, and a mask of their pixels, to where a model's x is."""
+    given = dict(given)
+    if "image" not in given:
+        return given
+    x = codec.encode(weights, given["image"], rng.fold_in(keys, _CODEC))
+    if "mask" in given:
+        # A code is known where all of its pixels are: there the average is 1.
+        mask = given["mask"].astype(jnp.float32)
+        factor = mask.shape[1] // x.shape[1]
+        if factor > 1:
+            pooled = jnp.reshape(mask, (len(mask), x.shape[1], factor, x.shape[2], factor, -1))
+            mask = jnp.min(pooled, axis=(2, 4))
+        given["mask"] = jnp.broadcast_to(mask, x.shape)
+    return {**given, "image": x}
 
 
 def _without_images(batch: Batch) -> dict[str, PyTree]:

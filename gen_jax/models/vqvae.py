@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from gen_jax.nn.autoencoder import ConvGrid
 from gen_jax.nn.hierarchy import Hierarchy
 from gen_jax.ops import keys as rng
 from gen_jax.ops import latents
@@ -32,7 +33,7 @@ GRIDS = {1: ("codes",), 2: ("bottom", "top"), 3: ("bottom", "middle", "top")}
 
 
 def vqvae(  # noqa: PLR0915 one set of arguments, closed over
-    network: Hierarchy,
+    network: Hierarchy | ConvGrid,
     quantizers: Sequence[Quantizer],
     likelihood: Likelihood,
     shape: Sequence[int],
@@ -82,9 +83,7 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
     }
 
     def apply(params: Params, *arguments: PyTree, method: str) -> PyTree:
-        return network.apply(
-            {"params": params["net"]["network"]}, *arguments, method=getattr(Hierarchy, method)
-        )
+        return network.apply({"params": params["net"]["network"]}, *arguments, method=method)
 
     def from_top(params: Params, x: Array, quantize: PyTree) -> dict[str, PyTree]:
         """Go from grid to grid, the coarsest first; quantize(name, quantizer, z) has a ``.z``."""

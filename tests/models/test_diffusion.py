@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,3 +156,381 @@ def test_a_codec_without_density_leaves_one_over_x():
         estimate = wrapped.log_prob({}, {}, batch, keys, {"codec": {}})
         assert float(estimate.nats[0]) == pytest.approx(nats, rel=1e-6)
         assert wrapped.over_pixels == (codec.log_scale is not None)
+
+
+class TestOptions:
+    """What the toolbox adds: each piece by what it must do, on tiny networks."""
+
+    def net(self, out_channels=1, num_classes=None, **options):
+        return UNet(
+            **{
+                "resolution": 8,
+                "out_channels": out_channels,
+                "channels": 8,
+                "multipliers": (1, 2),
+                "num_res_blocks": 1,
+                "attention_resolutions": (4,),
+                "groups": 4,
+                "dropout": 0.0,
+                "num_classes": num_classes,
+                **options,
+            }
+        )
+
+    def begin(self, model, **batch):
+        batch = {"x": rgb().encode({}, IMAGE, KEYS), **batch}
+        params, stats = jax.jit(model.init)(jax.random.key(0), batch)
+        wave = lambda x: x + 0.03 * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)  # noqa: E731
+        return jax.tree.map(wave, params), stats, batch
+
+    def flow(self, network=None, **options):
+        network = self.net() if network is None else network
+        schedule = process.rectified_flow()
+        return diffusion(network, schedule, process.velocity, shape=SHAPE, **options)
+
+    def test_a_flow_trains_and_samples_with_every_solver_and_grid(self):
+        model = self.flow()
+        params, stats, batch = self.begin(model)
+        fn = model.losses["diffusion"].fn
+        value, grads = jax.jit(
+            jax.value_and_grad(lambda p: fn(p, stats, batch, KEYS, context())[0])
+        )(params)
+        assert np.isfinite(value)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+        for solver in ("ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpmpp_2m"):
+            x = model.sample(params, stats, KEYS, {}, solver=solver, steps=3)
+            assert np.isfinite(x).all(), solver
+        for grid in ("uniform", "quadratic", "karras"):
+            x = model.sample(params, stats, KEYS, {}, solver="heun", grid=grid, steps=3, churn=1.0)
+            assert np.isfinite(x).all(), grid
+
+    def test_the_hybrid_loss_is_l_simple_and_a_little_of_the_bound(self):
+        schedule = process.cosine(20)
+        options = {"shape": SHAPE, "num_steps": 20, "bin_width": 2 / 255}
+        network = self.net(out_channels=2)
+        hybrid, vlb = (
+            diffusion(
+                network,
+                schedule,
+                process.epsilon,
+                learned_variance=True,
+                objective=objective,
+                **options,
+            )
+            for objective in ("hybrid", "vlb")
+        )
+        params, stats, batch = self.begin(hybrid)
+        values = {}
+        for name, model in (("hybrid", hybrid), ("vlb", vlb)):
+            value, aux = model.losses["diffusion"].fn(params, stats, batch, KEYS, context(False))
+            values[name] = float(value)
+        assert values["vlb"] == pytest.approx(float(aux.metrics["vlb"]), rel=1e-5)
+        error = float(aux.metrics["eps_error"])
+        assert values["hybrid"] == pytest.approx(error + 1e-3 * values["vlb"], rel=1e-5)
+        images = hybrid.sample(params, stats, KEYS, {}, solver="ddpm", steps=5)
+        assert np.isfinite(images).all()
+        assert hybrid.sample_options["variance"].default == "learned"
+
+    def test_importance_keeps_a_history_in_the_statistics(self):
+        model = diffusion(
+            self.net(out_channels=2),
+            process.cosine(4),
+            process.epsilon,
+            shape=SHAPE,
+            num_steps=4,
+            learned_variance=True,
+            objective="vlb",
+            importance_batch=4,
+        )
+        params, stats, batch = self.begin(model)
+
+        @jax.jit
+        def step(stats, keys):
+            _, aux = model.losses["diffusion"].fn(params, stats, batch, keys, context())
+            return model.update_stats(
+                stats, {"net": aux.observed}, jax.random.key(0), jnp.int32(0)
+            )[0]
+
+        for number in range(40):
+            stats = step(stats, rng.fold_in(KEYS, number))
+        assert float(stats["net"].seen.sum()) == 160
+        assert (np.asarray(stats["net"].second_moment) > 0).all()
+        # Now by importance: the estimate of the same mean, with other times.
+        many = rng.per_example(jax.random.key(3), 0, 512)
+        wide = {"x": jnp.tile(batch["x"], (128, 1, 1, 1))}
+        fn = jax.jit(
+            lambda stats: model.losses["diffusion"].fn(params, stats, wide, many, context())[0]
+        )
+        by_importance = float(fn(stats))
+        uniform = {"net": stats["net"]._replace(seen=jnp.zeros(4))}
+        assert by_importance == pytest.approx(float(fn(uniform)), rel=0.2)
+
+    def test_paired_noise_is_a_permutation_of_the_batch_s(self):
+        seen = {}
+
+        class Spy(nn.Module):
+            @nn.compact
+            def __call__(self, x, t, label=None, keys=None, context=None):
+                seen["x"], seen["t"] = x, t
+                return x * self.param("scale", nn.initializers.zeros, ())
+
+        noises = []
+        for pairing in (False, True):
+            model = self.flow(Spy(), pairing=pairing)
+            params, stats, batch = self.begin(model)
+            model.losses["diffusion"].fn(params, stats, batch, KEYS, context())
+            t = seen["t"][:, None, None, None]
+            noises.append(np.asarray((seen["x"] - (1 - t) * batch["x"]) / t))
+        cost = [np.sum((np.asarray(batch["x"]) - noise) ** 2) for noise in noises]
+        assert cost[1] <= cost[0]
+        order = [int(np.argmin(np.abs(noises[0] - noise).sum((1, 2, 3)))) for noise in noises[1]]
+        assert sorted(order) == [0, 1, 2, 3]
+        np.testing.assert_allclose(noises[0][order], noises[1], atol=2e-3)
+
+    def test_guidance_of_1_is_the_condition_and_0_is_none(self):
+        model = self.flow(self.net(num_classes=4), num_classes=3, class_dropout=0.5)
+        label = jnp.array([0, 1, 2, 0])
+        params, stats, _ = self.begin(model, label=label)
+        run = jax.jit(
+            lambda cond, w: model.sample(params, stats, KEYS, {}, cond, guidance=w, steps=3)
+        )
+        plain = jax.jit(lambda cond: model.sample(params, stats, KEYS, {}, cond, steps=3))
+        np.testing.assert_allclose(run(label, 1.0), plain(label), atol=1e-5)
+        np.testing.assert_allclose(run(label, 0.0), plain(jnp.full(4, 3)), atol=1e-5)
+        np.testing.assert_allclose(run(label, 0.0), run(label[::-1], 0.0), atol=1e-5)
+        assert float(jnp.abs(run(label, 3.0) - plain(label)).max()) > 1e-3
+
+    def test_one_program_for_every_strength(self):
+        model = self.flow(self.net(num_classes=4), num_classes=3, class_dropout=0.5)
+        label = jnp.array([0, 1, 2, 0])
+        params, stats, _ = self.begin(model, label=label)
+        traces = []
+
+        def sample(keys, **options):
+            traces.append(1)
+            return model.sample(params, stats, keys, {}, label, solver="ddim", steps=2, **options)
+
+        run = jax.jit(sample)
+        for number in (0.1, 0.5, 0.9):
+            run(
+                rng.fold_in(KEYS, int(10 * number)),
+                eta=number,
+                guidance=4 * number,
+                guidance_from=number / 2,
+                guidance_to=0.95,
+                quantile=number,
+            )
+        assert len(traces) == 1
+
+    def test_dropped_conditions_are_those_of_no_label(self):
+        seen = []
+
+        class Spy(nn.Module):
+            @nn.compact
+            def __call__(self, x, t, label=None, keys=None, context=None):
+                seen.append((label, context))
+                return x * self.param("scale", nn.initializers.zeros, ())
+
+        keys = rng.per_example(jax.random.key(0), 0, 400)
+        batch = {
+            "x": jnp.zeros((400, *SHAPE)),
+            "label": jnp.arange(400) % 3,
+            "context": jnp.ones((400, 2, 5)),
+        }
+        model = self.flow(Spy(), num_classes=3, class_dropout=0.3, context_dim=5)
+        params, stats = model.init(jax.random.key(0), batch)
+        for train in (True, False):
+            model.losses["diffusion"].fn(params, stats, batch, keys, context(train))
+        label, sequence = seen[-2]
+        dropped = np.asarray(label) == 3
+        assert dropped.mean() == pytest.approx(0.3, abs=0.08)
+        np.testing.assert_array_equal(np.asarray(sequence).max((1, 2)) == 0, dropped)
+        np.testing.assert_array_equal(np.asarray(label)[~dropped], (np.arange(400) % 3)[~dropped])
+        np.testing.assert_array_equal(seen[-1][0], batch["label"])
+
+    def test_a_smaller_image_is_seen_beside_x(self):
+        model = self.flow(low_res_factor=2)
+        params, stats, batch = self.begin(model)
+        assert params["net"]["conv_in"]["kernel"].shape[2] == 2
+        value, _ = model.losses["diffusion"].fn(params, stats, batch, KEYS, context(False))
+        small = batch["x"].reshape(4, 4, 2, 4, 2, 1).mean((2, 4))
+        given, _ = model.losses["diffusion"].fn(
+            params, stats, {**batch, "low_res": small}, KEYS, context(False)
+        )
+        assert float(value) == pytest.approx(float(given), rel=1e-6)
+        draw = jax.jit(
+            lambda small: model.sample(params, stats, KEYS, {}, {"low_res": small}, steps=2)
+        )
+        a, b = draw(small), draw(small.at[0].add(1.0))
+        assert float(jnp.abs(a[0] - b[0]).max()) > 1e-4
+        np.testing.assert_allclose(a[1:], b[1:], atol=1e-5)
+
+    def test_a_trace_holds_every_time_of_every_sample(self, trained):
+        model, params, stats = trained
+        film = model.sample(params, stats, KEYS, FROZEN, steps=4, trace=True)
+        assert film.shape == (4, 5, *SHAPE)
+        assert film.dtype == jnp.uint8
+        last = model.sample(params, stats, KEYS, FROZEN, steps=4)
+        np.testing.assert_allclose(film[:, -1].astype(int), last.astype(int), atol=1)
+
+    def test_given_noise_begins_and_inversion_finds_it(self):
+        schedule = process.linear_beta(100)
+        model = diffusion(
+            self.net(), schedule, process.epsilon, shape=SHAPE, num_steps=100, clip=False
+        )
+        params, stats, _ = self.begin(model)
+        noise = model.start_noise(KEYS)
+        plain = model.sample(params, stats, KEYS, {}, steps=50)
+        given = model.sample(params, stats, KEYS, {}, steps=50, given={"noise": noise})
+        np.testing.assert_allclose(plain, given, atol=1e-5)
+        found = model.noise_of(params, stats, KEYS, {}, plain, steps=100, solver="heun")
+        assert np.corrcoef(np.ravel(found), np.ravel(noise))[0, 1] > 0.98
+        back = model.sample(
+            params, stats, KEYS, {}, steps=100, solver="heun", invert=True, given={"image": plain}
+        )
+        np.testing.assert_allclose(back, plain, atol=0.02 * float(jnp.abs(plain).max()) + 0.02)
+
+    def test_known_pixels_are_kept(self, trained):
+        model, params, stats = trained
+        mask = jnp.zeros((4, 8, 8, 1)).at[:, :, :5].set(1.0)
+        given = {"image": IMAGE, "mask": mask}
+        for options in ({}, {"resamples": 2, "jump": 2}, {"strength": 0.5}):
+            images = model.sample(params, stats, KEYS, FROZEN, steps=4, given=given, **options)
+            np.testing.assert_array_equal(images[:, :, :5], IMAGE[:, :, :5])
+
+    def test_strength_is_traced_and_little_of_it_changes_little(self, trained):
+        model, params, stats = trained
+        traces = []
+
+        def sample(strength):
+            traces.append(1)
+            given = {"image": IMAGE}
+            return model.sample(
+                params, stats, KEYS, FROZEN, steps=3, strength=strength, given=given
+            )
+
+        run = jax.jit(sample)
+        change = [np.abs(run(s).astype(int) - IMAGE.astype(int)).mean() for s in (0.01, 0.5, 1.0)]
+        assert change[0] < change[1] < change[2]
+        assert len(traces) == 1
+
+    def test_a_classifier_s_gradient_guides(self):
+        model = self.flow()
+        params, stats, _ = self.begin(model)
+
+        def brightness(weights, x, t, label):  # "bright" is label 1
+            return weights * jnp.mean(x, axis=(1, 2, 3)) * (2 * label - 1)
+
+        frozen = {"classifier": jnp.float32(30.0)}
+        results = [
+            model.sample(
+                params,
+                stats,
+                KEYS,
+                frozen,
+                steps=5,
+                classifier=brightness,
+                classifier_scale=2.0,
+                given={"target": jnp.full(4, label)},
+            ).mean()
+            for label in (0, 1)
+        ]
+        assert results[1] > results[0] + 0.1
+
+    def test_the_bound_is_over_pixels_and_has_terms(self, trained):
+        model, params, stats = trained
+        keys = KEYS
+        made = jax.jit(
+            lambda images: model.log_prob(params, stats, {"image": images}, keys, FROZEN)
+        )(IMAGE)
+        # This model knows its data's grey levels, through the codec, as a bin of 1.
+        bare = make(bin_width=2 / 255)
+        direct = bare.log_prob(params, stats, {"x": rgb().encode({}, IMAGE, keys)}, keys, {})
+        total = direct.terms["prior"] + direct.terms["steps"].sum(1)
+        wrapped = with_codec(bare, rgb())
+        nats = wrapped.log_prob(params, stats, {"image": IMAGE}, keys, FROZEN).nats
+        np.testing.assert_allclose(-nats, total, rtol=1e-4)
+        assert direct.terms["steps"].shape == (4, 20)
+        assert np.isnan(made.stderr).all()
+
+    def test_the_flow_s_likelihood_is_near_the_bound_for_a_gaussian(self):
+        """A network that knows that data is N(0, 1): both say so, in their own way."""
+
+        class Known(nn.Module):
+            @nn.compact
+            def __call__(self, x, t, label=None, keys=None, context=None):
+                self.param("unused", nn.initializers.zeros, ())
+                return jnp.zeros_like(x)  # v of unit data is zero in the mean
+
+        model = diffusion(
+            Known(),
+            process.cosine(200),
+            process.v,
+            shape=(4, 4, 1),
+            num_steps=200,
+            clip=False,
+            bin_width=2 / 255,
+        )
+        x = rng.normal(rng.per_example(jax.random.key(9), 0, 256), (4, 4, 1))
+        keys = rng.per_example(jax.random.key(1), 0, 256)
+        params = {"net": {"unused": jnp.zeros(())}}
+        truth = 16 * 0.5 * np.log(2 * np.pi * np.e)
+        flow = model.log_prob(params, {}, {"x": x}, keys, {}, likelihood="flow", probes=2)
+        error = 4 * float(flow.nats.std()) / 16
+        assert -float(flow.nats.mean()) == pytest.approx(truth, abs=error + 0.1)
+        assert np.isfinite(flow.stderr).all()
+
+    def test_the_flow_s_likelihood_of_an_example_is_its_own(self):
+        """Whatever else is in the batch: its label, its sequence and its smaller image too."""
+        network = self.net(num_classes=3, context_dim=4)
+        model = self.flow(network, num_classes=3, context_dim=4, low_res_factor=2)
+        extra = {"label": jnp.array([0, 1, 2, 0]), "context": rng.normal(KEYS, (2, 4))}
+        params, stats, batch = self.begin(model, **extra)
+
+        @jax.jit
+        def nats(batch, keys):
+            options = {"likelihood": "flow", "tolerance": 1e-4}
+            return model.log_prob(params, stats, batch, keys, {}, **options).nats
+
+        together = nats(batch, KEYS)
+        alone = nats(jax.tree.map(lambda x: x[1:2], batch), KEYS[1:2])
+        # Steps of the solver may be accepted here and not there, by rounding.
+        np.testing.assert_allclose(together[1:2], alone, atol=0.5)
+
+    def test_one_step_is_enough_for_a_bound(self, trained):
+        _, params, stats = trained
+        model = make(bin_width=2 / 255)
+        batch = {"x": rgb().encode({}, IMAGE, KEYS)}
+        made = model.log_prob(params, stats, batch, KEYS, {}, likelihood_steps=1)
+        assert np.isfinite(made.nats).all()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"objective": "hybrid"}, "learned_variance is needed"),
+            ({"learned_variance": True}, "would never train it"),
+            ({"objective": "mse"}, "simple, hybrid or vlb"),
+            ({"class_dropout": 0.1}, "no condition to drop"),
+        ],
+    )
+    def test_what_does_not_go_together_is_refused(self, options, message):
+        from jaxtyping import TypeCheckError
+
+        with pytest.raises((ValueError, TypeCheckError)) as error:
+            make(**options)
+        if error.type is ValueError:
+            assert error.match(message)
+
+    @pytest.mark.parametrize(
+        ("given", "options", "message"),
+        [
+            ({}, {"strength": 0.5}, "strength: has a meaning only with given"),
+            ({}, {"invert": True}, "invert: has a meaning only"),
+            ({"mask": jnp.ones((4, 8, 8, 1))}, {}, "mask: has a meaning only"),
+            ({"image": jnp.zeros((4, 8, 8, 1))}, {"invert": True, "strength": 0.5}, "goes neither"),
+        ],
+    )
+    def test_givens_that_mean_nothing_are_refused(self, given, options, message):
+        model = make()
+        with pytest.raises(ValueError, match=message):
+            model.sample({}, {}, KEYS, {}, given=given, **options)
