@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
                 "moments": "float32",
             },
             "train": {
+                "init_from": "",  # a work directory whose averaged weights to begin with
                 "steps": 1000,
                 "microbatches": 1,
                 "ema_decay": 0.999,
@@ -60,14 +61,38 @@ def diffusion() -> ConfigDict:
     config.stage1 = ""
     config.model = ConfigDict(
         {
+            "network": "unet",
             "channels": 128,
             "multipliers": (1, 2, 2, 2),
             "num_res_blocks": 2,
             "attention_resolutions": (16,),
             "num_heads": 1,
+            "head_dim": 0,
             "groups": 32,
+            "block": "resnet",
+            "adaptive": False,
+            "resample": "conv",
+            "scale_skips": False,
+            "activation": "auto",
+            "middle_attention": True,
+            "middle_norm": True,
+            "context_dim": 0,
+            "context_depth": 1,
+            # How other libraries' networks differ; see gen_jax.interop.
+            "epsilon": 1e-6,
+            "centred": False,
+            "time_offset": 0.0,
+            "cos_first": False,
+            "frequency_shift": 1,
+            # Of network "dit", DiT-S/2:
+            "patch": 2,
+            "width": 384,
+            "depth": 12,
+            "mlp_ratio": 4,
             "dropout": 0.1,
             "num_classes": 0,
+            "class_dropout": 0.0,
+            "low_res_factor": 0,
             "dtype": "float32",
             "remat": "none",
         }
@@ -78,10 +103,47 @@ def diffusion() -> ConfigDict:
             "num_steps": 1000,
             "beta_start": 1e-4,
             "beta_end": 0.02,
+            "sigma_max": 80.0,
+            "sigma_data": 0.5,
             "prediction": "eps",
+            "learned_variance": False,
+            "objective": "simple",
+            "importance": False,
+            "weighting": "none",
+            "weighting_gamma": 0.0,
+            "times": "uniform",
+            "times_mean": 0.0,
+            "times_std": 0.0,
+            "antithetic": False,
+            "pairing": False,
             "clip": True,
         }
     )
+    return config
+
+
+def classifier() -> ConfigDict:
+    """Give the defaults of a classifier of images with the noise of :func:`diffusion`."""
+    noise = diffusion()
+    config = get_config()
+    config.family = "classifier"
+    config.model = ConfigDict(
+        {
+            "channels": 32,
+            "multipliers": (1, 2, 2),
+            "num_res_blocks": 1,
+            "attention_resolutions": (),
+            "num_heads": 1,
+            "groups": 8,
+            "dropout": 0.0,
+            "num_classes": 10,
+            "noisy": True,
+            "dtype": "float32",
+            "remat": "none",
+        }
+    )
+    names = ("schedule", "num_steps", "beta_start", "beta_end", "sigma_max")
+    config.diffusion = ConfigDict({name: noise.diffusion[name] for name in names})
     return config
 
 
@@ -125,6 +187,7 @@ def _autoencoder(family: str) -> ConfigDict:
             "num_res_blocks": 1,
             "groups": 8,
             "attention": False,
+            "projected": 0,
             "latent_dim": 50,
             "likelihood": "bernoulli",
             "dtype": "float32",
@@ -184,7 +247,14 @@ def vqvae() -> ConfigDict:
     config.family = "vqvae"
     config.model = ConfigDict(
         {
+            "network": "hierarchy",
             "factors": (4,),
+            # Of network "conv", VQ-GAN's:
+            "multipliers": (1, 2, 2),
+            "num_res_blocks": 2,
+            "groups": 32,
+            "attention": True,
+            "projected": 0,
             "channels": 128,
             "hidden": 32,
             "num_blocks": 2,
@@ -300,7 +370,11 @@ def tiny_diffusion(config: ConfigDict, source: str, shape: tuple[int, int, int])
             "multipliers": (1, 2),
             "num_res_blocks": 1,
             "attention_resolutions": (shape[0] // 2,),
+            "head_dim": 0,
             "groups": 4,
+            "width": 16,
+            "depth": 2,
+            "num_heads": 1,
         }
     )
     config.diffusion.num_steps = 20

@@ -72,6 +72,10 @@ def test_tiny_variants_go_all_the_way(path, first_stage, tmp_path, capsys):
     steps = [json.loads(line)["step"] for line in (work / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
 
+    if config["family"] == "classifier":
+        assert main(["sample", "--workdir", str(work), "--out", str(tmp_path / "a.npz")]) == 2
+        assert "family 'classifier' does not generate" in capsys.readouterr().err
+        return
     npz = tmp_path / "a.npz"
     base = ["sample", "--workdir", str(work), "--num", "8", "--seed", "1"]
     assert main([*base, "--out", str(npz)]) == 0

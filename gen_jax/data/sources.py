@@ -1,7 +1,9 @@
 """Where images come from: one string names a source, one function opens it.
 
 ``digits``             1,797 handwritten digits, 8x8x1, shipped with scikit-learn
-``npz:PATH``           arrays x_train, y_train, x_test, y_test (the Keras layout; labels optional)
+``npz:PATH``           arrays x_train, y_train, x_test, y_test (the Keras layout; labels optional,
+                       as are context_train and context_test, [N, L, D]); or samples with their
+                       noise, as ``gen-jax sample --with_noise`` writes them
 ``folder:PATH``        one subfolder of PNG, JPEG or WebP files for each class
 ``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
 ``synthetic:HxWxC``    coloured discs, made on the spot, for tests and dry runs
@@ -11,7 +13,7 @@
 import hashlib
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from gen_jax.reading import read_npz
 __all__ = ["Source", "hold_out", "open_source"]
 
 Examples = dict[str, Any]
+_SAMPLES = {"images", "noise", "labels", "context"}
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -33,10 +36,11 @@ class Source(NamedTuple):
     """A finite, indexed set of uint8 images, all of one shape.
 
     ``read(indices [n])`` gives ``image`` uint8 [n, H, W, C] and, where there are classes, ``label``
-    int32 [n]. ``in_memory`` says that reading a whole batch costs one indexing operation.
-    ``fingerprint`` changes when the examples or their order do. A source of ``codes`` in place of
-    images names the first stage that made them by its digest, ``stage1``. A part of a source knows
-    the ``indices`` in the whole.
+    int32 [n]; npz files may add ``eps``, the noise that belongs to each image, and ``context``.
+    ``in_memory`` says that reading a whole batch costs one indexing operation. ``fingerprint``
+    changes when the examples or their order do. A source of ``codes`` in place of images names the
+    first stage that made them by its digest, ``stage1``. A part of a source knows the ``indices``
+    in the whole.
     """
 
     name: str
@@ -129,7 +133,12 @@ def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _from_arrays(name: str, images: np.ndarray, labels: np.ndarray | None) -> Source:
+def _from_arrays(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    others: Mapping[str, np.ndarray] | None = None,
+) -> Source:
     images = np.ascontiguousarray(images[..., None] if images.ndim == 3 else images)
     num_classes = None if labels is None else int(labels.max(initial=-1)) + 1
 
@@ -137,12 +146,14 @@ def _from_arrays(name: str, images: np.ndarray, labels: np.ndarray | None) -> So
         examples = {"image": images[indices]}
         if labels is not None:
             examples["label"] = labels[indices]
-        return examples
+        return examples | {key: array[indices] for key, array in (others or {}).items()}
 
     # crc32 runs at gigabytes a second; this is to notice a changed file, not an attacker.
     digest = zlib.crc32(images.data)
     if labels is not None:
         digest = zlib.crc32(np.ascontiguousarray(labels).data, digest)
+    for array in (others or {}).values():
+        digest = zlib.crc32(np.ascontiguousarray(array).data, digest)
     return Source(
         name=name,
         size=len(images),
@@ -168,9 +179,17 @@ def _digits(split: str) -> Source:
 def _npz(path: Path, split: str) -> Source:
     name = f"npz:{path}"
     try:
-        arrays, keys = read_npz(path, {f"x_{split}", f"y_{split}"}.__contains__)
+        keras = {f"x_{split}", f"y_{split}", f"context_{split}"}
+        arrays, keys = read_npz(path, (keras | _SAMPLES).__contains__)
     except (OSError, ValueError, MemoryError) as error:
         raise DataError(f"{name}: cannot be read as npz: {error}") from error
+    if split == "train" and f"x_{split}" not in arrays and {"images", "noise"} <= set(arrays):
+        arrays = {
+            "x_train": arrays["images"],
+            "eps": arrays["noise"],
+            **({"y_train": arrays["labels"]} if "labels" in arrays else {}),
+            **({"context_train": arrays["context"]} if "context" in arrays else {}),
+        }
     images, labels = arrays.get(f"x_{split}"), arrays.get(f"y_{split}")
     if images is None:
         raise DataError(f"{name}: no array x_{split}; found {', '.join(keys) or 'none'}")
@@ -189,7 +208,16 @@ def _npz(path: Path, split: str) -> Source:
         if labels.size and labels.min() < 0:
             raise DataError(f"{name}: y_{split}: index {labels.argmin()}: label {labels.min()} < 0")
         labels = labels.astype(np.int32)
-    return _from_arrays(f"{name}/{split}", images, labels)
+    found = {"eps": arrays.get("eps"), "context": arrays.get(f"context_{split}")}
+    others = {key: array for key, array in found.items() if array is not None}
+    for key, array in others.items():
+        if array.dtype.kind != "f" or len(array) != len(images) or not np.isfinite(array).all():
+            raise DataError(
+                f"{name}: {key}: {len(images)} arrays of finite numbers are needed, got "
+                f"{array.dtype} {list(array.shape)}"
+            )
+    others = {key: array.astype(np.float32) for key, array in others.items()}
+    return _from_arrays(f"{name}/{split}", images, labels, others)
 
 
 def _folder(path: Path, split: str, image_shape: tuple[int, int, int]) -> Source:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,16 @@ from gen_jax.ops import keys as rng
 from gen_jax.protocols import Batch, LogProb, Model, Params, Stats
 from gen_jax.typing import PyTree
 
-__all__ = ["bits_per_dim", "mean_log_prob"]
+__all__ = ["MeanLogProb", "bits_per_dim", "mean_log_prob"]
+
+
+class MeanLogProb(NamedTuple):
+    """A mean over examples, in nats."""
+
+    nats: float
+    stderr: float  # over examples
+    estimator_stderr: float  # of that, what the estimator's own noise makes; nan where unknown
+    terms: Mapping[str, np.ndarray]  # of a bound, each a mean over examples
 
 
 def bits_per_dim(nats: float, num_dims: int) -> float:
@@ -30,7 +39,7 @@ def mean_log_prob(
     key: jax.Array,
     options: Mapping[str, Any],
     num_batches: int | None = None,
-) -> tuple[float, float]:
+) -> MeanLogProb:
     """Average log p(x), or the model's bound on it, over examples.
 
     Args:
@@ -43,20 +52,28 @@ def mean_log_prob(
         options: of ``Model.log_prob``.
         num_batches: to show a bar on a terminal; None for no bar.
 
-    Returns:
-        The mean in nats, and its standard error over examples.
     """
     evaluate = _evaluator(model.log_prob, tuple(sorted(options.items())))
-    nats, first = [], 0
+    nats, errors, first = [], [], 0
+    terms: dict[str, list[np.ndarray]] = {}
     bar = tqdm(total=num_batches, unit="batch", disable=None if num_batches else True)
     for batch in batches:
         estimate = evaluate(params, stats, batch, key, first, frozen)
-        nats.append(np.asarray(estimate.nats, np.float64)[batch["weight"] > 0])
+        real = batch["weight"] > 0
+        nats.append(np.asarray(estimate.nats, np.float64)[real])
+        errors.append(np.asarray(estimate.stderr, np.float64)[real])
+        for name, term in estimate.terms.items():
+            terms.setdefault(name, []).append(np.asarray(term, np.float64)[real])
         first += len(batch["weight"])
         bar.update()
     bar.close()
-    values = np.concatenate(nats)
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+    values, noise = np.concatenate(nats), np.concatenate(errors)
+    return MeanLogProb(
+        nats=float(values.mean()),
+        stderr=float(values.std(ddof=1) / math.sqrt(len(values))),
+        estimator_stderr=float(math.sqrt(np.mean(noise**2) / len(values))),
+        terms={name: np.concatenate(parts).mean(axis=0) for name, parts in terms.items()},
+    )
 
 
 @functools.lru_cache(maxsize=8)

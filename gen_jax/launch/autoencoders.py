@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from gen_jax.ops.likelihoods import Likelihood, Sigma
     from gen_jax.protocols import Codec
 
-__all__ = ["FIELDS", "codec_and_likelihood", "halves", "latent_shape", "network_faults"]
+__all__ = [
+    "CONV",
+    "CONV_FIELDS",
+    "FIELDS",
+    "codec_and_likelihood",
+    "halves",
+    "latent_shape",
+    "network_faults",
+]
 
 FIELDS = {
     "model.network": choice("mlp", "conv", change="frozen"),
@@ -25,12 +33,15 @@ FIELDS = {
     "model.multipliers": integers(1, change="frozen"),
     "model.num_res_blocks": integer(1, change="frozen"),
     "model.groups": integer(1, change="frozen"),
-    "model.attention": boolean(change="frozen"),  # to here
+    "model.attention": boolean(change="frozen"),
+    "model.projected": integer(0, change="frozen"),  # channels inside a 1x1 convolution; to here
     "model.latent_dim": integer(1, change="frozen"),
     "model.dtype": choice("float32", "bfloat16"),
 }
 
 _CONV = ("channels", "multipliers", "num_res_blocks", "groups", "attention")
+CONV = (*_CONV, "projected")
+CONV_FIELDS = {f"model.{name}": FIELDS[f"model.{name}"] for name in CONV}
 
 
 def network_faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -39,6 +50,13 @@ def network_faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         if values.get("model.latent") == "grid":
             return [("model.latent", "'grid'; with model.network 'mlp' a code is a 'vector'")]
         return []
+    if values["model.projected"] and values.get("model.latent") != "grid":
+        return [("model.projected", f"{values['model.projected']}; 0 is needed for a 'vector'")]
+    return conv_faults(values)
+
+
+def conv_faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Find what is wrong between the fields of convolutional halves."""
     height, width, _ = values["data.shape"]
     if height != width:
         return [("data.shape", f"{height}x{width}; a convolutional network needs square images")]
@@ -81,10 +99,10 @@ def halves(
             MLPDecoder(widths[::-1], (height, width), outputs, **shared),
         )
     shared |= {name: values[f"model.{name}"] for name in _CONV}
-    flat = len(latent_shape(values)) == 1
+    flat, inner = len(latent_shape(values)) == 1, values["model.projected"]
     return (
-        ConvEncoder(height, num_codes, flat=flat, **shared),
-        ConvDecoder(height, outputs, **shared),
+        ConvEncoder(height, num_codes, flat=flat, projected=codes * inner, **shared),
+        ConvDecoder(height, outputs, projected=inner, **shared),
     )
 
 

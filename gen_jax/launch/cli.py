@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -16,11 +17,15 @@ from gen_jax.launch.flags import (
     need,
     parse,
     parse_known,
+    read_override,
     see_that_it_can_be_written,
     take_overrides,
     trained_and_options,
     with_data,
 )
+
+if TYPE_CHECKING:
+    from gen_jax.launch.resume import Resuming
 
 __all__ = ["main"]
 
@@ -34,6 +39,8 @@ commands:
   launch       local -n N -- train ...   N processes on this machine
   sample       --workdir DIR --num N --out FILE.png|FILE.npz
   evaluate     --workdir DIR [--split=test|validation]
+  import       --from DIR --workdir DIR   weights of diffusers (safetensors)
+  export       --workdir DIR --to DIR
 
 of models with codes:
   reconstruct  --workdir DIR --num N --out FILE.png   originals above reconstructions
@@ -53,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code; errors become one line on stderr.
 
     0 done, 2 usage or config, 3 data, 4 checkpoint, 5 non-finite loss, 6 work directory in use,
-    7 storage, 8 another process did not come, 130 and 143 stopped by a signal with a checkpoint
-    saved.
+    7 storage, 8 another process, or a batch, did not come, 130 and 143 stopped by a signal with a
+    checkpoint saved.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -85,6 +92,8 @@ def _run(arguments: list[str]) -> int:
         "plan": _plan,
         "sample": _sample,
         "evaluate": _evaluate,
+        "import": _import,
+        "export": _export,
         **cli_codes.COMMANDS,
     }
     if not arguments or arguments[0] in ("help", "-h", "--help"):
@@ -124,6 +133,24 @@ def _train(arguments: list[str]) -> int:
         flag_values=values,
         lower_bound=1,
     )
+    _define_resuming(values)
+    if parse("train", values, rest):
+        return 0
+    need(values, "config", "workdir")
+
+    from gen_jax.launch.cluster import connected, find_place
+    from gen_jax.launch.configfile import load_config
+    from gen_jax.launch.train import run_training
+
+    config = load_config(values.config, overrides)
+    resuming = _resuming(values, config["family"])
+    given = {name: values[name].value for name in _PLACE}
+    place = find_place(given, os.environ)
+    with connected(place, values.init_timeout, values.heartbeat_timeout):
+        return run_training(config, Path(values.workdir), resuming)
+
+
+def _define_resuming(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "restart",
         None,
@@ -143,31 +170,22 @@ def _train(arguments: list[str]) -> int:
         "frozen fields that may differ from the checkpoint's config, as data.flip,data.crop",
         flag_values=values,
     )
-    if parse("train", values, rest):
-        return 0
-    need(values, "config", "workdir")
 
-    from gen_jax.launch.cluster import connected, find_place
-    from gen_jax.launch.configfile import load_config
+
+def _resuming(values: flags.FlagValues, family: str) -> "Resuming":
     from gen_jax.launch.resume import Resuming
     from gen_jax.launch.schema import fields_of, nearest
-    from gen_jax.launch.train import run_training
 
-    config = load_config(values.config, overrides)
-    fields = fields_of(config["family"])
+    fields = fields_of(family)
     for name in values.allow_config_change:
         if name not in fields:
             hint = nearest(name, fields)
             raise ConfigError(f"--allow_config_change: {name!r}: unknown field{hint}")
-    resuming = Resuming(
+    return Resuming(
         from_scratch=values.restart == "from_scratch",
         strict=values.strict_restore,
         allowed=tuple(values.allow_config_change),
     )
-    given = {name: values[name].value for name in _PLACE}
-    place = find_place(given, os.environ)
-    with connected(place, values.init_timeout, values.heartbeat_timeout):
-        return run_training(config, Path(values.workdir), resuming)
 
 
 def _plan(arguments: list[str]) -> int:
@@ -236,6 +254,27 @@ def _sample(arguments: list[str]) -> int:
     flags.DEFINE_integer("num", 64, "how many samples", flag_values=values, lower_bound=1)
     flags.DEFINE_string("out", None, "FILE.png for a grid, FILE.npz for arrays", flag_values=values)
     flags.DEFINE_integer("label", None, "class; by default all in turn", flag_values=values)
+    for name, text in (
+        ("image", "image to begin from: a picture, or an npz with images"),
+        ("mask", "with --image: white where its pixels are kept; the others are filled in"),
+        ("context", "npz with context [N, L, D], for models that look at a sequence"),
+        ("trace", "FILE.gif: also show how the samples come about"),
+        ("classifier", "work directory of a classifier of noisy images, to guide with"),
+    ):
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.DEFINE_float(
+        "classifier_scale", 1.0, "strength of that guidance", flag_values=values, lower_bound=0
+    )
+    flags.DEFINE_boolean(
+        "with_noise", False, "also write the noise that each sample began as", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "interpolate",
+        None,
+        "rows of so many samples, from one noise to the next; with --image between images",
+        flag_values=values,
+        lower_bound=2,
+    )
     define_sampling(values, batch_size=128)
     if (rest := parse_known("sample", values, arguments)) is None:
         return 0
@@ -244,19 +283,24 @@ def _sample(arguments: list[str]) -> int:
     if out.suffix not in (".png", ".npz"):
         raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is needed")
     see_that_it_can_be_written(out)
+    paths: dict[str, Any] = {
+        name: Path(str(values[name].value)) if values[name].value else None
+        for name in ("image", "mask", "context", "trace", "classifier")
+    }
+    if paths["trace"] is not None:
+        if paths["trace"].suffix != ".gif":
+            raise ConfigError(f"--trace: {values.trace!r}; a name ending in .gif is needed")
+        see_that_it_can_be_written(paths["trace"])
+    if values["classifier_scale"].present and paths["classifier"] is None:
+        raise ConfigError("--classifier_scale: has a meaning only with --classifier")
     trained, options = trained_and_options("sample", values, rest)
 
+    from gen_jax.launch.request import Request
     from gen_jax.launch.sample import run_sampling
 
-    run_sampling(
-        trained,
-        num=values.num,
-        seed=values.seed,
-        out=out,
-        label=values.label,
-        batch_size=values.batch_size,
-        options=options,
-    )
+    names = ("num", "seed", "label", "batch_size", "with_noise", "interpolate", "classifier_scale")
+    given: dict[str, Any] = {name: values[name].value for name in names}
+    run_sampling(trained, Request(out=out, options=options, **given, **paths))
     return 0
 
 
@@ -266,6 +310,20 @@ def _evaluate(arguments: list[str]) -> int:
     define_data(values)
     flags.DEFINE_integer(
         "num", 1000, "samples for the Fréchet distance", flag_values=values, lower_bound=2
+    )
+    flags.DEFINE_integer(
+        "likelihood_num",
+        None,
+        "held-out images for the likelihood; by default all, or none of a diffusion model",
+        flag_values=values,
+        lower_bound=2,
+    )
+    flags.DEFINE_string(
+        "classifier",
+        None,
+        "work directory of a classifier, for the class accuracy of samples and a Fréchet distance "
+        "in its features",
+        flag_values=values,
     )
     define_sampling(values, batch_size=256)
     if (rest := parse_known("evaluate", values, arguments)) is None:
@@ -284,7 +342,47 @@ def _evaluate(arguments: list[str]) -> int:
         batch_size=values.batch_size,
         options=options,
         split=values.split,
+        likelihood_num=values.likelihood_num,
+        classifier=Path(values.classifier) if values.classifier else None,
     )
+    return 0
+
+
+def _import(arguments: list[str]) -> int:
+    overrides, rest = take_overrides(arguments)
+    values = flags.FlagValues()
+    flags.DEFINE_string("from", None, "folder of a diffusers model or pipeline", flag_values=values)
+    flags.DEFINE_string("workdir", None, "to be made", flag_values=values)
+    flags.DEFINE_string(
+        "stage1",
+        None,
+        "work directory of a first stage, for a model of latents",
+        flag_values=values,
+    )
+    if parse("import", values, rest):
+        return 0
+    need(values, "from", "workdir")
+
+    from gen_jax.launch.foreign import run_import
+
+    changes = dict(read_override(line) for line in overrides)
+    stage1 = Path(values.stage1) if values.stage1 else None
+    source = Path(str(values["from"].value))
+    run_import(source, Path(values.workdir), stage1=stage1, overrides=changes)
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_string("to", None, "folder to write, as diffusers would", flag_values=values)
+    if parse("export", values, arguments):
+        return 0
+    need(values, "workdir", "to")
+
+    from gen_jax.launch.foreign import run_export
+
+    run_export(Path(values.workdir), Path(values.to))
     return 0
 
 

@@ -17,12 +17,11 @@ from types import FrameType
 from typing import NamedTuple, TypeVar
 
 from gen_jax import errors
-from gen_jax.errors import ConfigError, GenJaxError, StalledError
+from gen_jax.errors import ConfigError, GenJaxError, StalledError, one_line
 
 __all__ = [
     "Place",
     "agree",
-    "agree_on_all",
     "connected",
     "find_place",
     "is_alone",
@@ -252,7 +251,7 @@ def _initialize(place: Place, timeout_s: int, heartbeat_timeout_s: int) -> None:
                 heartbeat_timeout_seconds=heartbeat_timeout_s,
             )
     except Exception as error:
-        raise StalledError(f"{(str(error).strip().splitlines() or ['?'])[0]}") from error
+        raise StalledError(one_line(error)) from error
     finally:
         alarm.cancel()
 
@@ -283,18 +282,7 @@ def is_first() -> bool:
     return is_alone() or _here[0].process_id == 0
 
 
-def agree(number: int | None) -> int | None:
-    """Give every process the first one's number."""
-    if is_alone():
-        return number
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    first = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number)))
-    return None if first < 0 else first
-
-
-def agree_on_all(numbers: Sequence[int]) -> list[int]:
+def agree(numbers: Sequence[int]) -> list[int]:
     """Give every process the first one's whole numbers from 0, the last 64 of them."""
     if is_alone():
         return list(numbers)

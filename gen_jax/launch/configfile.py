@@ -11,7 +11,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from gen_jax.errors import CheckpointError, ConfigError
+from gen_jax.errors import CheckpointError, ConfigError, one_line
+from gen_jax.launch.defaults import completed
 from gen_jax.launch.schema import Fault, fields_of, find_faults, flatten, nearest
 from gen_jax.reading import parse_json, read_file
 
@@ -76,14 +77,10 @@ def _run_config_file(path: str) -> config_dict.ConfigDict:
         if (kept := getattr(config, "_error", None)) is not None:
             raise kept
     except Exception as error:  # the file is a program: anything may come out of it
-        raise ConfigError(f"{path}: {_last_line(error)}") from error
+        raise ConfigError(f"{path}: {one_line(error, -1)}") from error
     if not isinstance(config, config_dict.ConfigDict):
         raise ConfigError(f"{path}: get_config() must return a ConfigDict")
     return config
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _apply(config: config_dict.ConfigDict, name: str, value: str) -> bool:
@@ -105,7 +102,7 @@ def to_json(config: Mapping[str, Any]) -> str:
 
 
 def from_json(path: Path) -> dict[str, Any]:
-    """Read a saved config, and check it.
+    """Read a saved config, and check it; what an earlier version did not know has its default.
 
     Raises:
         CheckpointError: if it is not there, not JSON, or not a config of this version.
@@ -116,6 +113,7 @@ def from_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
+    config = completed(config) if isinstance(config, dict) else config
     faults = find_faults(config) if isinstance(config, dict) else [Fault("config", "no object")]
     if faults:
         raise CheckpointError(f"{path}: {'; '.join(map(str, faults))}")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import jax
 import numpy as np
 
 from gen_jax.data import Source, ordered_batches, spread_indices
-from gen_jax.errors import DataError
+from gen_jax.errors import ConfigError, DataError
+from gen_jax.evals.classification import Judgement, judge
 from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
-from gen_jax.evals.likelihood import bits_per_dim, mean_log_prob
+from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import write_file
-from gen_jax.launch.sampling import draw_samples
+from gen_jax.launch.sampling import condition_of, draw_samples
 from gen_jax.launch.sources import check_codes, open_checked
-from gen_jax.launch.workdir import Trained
+from gen_jax.launch.workdir import Trained, load_weights
 
 __all__ = ["run_evaluation"]
 
@@ -36,6 +37,8 @@ def run_evaluation(
     batch_size: int,
     options: Mapping[str, Any],
     split: str = "test",
+    likelihood_num: int | None = None,
+    classifier: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the averaged weights, print a table, and write ``eval/<step>.json``.
 
@@ -54,6 +57,10 @@ def run_evaluation(
         batch_size: examples at once.
         options: the model's, for sampling and for its density.
         split: which images are the held-out ones: ``"test"``, ``"validation"`` or ``"train"``.
+        likelihood_num: how many held-out images the density is measured on; by default all, or none
+            where each of them takes many runs of the network.
+        classifier: a work directory; its features give a further Fréchet distance, and its labels
+            the share of samples that are of their class.
 
     Returns:
         What the file holds.
@@ -66,6 +73,9 @@ def run_evaluation(
         if source.size < 2:
             raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
         check_codes(source, trained.experiment.stage1_digest)
+    judged = None if classifier is None else _judge(classifier, trained)
+    if options.get("likelihood") == "flow":
+        _see_that_the_flow_can_be_followed(trained)
     results: dict[str, Any] = {"step": trained.step, "seed": seed}
     for name, source in splits.items():
         size = min(source.size, splits[split].size)
@@ -79,7 +89,13 @@ def run_evaluation(
             draws=max(1, MIN_LOSS_DRAWS // size),
         )
         results |= {f"{loss}_loss_{name}": value for loss, value in losses.items()}
-    results |= _density(trained, splits[split], split, seed, batch_size, options)
+    results |= _density(
+        trained, workdir, splits[split], split, seed, batch_size, options, likelihood_num
+    )
+    if trained.experiment.model.predict is not None:
+        results |= _accuracy(trained, splits)
+    if trained.experiment.model.sample is None:
+        return _write(trained, workdir, results, split)
 
     if any(source.stage1 for source in splits.values()):
         print("no Fréchet distance: the data holds codes; --data names images", flush=True)
@@ -87,6 +103,7 @@ def run_evaluation(
     num = min(num, splits["train"].size)
     labels = None
     train_images, train_labels = _images(splits["train"], num)
+    condition = _conditions(trained.config, splits["train"], num)
     if trained.experiment.num_classes:
         labels = train_labels  # as many samples of each class as there are real images
     samples = draw_samples(
@@ -97,15 +114,24 @@ def run_evaluation(
         seed=seed,
         options={k: v for k, v in options.items() if k in trained.experiment.model.sample_options},
         labels=labels,
+        condition=condition,
         mesh=trained.mesh,
         batch_size=batch_size,
         progress=True,
     )
-    held_out = fit_gaussian(raw_pixels(_images(splits[split])[0]))
+    held_out = _images(splits[split])[0]
+    spaces: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pixels": raw_pixels}
+    if judged is not None:
+        spaces["features"] = lambda images: judged(images).features
+        if labels is not None:
+            results["class_accuracy_samples"] = judged(samples).accuracy(labels)
+            results["class_accuracy_train"] = judged(train_images).accuracy(labels)
     results["frechet_num"] = num
-    for name, images in (("samples", samples), ("train", train_images)):
-        distance = frechet_distance(fit_gaussian(raw_pixels(images)), held_out)
-        results[f"frechet_pixels_{name}_to_{split}"] = distance
+    for space, read in spaces.items():
+        reference = fit_gaussian(read(held_out))
+        for name, images in (("samples", samples), ("train", train_images)):
+            distance = frechet_distance(fit_gaussian(read(images)), reference)
+            results[f"frechet_{space}_{name}_to_{split}"] = distance
 
     return _write(trained, workdir, results, split)
 
@@ -126,22 +152,61 @@ def _write(trained: Trained, workdir: Path, results: dict[str, Any], split: str)
     return results
 
 
+def _judge(workdir: Path, trained: Trained) -> Callable[[np.ndarray], Judgement]:
+    saved = load_weights(workdir)
+    if trained.experiment.model.sample is None:
+        raise ConfigError("--classifier: has a meaning only for models that generate")
+    model = saved.experiment.model
+    if model.predict is None:
+        raise ConfigError(
+            f"--classifier: {workdir}: family {saved.config['family']!r}; 'classifier' is needed"
+        )
+    if tuple(saved.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
+        raise ConfigError(f"--classifier: {workdir}: was trained on images of another shape")
+    return lambda images: judge(model, saved.params, saved.stats, images)
+
+
+def _see_that_the_flow_can_be_followed(trained: Trained) -> None:
+    process = trained.config.get("diffusion", {})
+    if (process.get("schedule"), process.get("prediction")) == ("cosine", "eps"):
+        raise ConfigError(
+            "--likelihood: flow: at t = 1 of a cosine schedule, eps says too little of x_0; a "
+            "model of 'v', or the bound, is needed"
+        )
+
+
+def _accuracy(trained: Trained, splits: Mapping[str, Source]) -> dict[str, float]:
+    model, found = trained.experiment.model, {}
+    for name, source in splits.items():
+        images, labels = _images(source)
+        assert labels is not None
+        judged = judge(model, trained.params, trained.stats, images)
+        found[f"accuracy_{name}"] = judged.accuracy(labels)
+    return found
+
+
 def _density(
     trained: Trained,
+    workdir: Path,
     source: Source,
     split: str,
     seed: int,
     batch_size: int,
     options: Mapping[str, Any],
+    num: int | None,
 ) -> dict[str, Any]:
     """Measure -log p(x), in nats an example, and its standard error over examples."""
     model = trained.experiment.model
     if model.log_prob is None:
         return {}
+    if num is None and model.log_prob_cost > 1:
+        cost = f"{model.log_prob_cost} network runs an image"
+        print(f"no likelihood: it takes {cost}; --likelihood_num chooses how many", flush=True)
+        return {}
     known = model.log_prob_options
     options = {name: options.get(name, option.default) for name, option in known.items()}
-    size = source.size
-    nats, error = mean_log_prob(
+    size = min(source.size, num or source.size)
+    mean = mean_log_prob(
         model,
         trained.params,
         trained.stats,
@@ -151,15 +216,54 @@ def _density(
         options,
         num_batches=-(-size // min(batch_size, size)),
     )
-    results: dict[str, Any] = {f"nats_{split}": -nats, f"nats_{split}_stderr": error}
+    nats = mean.nats
+    results: dict[str, Any] = {f"nats_{split}": -nats, f"nats_{split}_stderr": mean.stderr}
+    if size < source.size:
+        results["likelihood_num"] = size
+    if mean.estimator_stderr > 0:
+        results[f"nats_{split}_estimator_stderr"] = mean.estimator_stderr
     results["log_prob"] = f"{model.log_prob_kind} {options or ''}".strip()
     if model.over_pixels:
         num_dims = math.prod(source.image_shape)
         results[f"bits_per_dim_{split}"] = bits_per_dim(-nats, num_dims)
+        results[f"bits_per_dim_{split}_stderr"] = bits_per_dim(mean.stderr, num_dims)
+        if mean.terms:
+            results |= _terms(trained, workdir, mean, num_dims, split)
     elif trained.experiment.num_tokens:
         tokens = trained.experiment.num_tokens
         results[f"bits_per_token_{split}"] = bits_per_dim(-nats, tokens)
     return results
+
+
+def _conditions(config: Mapping[str, Any], source: Source, num: int) -> dict[str, np.ndarray]:
+    """Take what samples are told beside labels from training examples."""
+    model = config["model"]
+    if not (model.get("context_dim") or model.get("low_res_factor")):
+        return {}
+    return condition_of(config, source.read(spread_indices(source, num)))
+
+
+def _terms(
+    trained: Trained, workdir: Path, mean: MeanLogProb, num_dims: int, split: str
+) -> dict[str, float]:
+    """Tell what a bound consists of, in bits/dim, and keep every term."""
+    steps = np.array([bits_per_dim(x, num_dims) for x in mean.terms["steps"]])
+    prior = bits_per_dim(float(mean.terms["prior"]), num_dims)
+    kept = {
+        "step": trained.step,
+        "prior_bits_per_dim": prior,
+        "steps_bits_per_dim": steps.tolist(),  # from t = 1 down; the last is -log p(x_0 | x_1)
+        **{name: mean.terms[name].tolist() for name in ("x_0_error", "eps_error")},
+    }
+    path = workdir / "eval" / f"{trained.step}_{split}_bound.json"
+    write_file(path, (json.dumps(kept) + "\n").encode())
+    return {
+        f"bits_per_dim_{split}_prior": prior,
+        f"bits_per_dim_{split}_between": float(steps[:-1].sum()),
+        f"bits_per_dim_{split}_last": float(steps[-1]),
+        f"x_0_error_{split}": float(mean.terms["x_0_error"].mean()),
+        f"eps_error_{split}": float(mean.terms["eps_error"].mean()),
+    }
 
 
 def _images(source: Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:

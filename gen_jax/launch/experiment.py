@@ -30,6 +30,7 @@ class Experiment(NamedTuple):
     tensor_dims: Mapping[str, int] = {}  # see gen_jax.train.sharding.Rules
     stage1_digest: str | None = None  # of a second stage
     num_tokens: int | None = None  # of one x, where x is tokens
+    extras: Mapping[str, tuple[int, ...]] = {}  # shapes of what else a batch holds, float32
 
 
 def build(config: Mapping[str, Any], stage1: Path | None = None) -> Experiment:
@@ -80,6 +81,10 @@ def abstract_state(experiment: Experiment, shape: tuple[int, int, int]) -> Train
     batch: Batch = {
         "image": jax.ShapeDtypeStruct((1, *shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+        **{
+            name: jax.ShapeDtypeStruct((1, *extra), jnp.float32)
+            for name, extra in experiment.extras.items()
+        },
     }
     return jax.eval_shape(
         lambda key, batch: init_state(experiment.model, experiment.optimizers, key, batch),

@@ -1,5 +1,6 @@
 """Reading flags: what several commands share."""
 
+import ast
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ __all__ = [
     "need",
     "parse",
     "parse_known",
+    "read_override",
     "see_that_it_can_be_written",
     "take_overrides",
     "trained_and_options",
@@ -67,24 +69,33 @@ def trained_and_options(
 
     trained = load_trained(Path(values.workdir))
     model = trained.experiment.model
+    if command == "sample" and model.sample is None:
+        raise ConfigError(f"sample: family {trained.config['family']!r} does not generate")
     options = {**model.sample_options, **(model.log_prob_options if density else {})}
     own = flags.FlagValues()
     define: Mapping[type, Callable[..., Any]] = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
+        bool: flags.DEFINE_boolean,
     }
     for name, option in options.items():
-        define[option.kind](name, None, f"{option.help} ({option.accepts})", flag_values=own)
+        define[option.kind](
+            name,
+            None,
+            f"{option.help} ({option.accepts})" if option.accepts else option.help,
+            flag_values=own,
+        )
     if parse(command, own, rest):
         raise ConfigError(f"--help: give it without --workdir for the flags of {command}")
     chosen = {name: own[name].value for name in options if own[name].value is not None}
     for name, value in chosen.items():
         if not options[name].ok(value):
             raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is needed")
-        other, needed = options[name].goes_with or (name, value)
-        if chosen.get(other, options[other].default) != needed:
-            raise ConfigError(f"--{name}: has a meaning only with --{other} {needed}")
+        other, needed = options[name].goes_with or (name, (value,))
+        if chosen.get(other, options[other].default) not in needed:
+            names = " or ".join(map(str, needed))
+            raise ConfigError(f"--{name}: has a meaning only with --{other} {names}")
     return trained, chosen
 
 
@@ -100,6 +111,15 @@ def take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(argument)
     return overrides, rest
+
+
+def read_override(line: str) -> tuple[str, Any]:
+    """Read ``a.b=value``, the value as Python would, or else as text."""
+    name, _, text = line.partition("=")
+    try:
+        return name, ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return name, text
 
 
 def parse(command: str, values: flags.FlagValues, arguments: list[str]) -> bool:

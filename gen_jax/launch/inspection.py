@@ -8,7 +8,7 @@ import numpy as np
 
 from gen_jax.data import read_in_time, spread_indices
 from gen_jax.launch.pictures import grid, pairs
-from gen_jax.launch.sampling import draw_samples
+from gen_jax.launch.sampling import condition_of, draw_samples
 from gen_jax.launch.sources import open_checked
 from gen_jax.train.sharding import replicated
 
@@ -25,6 +25,13 @@ def make_inspect(
     if experiment.num_classes:
         labels = np.arange(num) % experiment.num_classes
 
+    if experiment.model.sample is None:
+        return lambda state: ({}, reconstruct(state))
+
+    condition: Mapping[str, np.ndarray] = {}
+    if config["train"]["sample_every"]:
+        condition = _condition(config, source, num)
+
     def inspect(state: Any) -> tuple[Mapping[str, float], Mapping[str, Any]]:
         images = draw_samples(
             experiment,
@@ -34,11 +41,21 @@ def make_inspect(
             seed=config["seed"],
             options={},
             labels=labels,
+            condition=condition,
             mesh=mesh,
         )
         return {}, {"samples": grid(images), **reconstruct(state)}
 
     return inspect
+
+
+def _condition(config: Mapping[str, Any], source: Any, num: int) -> Mapping[str, np.ndarray]:
+    """Take what samples are told beside labels from the data."""
+    model, data = config["model"], config["data"]
+    if not (model.get("context_dim") or model.get("low_res_factor")):
+        return {}
+    indices = np.resize(spread_indices(source, num), num)
+    return condition_of(config, read_in_time(source, indices, data["on_bad"], data["timeout_s"]))
 
 
 def _make_reconstruct(

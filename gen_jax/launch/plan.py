@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gen_jax.errors import ConfigError
+from gen_jax.errors import ConfigError, one_line
 from gen_jax.launch.schema import find_faults
 
 __all__ = [
@@ -169,11 +169,10 @@ def _ahead_of_time(platform: str, **options: Any) -> Sequence[Any]:
     try:
         return topologies.get_topology_desc(platform=platform, **options).devices
     except Exception as error:  # plugins raise whatever they like
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         extra = "tpu" if platform == "tpu" else "cuda13"
         raise ConfigError(
-            f"--topology: {platform} cannot be compiled for here: {reason[:200]}; is the extra "
-            f"'gen-jax[{extra}]' installed?"
+            f"--topology: {platform} cannot be compiled for here: {one_line(error)[:200]}; is the "
+            f"extra 'gen-jax[{extra}]' installed?"
         ) from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from gen_jax.errors import CheckpointError, DamagedError, DataError, StorageError
-from gen_jax.launch.cluster import agree_on_all, is_first, together
+from gen_jax.launch.cluster import agree, is_first, together
 from gen_jax.launch.configfile import from_json
 from gen_jax.launch.schema import frozen_changes
 
@@ -123,7 +123,7 @@ def resume(
         together(lambda: set_aside(path) if is_first() else None)
 
     # Over a network's file system another process may see others.
-    steps = agree_on_all(checkpoint_steps(workdir))
+    steps = agree(checkpoint_steps(workdir))
     found = newest_good(folder, steps, read, strict=resuming.strict, rename=rename)
     if found is None:
         return None

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from gen_jax.launch.defaults import completed
+
 __all__ = [
     "COMMON",
     "Fault",
@@ -147,6 +149,8 @@ COMMON: Mapping[str, Field] = {
     "optimizer.moments": choice("float32", "16bit", change="frozen"),
     "profile.start": integer(0),  # 0: never
     "profile.steps": integer(1),
+    # Where the weights of step 0 come from: another run's work directory, or nowhere.
+    "train.init_from": text(".*", "a work directory, or nothing"),
     "train.steps": integer(1),
     "train.microbatches": integer(1),
     "train.ema_decay": number(0, 1, below=True),
@@ -341,14 +345,14 @@ def frozen_changes(
     """Compare two configs of one family, the checkpoint's and the one at hand.
 
     Args:
-        old: the checkpoint's.
+        old: the checkpoint's; fields that are newer than it have their defaults.
         new: the one at hand.
         allowed: frozen fields that count as free.
 
     Returns:
         Changes of frozen fields and of free ones, each as ``field: checkpoint 1, config 2``.
     """
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(completed(old)), flatten(new)
     fields = fields_of(str(after.get("family")))
     frozen: list[str] = []
     free: list[str] = []

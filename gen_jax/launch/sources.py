@@ -7,7 +7,7 @@ import numpy as np
 
 from gen_jax.errors import DataError
 
-__all__ = ["check_codes", "open_checked"]
+__all__ = ["check_codes", "check_noise", "open_checked"]
 
 
 def open_checked(config: Mapping[str, Any], split: str) -> Any:
@@ -37,7 +37,26 @@ def open_checked(config: Mapping[str, Any], split: str) -> Any:
             f"{source.name}: {source.num_classes} classes, but model.num_classes is {wanted}"
             f"{_first_too_large(source, wanted)}"
         )
+    _check_extras(source, config)
     return source
+
+
+def _check_extras(source: Any, config: Mapping[str, Any]) -> None:
+    """See that a source has the sequences that a model looks at, and what noise it brings."""
+    dim = config["model"].get("context_dim", 0)
+    if not source.in_memory or source.stage1 is not None:
+        if dim:
+            raise DataError(f"{source.name}: no context, but model.context_dim is {dim}")
+        return
+    example = source.read(np.zeros(1, np.int64))
+    context = example.get("context")
+    if dim and (context is None or context.ndim != 3 or context.shape[-1] != dim):
+        what = "no context" if context is None else f"context of {list(context.shape[1:])}"
+        raise DataError(f"{source.name}: {what}, but model.context_dim is {dim}")
+    if "eps" in example and (config["data"]["flip"] or config["data"]["crop"]):
+        raise DataError(
+            f"{source.name}: images with their noise; data.flip, data.crop would move them"
+        )
 
 
 def check_codes(source: Any, digest: str | None) -> None:
@@ -50,6 +69,31 @@ def check_codes(source: Any, digest: str | None) -> None:
         raise DataError(
             f"{source.name}: made by another first stage than stage1: {source.stage1[:12]} instead "
             f"of {digest[:12] if digest else 'none'}; run `gen-jax encode` with this one"
+        )
+
+
+def check_noise(source: Any, start_noise: Any) -> None:
+    """See that noise which images come with is noise of this model.
+
+    Raises:
+        DataError: if it is not.
+    """
+    if not source.in_memory or source.stage1 is not None:
+        return
+    example = source.read(np.zeros(1, np.int64))
+    if "eps" not in example:
+        return
+    if start_noise is None:
+        raise DataError(f"{source.name}: images with their noise; this family begins with none")
+    import jax
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    wanted = jax.eval_shape(start_noise, keys).shape[1:]
+    found = example["eps"].shape[1:]
+    if found != wanted:
+        raise DataError(
+            f"{source.name}: noise: {list(found)}; {list(wanted)} is needed, the shape of what is "
+            "modelled"
         )
 
 

@@ -26,8 +26,8 @@ from gen_jax.launch.resume import (
     resume,
     see_that_there_is_room,
 )
-from gen_jax.launch.sources import check_codes, open_checked
-from gen_jax.launch.workdir import lock, make_workdir
+from gen_jax.launch.sources import check_codes, check_noise, open_checked
+from gen_jax.launch.workdir import load_weights, lock, make_workdir
 
 __all__ = ["run_training"]
 
@@ -81,7 +81,7 @@ def _see_that_it_is_shared(workdir: Path) -> None:
     def digest() -> int:
         return zlib.crc32(path.read_bytes() if path.exists() else b"") >> 1
 
-    first = agree(digest())
+    (first,) = agree([digest()])
     patience = time.monotonic() + 10  # a network's file system may take a moment to show it
     while digest() != first and time.monotonic() < patience:
         time.sleep(0.5)
@@ -113,6 +113,7 @@ def _train(
         together(lambda: see_that_it_is_there(workdir))
     experiment = build(config, workdir / FOLDER)  # the same on all, also where it fails
     together(lambda: check_codes(source, experiment.stage1_digest))
+    together(lambda: check_noise(source, experiment.model.start_noise))
     engine = together(lambda: build_engine(config, experiment, mesh))
     experiment = experiment._replace(frozen=engine.place(experiment.frozen))
     key = engine.key(config["seed"])
@@ -120,6 +121,9 @@ def _train(
     rows = engine.rows(config["data"]["batch_size"])
     target = engine.abstract(engine.inputs(_batch_shapes(config, source))[0])
     meta = {"config": config, "data": source.fingerprint, "stage1": experiment.stage1_digest}
+    beginning = None
+    if config["train"]["init_from"] and not checkpoint_steps(workdir):
+        beginning = together(lambda: load_weights(Path(config["train"]["init_from"])))
     resumed = resume(workdir, target, meta, resuming)
     step = resumed[0] if resumed else 0
     with contextlib.ExitStack() as opened:
@@ -136,20 +140,15 @@ def _train(
         if first is None:
             return
         state = resumed[1] if resumed else engine.init(key, engine.put(first))
+        if beginning is not None and not resumed:
+            state = _begin_with(beginning, state)
         _introduce(config, source, experiment, state, mesh, workdir)
         outputs = together(lambda: _outputs(config, workdir, step, opened))
-
-        def rescue(state: Any) -> None:
-            # Alone only: saving takes all processes, and the others have not failed.
-            if is_alone():
-                checkpoint.save(manager, state, meta, wait=True)
 
         loop = _make_loop(
             config,
             **outputs,
-            save=lambda state, wait: checkpoint.save(manager, state, meta, wait=wait),
-            check=lambda: checkpoint.see_that_saving_goes_well(manager),
-            rescue=rescue,
+            **_saving(manager, meta),
             inspect=together(lambda: make_inspect(config, experiment, source, mesh)),
             stop=stop,
             origin=_origin(config, source),
@@ -168,6 +167,42 @@ def _train(
             f"{time.perf_counter() - start:.1f} s; checkpoints in {folder}",
             flush=True,
         )
+
+
+def _begin_with(saved: Any, state: Any) -> Any:
+    """Put another run's averaged weights in place of those of step 0."""
+    import jax
+
+    from gen_jax.errors import CheckpointError
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(path): tuple(x.shape) for path, x in leaves}
+
+    ours, theirs = shapes(state.params), shapes(saved.params)
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            raise CheckpointError(
+                f"train.init_from: {name}: {theirs.get(name, 'nothing')}; "
+                f"{ours.get(name, 'nothing')} is needed"
+            )
+
+    def place(leaf: Any, value: Any) -> Any:
+        value = np.asarray(value)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
+
+    # Not the same arrays twice: the step gives its arguments' memory away.
+    weights = [jax.tree.map(place, state.params, saved.params) for _ in range(2)]
+    stats = state.stats
+    if shapes(stats) == shapes(saved.stats):  # codebooks and moments belong to the weights
+        stats = jax.tree.map(place, stats, saved.stats)
+    elif jax.tree.leaves(saved.stats):
+        raise CheckpointError(
+            "train.init_from: its statistics (codebooks, moments, histories) are not those of this "
+            "config"
+        )
+    print(f"beginning with the averaged weights of step {saved.step}", flush=True)
+    return state.replace(params=weights[0], ema_params=weights[1], stats=stats)
 
 
 def _batch_shapes(config: Mapping[str, Any], source: Any) -> Mapping[str, Any]:
@@ -196,7 +231,7 @@ def _stacks_of_a_stall(workdir: Path) -> Iterator[None]:
         for worker in multiprocessing.active_children():
             with contextlib.suppress(OSError):
                 os.kill(worker.pid or 0, signal.SIGUSR1)
-        time.sleep(0.5)  # they write to stderr
+        time.sleep(2)  # they write to stderr, on a machine that may be busy
         error.args = (f"{error}; where every thread stood is in {path}",)
         raise
 
@@ -275,6 +310,20 @@ def _make_loop(config: Mapping[str, Any], **actions: Any) -> Any:
         batch_size=config["data"]["batch_size"],
         **actions,
     )
+
+
+def _saving(manager: Any, meta: Mapping[str, Any]) -> Mapping[str, Callable]:
+    from gen_jax.train import checkpoint
+
+    def save(state: Any, wait: bool) -> None:
+        checkpoint.save(manager, state, meta, wait=wait)
+
+    return {
+        "save": save,
+        "check": lambda: checkpoint.see_that_saving_goes_well(manager),
+        # Alone only: saving takes all processes, and the others have not failed.
+        "rescue": lambda state: save(state, True) if is_alone() else None,
+    }
 
 
 def _window(config: Mapping[str, Any], workdir: Path) -> Any:

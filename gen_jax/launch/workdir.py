@@ -128,7 +128,8 @@ def load_weights(workdir: Path) -> Saved:
         raise CheckpointError(f"{workdir}: no checkpoint any more")
     step, (weights, meta) = found
     arrays = sorted(meta["spec"].items())
-    digests = "".join(x[2] for name, x in arrays if name.startswith(".ema_params"))
+    kept = (".ema_params", ".stats")
+    digests = "".join(x[2] for name, x in arrays if name.startswith(kept))
     digest = hashlib.sha256(digests.encode()).hexdigest()[:16]
     return Saved(config, experiment, step, weights["ema_params"], weights["stats"], digest)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gen_jax.files import png_bytes
 from gen_jax.launch import sampling
 from gen_jax.launch.cli import main
 from gen_jax.launch.pictures import grid
+from gen_jax.launch.resume import checkpoint_steps
 from gen_jax.launch.sampling import draw_samples
 from gen_jax.launch.workdir import load_trained
-from tests.reliability.job import VAE, Job, logged, run, steps_of, train_line
+from tests.reliability.job import VAE, Job, logged, run, train_line, write_images
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--config", str(ROOT / "configs" / "ddpm_digits.py:tiny")]
@@ -91,11 +91,17 @@ class TestWorkdir:
             (["--steps", "0"], "--steps: 0; a whole number"),
             (["--steps", "x"], "steps"),
             (["--eta", "1.5"], "--eta: 1.5; a number from 0 to 1 is needed"),
-            (["--solver", "euler"], "--solver: 'euler'; ddim or ddpm is needed"),
-            (["--variance", "small"], "--variance: 'small'; beta or beta_tilde"),
+            (
+                ["--solver", "rk4"],
+                "--solver: 'rk4'; one of ddim, ddpm, euler, euler_ancestral, heun, ",
+            ),
+            (["--variance", "small"], "--variance: 'small'; one of beta, beta_tilde"),
             (["--label", "10"], "--label: 10; a class from 0 to 9 is needed"),
             (["--label", "-1"], "--label: -1; a class from 0 to 9"),
-            (["--solver", "ddpm", "--eta", "0.5"], "--eta: has a meaning only with --solver ddim"),
+            (
+                ["--solver", "ddpm", "--eta", "0.5"],
+                "--eta: has a meaning only with --solver ddim or ",
+            ),
             (["--variance", "beta"], "--variance: has a meaning only with --solver ddpm"),
             (["--setps", "3"], "did you mean 'steps'?"),
             (["--num", "0"], "num"),
@@ -179,7 +185,12 @@ def test_usage(capsys):
 
 def test_errors_are_one_line_with_the_code_of_their_resource(tmp_path, capsys):
     work = str(tmp_path / "w")
-    fails(["fly"], 2, "'fly' is no command; train, launch, plan, sample, evaluate, recon", capsys)
+    fails(
+        ["fly"],
+        2,
+        "'fly' is no command; train, launch, plan, sample, evaluate, import, export, recon",
+        capsys,
+    )
     fails(["train"], 2, "--config and --workdir: missing", capsys)
     fails(["train", *TINY, "--workdir", work, "--stpes", "3"], 2, "--stpes: not a flag", capsys)
     fails(["sample", "--workdir", work], 2, "--out: missing", capsys)
@@ -267,18 +278,14 @@ def test_a_second_job_is_told_who_holds_the_work_directory(tmp_path):
         assert time.monotonic() - begin < 10
         first.signal(signal.SIGINT)
         assert first.wait()[0] == 130
-    assert steps_of(tmp_path / "w") == logged(tmp_path / "w")[-1:]
+    assert checkpoint_steps(tmp_path / "w") == logged(tmp_path / "w")[-1:]
     assert not list((tmp_path / "w").rglob("*tmp*"))
 
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_workers_too_and_still_saves(tmp_path):
     """A terminal signals the whole process group."""
-    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
-    for index, image in enumerate(images):
-        folder = tmp_path / "images" / str(index % 2)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{index}.png").write_bytes(png_bytes(image[..., None]))
+    write_images(tmp_path / "images", 20)
     line = train_line(
         VAE,
         tmp_path / "w",
@@ -293,7 +300,7 @@ def test_ctrl_c_reaches_workers_too_and_still_saves(tmp_path):
         os.killpg(job.pid, signal.SIGINT)
         code, text = job.wait(60)
     assert code == 130, text
-    assert steps_of(tmp_path / "w") == logged(tmp_path / "w")[-1:]
+    assert checkpoint_steps(tmp_path / "w") == logged(tmp_path / "w")[-1:]
 
 
 def test_grids_have_borders_and_hard_edges():

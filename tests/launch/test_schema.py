@@ -53,7 +53,7 @@ BAD = [
     ("data.shape=(8,8)", "(8, 8); a tuple of 3 whole numbers"),
     ("data.shape=(8,0,1)", "(8, 0, 1); a tuple of 3 whole numbers"),
     ("data.shape=(8,8,2)", "2 channels; 1 or 3"),
-    ("data.shape=(8,12,1)", "8x12; the U-Net needs square images"),
+    ("data.shape=(8,12,1)", "8x12; the networks need square images"),
     ("data.shape=(9,9,1)", "its side 9 is not a multiple of 2"),
     ("data.batch_size=0", "0; a whole number from 1"),
     ("data.flip=maybe", "'maybe'; True or False"),
@@ -72,7 +72,7 @@ BAD = [
     ("model.dropout=1", "1.0; a number from 0 to below 1"),
     ("model.num_classes=-1", "-1; a whole number from 0"),
     ("model.dtype=float61", "'float61'; 'float32' or 'bfloat16'"),
-    ("diffusion.schedule=sigmoid", "'sigmoid'; 'linear' or 'cosine'"),
+    ("diffusion.schedule=sigmoid", "'sigmoid'; 'linear' or 'scaled_linear' or 'cosine' or 'flow'"),
     ("diffusion.num_steps=0", "0; a whole number from 1"),
     ("diffusion.beta_start=0", "0.0; a number above 0 to below 1"),
     ("diffusion.beta_end=1", "1.0; a number above 0 to below 1"),
@@ -143,6 +143,57 @@ BAD_PAIRS = [
     ("dvae_cifar10", ("model.num_groups=8",), "8 groups divide by 128, which 32x32 is no"),
     ("dvae_cifar10", ("model.hidden=6",), "model.hidden: 6; a multiple of 4 is needed"),
     ("dvae_cifar10", ("model.temperature_end=0",), "0.0; a number above 0"),
+    (
+        "flow_mnist",
+        ("diffusion.prediction=eps",),
+        "diffusion.prediction: 'eps'; at t = 1 of a flow",
+    ),
+    ("flow_mnist", ("diffusion.objective=vlb",), "diffusion.objective: 'vlb'; a discrete schedule"),
+    ("flow_mnist", ("diffusion.importance=True",), "diffusion.importance: True; a discrete"),
+    ("flow_mnist", ("model.num_classes=0",), "model.class_dropout: 0.1; 0 is needed without"),
+    ("flow_mnist", ("model.head_dim=7",), "model.head_dim: 7 does not divide the 64 channels"),
+    ("flow_mnist", ("model.low_res_factor=3",), "model.low_res_factor: 3; 0, or from 2 a divisor"),
+    ("flow_mnist", ("model.network=dit", "model.patch=3"), "model.patch: 3 does not divide"),
+    (
+        "flow_mnist",
+        ("model.network=dit", "model.context_dim=4"),
+        "model.context_dim: 4; 0 is needed for dit",
+    ),
+    (
+        "flow_mnist",
+        ("model.context_dim=4", "model.attention_resolutions=()", "model.middle_attention=False"),
+        "model.context_dim: 4; without attention nothing looks at a sequence",
+    ),
+    ("ddpm_mnist", ("diffusion.objective=hybrid",), "diffusion.learned_variance is needed"),
+    ("ddpm_mnist", ("diffusion.learned_variance=True",), "objective 'simple' never trains it"),
+    (
+        "ddpm_mnist",
+        ("diffusion.objective=vlb", "diffusion.times=logit_normal"),
+        "diffusion.times: 'logit_normal'; 'uniform' is needed with objective 'vlb'",
+    ),
+    (
+        "ddpm_mnist",
+        ("diffusion.objective=vlb", "diffusion.weighting=p2"),
+        "diffusion.weighting: 'p2'; 'none' is needed",
+    ),
+    (
+        "ddpm_mnist",
+        ("diffusion.antithetic=True", "diffusion.times=log_normal_noise"),
+        "diffusion.antithetic: True; such times have no mirror",
+    ),
+    (
+        "ddpm_mnist",
+        ("diffusion.importance=True", "diffusion.antithetic=True"),
+        "diffusion.antithetic: True; with diffusion.importance the losses choose",
+    ),
+    ("latent_cifar10", ("diffusion.clip=True",), "diffusion.clip: True; with a stage1"),
+    ("classifier_mnist", ("model.groups=5",), "5 does not divide the 16 channels"),
+    ("classifier_mnist", ("diffusion.beta_start=0.5",), "diffusion.beta_start: 0.5; at most"),
+    (
+        "klae_cifar10",
+        ("model.latent=vector", "model.projected=4"),
+        "model.projected: 4; 0 is needed",
+    ),
     ("prior_cifar10", ("model.num_heads=32",), "heads of 4"),
     ("prior_cifar10", ("model.num_classes=0",), "model.class_dropout: 0.1; 0 is needed without"),
     ("prior_mnist", ("model.kernel=4",), "model.kernel: 4; an odd number from 3"),
@@ -271,11 +322,11 @@ def test_a_missing_config_file_is_named():
 
 def test_unknown_and_missing_fields_of_a_file_are_found():
     config = load_config(DIGITS, [])
-    config["model"]["depth"] = 3
+    config["model"]["dept"] = 3
     del config["train"]["keep"]
     assert [str(fault) for fault in find_faults(config)] == [
         "train.keep: missing; a whole number from 1 is needed",
-        "model.depth: unknown field; did you mean 'model.dropout'?",
+        "model.dept: unknown field; did you mean 'model.depth'?",
     ]
 
 

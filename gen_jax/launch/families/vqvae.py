@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from gen_jax.ops.quantizers import Quantizer
 
 FIELDS = {
+    **autoencoders.CONV_FIELDS,  # conv, but channels, which is of both
+    "model.network": choice("hierarchy", "conv", change="frozen"),
     "model.factors": integers(2, change="frozen"),  # one a grid: (4,) VQ-VAE, (4, 2) VQ-VAE-2
-    "model.channels": integer(2, change="frozen"),
     "model.hidden": integer(1, change="frozen"),
     "model.num_blocks": integer(0, change="frozen"),
     "model.likelihood": choice("gaussian", "bernoulli", change="frozen"),
@@ -40,12 +41,15 @@ DISCRETE = True
 def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Find what is wrong between fields that are each right by themselves."""
     height, width, _ = values["data.shape"]
-    found = hierarchy_faults(
-        factors=values["model.factors"],
-        channels=values["model.channels"],
-        resolution=(height, width),
-    )
-    faults = [(f"model.{name}", fault) for name, fault in found.items()]
+    if values["model.network"] == "conv":
+        faults = autoencoders.conv_faults(values)
+    else:
+        found = hierarchy_faults(
+            factors=values["model.factors"],
+            channels=values["model.channels"],
+            resolution=(height, width),
+        )
+        faults = [(f"model.{name}", fault) for name, fault in found.items()]
     if values["model.quantizer"] == "finite_scalar":
         levels = values["model.scalar_levels"]
         if not levels:
@@ -66,6 +70,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     from gen_jax.codecs import with_codec
     from gen_jax.launch.experiment import Experiment, make_optimizer
     from gen_jax.models.vqvae import vqvae
+    from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, ConvGrid
     from gen_jax.nn.blocks import TENSOR_DIMS
     from gen_jax.nn.hierarchy import Hierarchy
 
@@ -77,16 +82,26 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         log_sigma=values["model.log_sigma"],
     )
     quantizer = _quantizer(values)
-    network = Hierarchy(
-        num_outputs=likelihood.num_outputs(shape[2]),
-        factors=factors,
-        dims=(quantizer.dim,) * len(factors),
-        dtype=jnp.dtype(values["model.dtype"]),
-        **{name: values[f"model.{name}"] for name in ("channels", "hidden", "num_blocks")},
-    )
+    dtype, outputs = jnp.dtype(values["model.dtype"]), likelihood.num_outputs(shape[2])
+    network: Hierarchy | ConvGrid
+    if values["model.network"] == "conv":
+        conv = {name: values[f"model.{name}"] for name in autoencoders.CONV}
+        encoder = ConvEncoder(shape[0], quantizer.dim, dtype=dtype, **conv)
+        network = ConvGrid(
+            encoder, ConvDecoder(shape[0], outputs, dtype=dtype, **conv), quantizer.dim
+        )
+    else:
+        names = ("channels", "hidden", "num_blocks")
+        network = Hierarchy(
+            num_outputs=outputs,
+            factors=factors,
+            dims=(quantizer.dim,) * len(factors),
+            dtype=dtype,
+            **{name: values[f"model.{name}"] for name in names},
+        )
     model = vqvae(
         network,
-        (quantizer,) * len(factors),
+        (quantizer,) * len(network.dims),
         likelihood,
         shape,
         commitment_cost=values["model.commitment_cost"],

@@ -1,0 +1,45 @@
+"""What a classifier says of images: a judge of samples, and features to compare them in."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gen_jax.protocols import Model, Params, Stats
+
+__all__ = ["Judgement", "judge"]
+
+
+class Judgement(NamedTuple):
+    """Of each image the likeliest class, and the features of the layer before."""
+
+    labels: np.ndarray
+    features: np.ndarray
+
+    def accuracy(self, labels: np.ndarray) -> float:
+        """Give the share of images that are taken for what they should be."""
+        return float(np.mean(self.labels == labels))
+
+
+def judge(
+    model: Model, params: Params, stats: Stats, images: np.ndarray, batch_size: int = 256
+) -> Judgement:
+    """Classify images, uint8 [N, H, W, C].
+
+    Raises:
+        ValueError: if the model is no classifier.
+    """
+    predict: Callable | None = model.predict
+    if predict is None:
+        raise ValueError("model: a classifier is needed")
+    run = jax.jit(predict)
+    size = min(batch_size, len(images))
+    labels, features = [], []
+    for first in range(0, len(images), size):
+        rows = np.minimum(np.arange(first, first + size), len(images) - 1)
+        made = run(params, stats, images[rows])
+        kept = len(images) - first
+        labels.append(np.argmax(made.log_probs, axis=1)[:kept])
+        features.append(np.asarray(made.features)[:kept])
+    return Judgement(np.concatenate(labels), np.concatenate(features))
