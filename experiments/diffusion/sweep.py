@@ -1,0 +1,206 @@
+"""The tables of this folder's README: samplers, targets, guidance and likelihoods of trained runs.
+
+``python experiments/diffusion/sweep.py TABLE RUNS OUT.jsonl`` appends one JSON object a
+measurement; TABLE is one of the functions below, RUNS the folder with the work directories that
+the README's commands make.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gen_jax.data import ordered_batches
+from gen_jax.evals.classification import judge
+from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
+from gen_jax.evals.likelihood import bits_per_dim, mean_log_prob
+from gen_jax.launch.evaluate import _images
+from gen_jax.launch.sampling import draw_samples
+from gen_jax.launch.sources import open_checked
+from gen_jax.launch.workdir import load_trained, load_weights
+
+SEEDS = range(3)
+NUM = 1000
+
+
+def held_out(trained):
+    config = trained.config
+    if not config["data"]["source"].endswith("mnist.npz"):  # pairs of a flow have no test split
+        config = {**config, "data": {**config["data"], "source": "digits"}}
+    images, labels = _images(open_checked(config, "test"))
+    return fit_gaussian(raw_pixels(images)), images, labels
+
+
+def draw(trained, seed, num=NUM, labels=None, **options):
+    return draw_samples(
+        trained.experiment,
+        trained.params,
+        trained.stats,
+        num=num,
+        seed=seed,
+        options=options,
+        labels=labels,
+        mesh=trained.mesh,
+        batch_size=250,
+    )
+
+
+def spread(values):
+    values = np.array(values)
+    if len(values) == 1:
+        return {"mean": round(float(values[0]), 4)}
+    return {
+        "mean": round(float(values.mean()), 4),
+        "interval_95": round(float(4.303 * values.std(ddof=1) / np.sqrt(len(values))), 4),
+    }
+
+
+def measure(trained, reference, seeds=SEEDS, num=NUM, labels=None, judged=None, **options):
+    """Give the Fréchet distance in pixels over seeds, Student's 95 % interval, and the accuracy."""
+    begin, distances, accuracy = time.perf_counter(), [], []
+    for seed in seeds:
+        images = draw(trained, seed, num, labels, **options)
+        distances.append(frechet_distance(fit_gaussian(raw_pixels(images)), reference))
+        if judged is not None:
+            accuracy.append(judged(images).accuracy(labels))
+    found = {"frechet_pixels": spread(distances), "num": num, "seeds": len(list(seeds))}
+    if accuracy:
+        found["accuracy"] = spread(accuracy)
+    return {**options, **found, "seconds": round(time.perf_counter() - begin, 1)}
+
+
+def real(trained, reference, num=NUM):
+    """What a perfect model would get: training images in place of samples."""
+    images, _ = _images(open_checked(trained.config, "train"), num)
+    return frechet_distance(fit_gaussian(raw_pixels(images)), reference)
+
+
+def ddim(runs):
+    trained = load_trained(runs / "linear_eps")
+    reference, _, _ = held_out(trained)
+    yield {"run": "training images", "frechet_pixels": round(real(trained, reference), 4)}
+    for steps in (5, 10, 20, 50, 100):
+        options = {"solver": "ddim", "steps": steps}
+        yield {"run": "linear_eps", **measure(trained, reference, **options)}
+
+
+def thousand(runs):
+    """All steps, from one seed: no interval."""
+    trained = load_trained(runs / "linear_eps")
+    reference, _, _ = held_out(trained)
+    for options in ({"solver": "ddim", "steps": 1000}, {"solver": "ddpm", "variance": "beta"}):
+        yield {"run": "linear_eps", **measure(trained, reference, range(1), **options)}
+
+
+def targets(runs):
+    names = ("linear_eps", "cosine_eps", "linear_v", "cosine_v", "cosine_v_minsnr")
+    names += ("flow_velocity", "flow_paired", "edm", "cosine_hybrid", "linear_vlb")
+    for name in names:
+        trained = load_trained(runs / name)
+        reference, _, _ = held_out(trained)
+        options = {"solver": "ddim", "steps": 20}
+        if name == "edm":
+            options = {"solver": "heun", "steps": 11}
+        yield {"run": name, **measure(trained, reference, **options)}
+
+
+def solvers(runs):
+    for name in ("linear_eps", "flow_velocity"):
+        trained = load_trained(runs / name)
+        reference, _, _ = held_out(trained)
+        for evaluations in (4, 8, 16):
+            for solver in ("euler", "heun", "dpmpp_2m"):
+                # Heun's last step takes one evaluation, the others two.
+                steps = (evaluations + 1) // 2 if solver == "heun" else evaluations
+                options = {"solver": solver, "steps": steps}
+                found = measure(trained, reference, **options)
+                yield {"run": name, "evaluations": evaluations, **found}
+
+
+def reflow(runs):
+    for name in ("flow_velocity", "flow_paired", "reflow"):
+        trained = load_trained(runs / name)
+        reference, _, _ = held_out(trained)
+        for steps in (1, 2, 4, 8, 20):
+            options = {"solver": "euler", "steps": steps}
+            yield {"run": name, **measure(trained, reference, **options)}
+
+
+def guidance(runs, name="flow_class", classifier="classifier", num=NUM, scales=None):
+    trained, saved = load_trained(runs / name), load_weights(runs / classifier)
+    model = saved.experiment.model
+    reference, images, labels = held_out(trained)
+
+    def judged(images):
+        return judge(model, saved.params, saved.stats, images)
+
+    yield {"run": "test images", "accuracy": round(judged(images).accuracy(labels), 4)}
+    wanted = np.arange(num, dtype=np.int32) % 10
+    seeds = SEEDS if name == "flow_class" else range(1)
+    for scale in scales or (0.0, 1.0, 1.5, 2.0, 3.0, 5.0):
+        options = {"solver": "heun", "steps": 10, "guidance": scale}
+        found = measure(trained, reference, seeds, num, wanted, judged, **options)
+        yield {"run": name, **found}
+    for low, high in ((0.2, 0.8),):
+        options = {"solver": "heun", "steps": 10, "guidance": 3.0}
+        options |= {"guidance_from": low, "guidance_to": high}
+        found = measure(trained, reference, seeds, num, wanted, judged, **options)
+        yield {"run": name, **found}
+
+
+def mnist_guidance(runs):
+    yield from guidance(runs, "flow_mnist", "classifier", scales=(0.0, 1.0, 2.0, 4.0))
+
+
+def likelihood(runs):
+    names = ("linear_eps", "cosine_eps", "linear_v", "cosine_v", "flow_velocity", "edm")
+    for name in (*names, "cosine_hybrid", "linear_vlb"):
+        trained = load_trained(runs / name)
+        source = open_checked(trained.config, "test")
+        num_dims = int(np.prod(source.image_shape))
+        for options in ({"likelihood": "bound"}, {"likelihood": "flow", "probes": 2}):
+            begin = time.perf_counter()
+            defaults = trained.experiment.model.log_prob_options
+            given = {n: options.get(n, option.default) for n, option in defaults.items()}
+            mean = mean_log_prob(
+                trained.experiment.model,
+                trained.params,
+                trained.stats,
+                trained.experiment.frozen,
+                ordered_batches(source, 99, 99),
+                jax.random.key(0),
+                given,
+            )
+            found = {
+                "run": name,
+                **options,
+                "bits_per_dim": round(bits_per_dim(-mean.nats, num_dims), 4),
+                "stderr": round(bits_per_dim(mean.stderr, num_dims), 4),
+                "estimator_stderr": round(bits_per_dim(mean.estimator_stderr, num_dims), 5),
+                "seconds": round(time.perf_counter() - begin, 1),
+            }
+            if "steps" in mean.terms:
+                steps = [bits_per_dim(x, num_dims) for x in mean.terms["steps"]]
+                prior = bits_per_dim(float(mean.terms["prior"]), num_dims)
+                found |= {"prior": round(prior, 5), "between": round(sum(steps[:-1]), 4)}
+                found |= {"last": round(steps[-1], 4)}
+                found["x_0_error"] = round(float(mean.terms["x_0_error"].mean()), 4)
+                found["eps_error"] = round(float(mean.terms["eps_error"].mean()), 4)
+            yield found
+
+
+def main():
+    table, runs, out = sys.argv[1:]
+    with open(out, "a") as file:
+        for row in globals()[table](Path(runs)):
+            line = json.dumps({"table": table, **row})
+            print(line, flush=True)
+            file.write(line + "\n")
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
