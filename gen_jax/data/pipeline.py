@@ -174,6 +174,9 @@ def train_batches(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
             worker_init_fn=_end_with_parent,
         )
+        # Grain unmaps a worker's batch when its array is deleted, whoever looks at the bytes: JAX
+        # on CPU takes arrays over without a copy, and views of them are taken along the way.
+        batches = batches.map(_copied)
     if max_bad_fraction is None or source.in_memory:
         return iter(batches)
     share = max_bad_fraction * len(mine) / batch_size  # of several processes each counts its own
@@ -280,6 +283,10 @@ def _let_grain_read_flags() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def _copied(batch: Examples) -> Examples:
+    return {name: np.array(value) for name, value in batch.items()}
 
 
 def _end_with_parent(worker: int, num_workers: int) -> None:

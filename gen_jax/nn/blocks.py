@@ -242,11 +242,16 @@ class ConvNeXtBlock(nn.Module):
         # One group: over space and channels, as batches of images of one size allow.
         h = nn.GroupNorm(1, epsilon=self.epsilon, dtype=self.dtype, name="norm")(h)
         if embedding is not None:
-            change = nn.Dense(
-                2 * width, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="embedding"
+            shift = nn.Dense(
+                (1 + self.adaptive) * width,
+                kernel_init=DEFAULT_INIT,
+                dtype=self.dtype,
+                name="embedding",
             )(nn.silu(embedding))[:, None, None, :]
-            scale, shift = jnp.split(change, 2, axis=-1)
-            h = h * (1 + scale) + shift if self.adaptive else h + shift
+            if self.adaptive:
+                scale, shift = jnp.split(shift, 2, axis=-1)
+                h = h * (1 + scale)
+            h = h + shift
         h = nn.Dense(4 * self.channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="mlp_in")(
             h
         )
