@@ -10,9 +10,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
 import gc
+from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 import tests.typechecker  # noqa: F401 named below
@@ -34,3 +36,17 @@ install_import_hook([f"gen_jax.{room}" for room in ROOMS], "tests.typechecker.ch
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop compiled programs before a process has as many memory maps as Linux lets it have.
+
+    Each program is a few maps of its own; at 65,530 of them the next one ends the process with a
+    segmentation fault, which the whole suite in two processes came close to.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()

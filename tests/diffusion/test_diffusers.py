@@ -73,4 +73,5 @@ def test_live_diffusers(name, monkeypatch):
     theirs = kept(run_diffusers(case, start, noise))
     assert_equal_runs(run_ours(case, start, noise, monkeypatch), theirs)
     with np.load(FILE) as stored:  # what make test compares with is still what they do
-        np.testing.assert_allclose(theirs[1], stored[f"{name}/last"], rtol=1e-5, atol=1e-5)
+        # On another processor a thousand steps round otherwise.
+        np.testing.assert_allclose(theirs[1], stored[f"{name}/last"], rtol=1e-4, atol=1e-4)
