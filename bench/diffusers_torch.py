@@ -61,7 +61,9 @@ def main():
         scheduler.set_timesteps(50)
         y = x
         for step in scheduler.timesteps:
-            y = scheduler.step(net(y, step).sample, step, y).prev_sample
+            # Where x_0 is clipped, the noise that agrees with it, as ours and as the paper's code.
+            out = net(y, step).sample
+            y = scheduler.step(out, step, y, use_clipped_model_output=True).prev_sample
         return y.cpu().numpy()
 
     net.eval()

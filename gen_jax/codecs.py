@@ -210,7 +210,11 @@ def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
             x = batch["codes"]
         else:
             x = codec.encode(frozen, batch["image"], rng.fold_in(keys, _CODEC))
-        return {**_without_images(batch), "x": x}
+        batch = _without_images(batch)
+        if "low_res" in batch and batch["low_res"].dtype == jnp.uint8:
+            low_res = codec.encode(frozen, batch["low_res"], rng.fold_in(keys, _CODEC))
+            batch = {**batch, "low_res": low_res}
+        return {**batch, "x": x}
 
     def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
         keys = rng.per_example(key, 0, len(jax.tree.leaves(batch)[0]))
@@ -244,7 +248,10 @@ def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
         assert model.sample is not None
         x = model.sample(params, stats, keys, frozen, cond, **options)
         if not options.get("trace"):
-            return codec.decode(frozen["codec"], x)
+            images = codec.decode(frozen["codec"], x)
+            if given and "mask" in given:  # also where a code covers known and unknown pixels
+                images = jnp.where(given["mask"] > 0, given["image"], images)
+            return images
         # [batch, times, ...], one time after another: decoders are large.
         images = jax.lax.map(lambda x: codec.decode(frozen["codec"], x), jnp.swapaxes(x, 0, 1))
         return jnp.swapaxes(images, 0, 1)
@@ -311,7 +318,10 @@ def _encoded_givens(
     given = dict(given)
     if "image" not in given:
         return given
-    x = codec.encode(weights, given["image"], rng.fold_in(keys, _CODEC))
+    image = given["image"]
+    if "mask" in given:  # what is under it must not be seen in codes nearby
+        image = jnp.where(given["mask"] > 0, image, jnp.uint8(128))
+    x = codec.encode(weights, image, rng.fold_in(keys, _CODEC))
     if "mask" in given:
         # A code is known where all of its pixels are: there the average is 1.
         mask = given["mask"].astype(jnp.float32)

@@ -34,8 +34,8 @@ __all__ = [
 Batch = Mapping[str, PyTree]
 """``image`` uint8 [B, H, W, C], or ``x`` (model space), or ``codes`` (a first stage's, made
 beforehand); optional ``label`` int [B], ``eps`` (given noise), ``context`` [B, L, D] (a sequence,
-of a text for example), ``low_res`` [B, h, w, C] and ``weight`` [B] (0 marks the padding of a last,
-short batch)."""
+of a text for example), ``low_res`` [B, h, w, C] (uint8, or in the range of x) and ``weight`` [B] (0
+marks the padding of a last, short batch)."""
 
 Params = Mapping[str, PyTree]
 """One subtree for each player, for example ``{"net": ...}`` or ``{"gen": ..., "disc": ...}``."""

@@ -11,7 +11,7 @@ from gen_jax.diffusion.sampling import integrate
 from gen_jax.diffusion.schedules import Schedule, diffuse
 from gen_jax.diffusion.solvers import Solver, transition
 from gen_jax.ops import keys as rng
-from gen_jax.typing import Array, ArrayLike, Float, Keys
+from gen_jax.typing import Array, ArrayLike, Float, Keys, ScalarLike
 
 __all__ = ["from_partial", "inpainting", "invert", "repaint_times"]
 
@@ -60,8 +60,7 @@ def from_partial(
         denoiser: ``(x, t) -> Prediction``.
         schedule: its schedule.
         solver: how one step is made.
-        times: [S + 1] descending grid. The first is the strength of the change: at 1 little of
-            the data is left; may be traced.
+        times: [S + 1] descending grid, as of :func:`last_part`; may be traced.
         x_0: data.
         keys: one for each example.
         trace: whether to keep the points at every time.
@@ -111,6 +110,22 @@ def inpainting(
     return Solver(init=solver.init, step=step)
 
 
+def last_part(times: ArrayLike, strength: ScalarLike) -> Float[Array, "*points"]:
+    """Lay as many points over the last ``strength`` of a grid's steps, between its own points.
+
+    A share of steps and not of time, so that it means the same on grids of noise levels.
+
+    Args:
+        times: [S + 1] descending grid.
+        strength: in (0, 1]; may be traced.
+    """
+    times = jnp.asarray(times, jnp.float32)
+    num_steps = len(times) - 1
+    places = jnp.arange(num_steps + 1, dtype=jnp.float32)
+    wanted = num_steps - strength * (num_steps - places)
+    return jnp.interp(wanted, places, times)
+
+
 def repaint_times(times: np.ndarray, jump: int = 10, resamples: int = 10) -> np.ndarray:
     """Let a grid go back and forth: every ``jump`` steps down are walked ``resamples`` times.
 
@@ -128,9 +143,13 @@ def repaint_times(times: np.ndarray, jump: int = 10, resamples: int = 10) -> np.
     Raises:
         ValueError: for other numbers.
     """
+    return np.asarray(times)[repaint_order(len(times) - 1, jump, resamples)]
+
+
+def repaint_order(num_steps: int, jump: int, resamples: int) -> np.ndarray:
+    """Give the indices, into a grid of ``num_steps`` steps, of :func:`repaint_times`."""
     if jump < 1 or resamples < 1:
         raise ValueError(f"jump, resamples: at least 1 is needed, got {jump} and {resamples}")
-    num_steps = len(times) - 1
     order = [0]
     for begin in range(0, num_steps, jump):
         end = min(begin + jump, num_steps)
@@ -139,4 +158,4 @@ def repaint_times(times: np.ndarray, jump: int = 10, resamples: int = 10) -> np.
         up = list(range(end - 1, begin - 1, -1))
         for number in range(resamples):
             order += down + (up if number < resamples - 1 else [])
-    return np.asarray(times)[order]
+    return np.array(order)

@@ -27,7 +27,7 @@ def make_solver(
     name: str,
     num_steps: int,
     *,
-    eta: ScalarLike = 0.0,
+    eta: ScalarLike | None = None,
     variance: Variance = "beta",
     churn: ScalarLike | None = None,
     churn_from: ScalarLike = 0.0,
@@ -39,7 +39,7 @@ def make_solver(
     Args:
         name: of :data:`SOLVERS`.
         num_steps: of the whole run, for the amount of churn in each step.
-        eta: of ddim and euler_ancestral.
+        eta: of ddim, by default 0, and euler_ancestral, by default 1.
         variance: of ddpm.
         churn: S_churn of :func:`churned`; None for no churn.
         churn_from: S_tmin.
@@ -51,6 +51,8 @@ def make_solver(
     """
     if name not in SOLVERS:
         raise ValueError(f"solver: one of {', '.join(SOLVERS)} is needed, got {name!r}")
+    if eta is None:
+        eta = 1.0 if name == "euler_ancestral" else 0.0
     makers = {
         "ddim": lambda: ddim(eta),
         "ddpm": lambda: ddpm(variance),

@@ -76,7 +76,8 @@ def from_betas(betas: np.ndarray) -> Schedule:
     def read(t: ArrayLike) -> tuple[Array, Array]:
         u = jnp.asarray(t, jnp.float32) * num_steps
         nearest = jnp.round(u)
-        on_grid = jnp.abs(u - nearest) < 1e-3
+        # Near 0 without being 0 there is a little noise, whose direction can be asked for.
+        on_grid = (jnp.abs(u - nearest) < 1e-3) & ((nearest > 0) | (u <= 0))
         left = jnp.clip(jnp.floor(u), 0, num_steps - 1).astype(jnp.int32)
         between = jnp.asarray(logsnrs)[left] + (u - left) * jnp.asarray(np.diff(logsnrs))[left]
         sigma_first = jnp.clip(u, 0.0, 1.0) * sigmas[1]

@@ -110,11 +110,16 @@ def antithetic(sampler: TimeSampler, num_steps: int | None = None) -> TimeSample
         sampler: of a distribution of t that is symmetric about its middle.
         num_steps: T of a discrete schedule, whose times {1/T, ..., 1} are mirrored onto themselves.
     """
-    total = 1.0 if num_steps is None else 1.0 + 1.0 / num_steps
+
+    def mirror(t: Float[Array, "half"]) -> Float[Array, "half"]:
+        if num_steps is None:
+            return jnp.maximum(1.0 - t, T_MIN)
+        # In whole steps: 1 + 1/T - t is not quite on the table.
+        return (num_steps + 1 - jnp.round(t * num_steps)) / num_steps
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         t = sampler(keys[::2])
-        both = jnp.stack([t, jnp.maximum(total - t, T_MIN)], axis=1)
+        both = jnp.stack([t, mirror(t)], axis=1)
         return jnp.reshape(both, -1)[: len(keys)]
 
     return draw

@@ -33,7 +33,12 @@ def read_architecture(config: Mapping[str, Any]) -> Foreign:
     name = str(config.get("_class_name"))
     if name not in CLASSES:
         raise CheckpointError(f"_class_name: {name!r}; one of {', '.join(CLASSES)} can be imported")
-    return CLASSES[name](config)
+    try:
+        return CLASSES[name](config)
+    except KeyError as error:
+        raise CheckpointError(f"{error.args[0]}: missing, or unknown") from error
+    except (TypeError, IndexError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise CheckpointError(f"{name}: its options do not fit together: {error}") from error
 
 
 def _expect(config: Mapping[str, Any], accepted: Mapping[str, Any], known: set[str]) -> None:
@@ -581,7 +586,10 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         if config.get("shift", 1.0) != 1.0 or config.get("use_dynamic_shifting"):
             raise CheckpointError(f"shift: {config.get('shift')}; 1.0 is needed")
         flow = {"diffusion.schedule": "flow", "diffusion.prediction": "velocity"}
-        return {**flow, "model.time_offset": 0.0}  # it hands over 1000 t
+        # It hands over 1000 t, and clips nothing.
+        return {**flow, "model.time_offset": 0.0, "diffusion.clip": False}
+    _expect_scheduler(config)
+    ours = _SCHEDULER_DEFAULTS.get(name, {})
     found = {}
     for key, default, names, field in (
         ("beta_schedule", "linear", _SCHEDULES, "schedule"),
@@ -591,14 +599,40 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         if value not in names:
             raise CheckpointError(f"{key}: {value!r}; one of {', '.join(names)} is needed")
         found[f"diffusion.{field}"] = names[value]
-    if config.get("rescale_betas_zero_snr"):
-        raise CheckpointError("rescale_betas_zero_snr: True; False is needed")
     return found | {
         "diffusion.num_steps": config.get("num_train_timesteps", 1000),
-        "diffusion.beta_start": float(config.get("beta_start", 1e-4)),
-        "diffusion.beta_end": float(config.get("beta_end", 0.02)),
-        "diffusion.clip": bool(config.get("clip_sample", True)),
+        "diffusion.beta_start": float(config.get("beta_start", ours.get("beta_start", 1e-4))),
+        "diffusion.beta_end": float(config.get("beta_end", ours.get("beta_end", 0.02))),
+        "diffusion.clip": bool(config.get("clip_sample", name in _CLIPPING)),
     }
+
+
+# Whose samples are clipped where their config does not say, and where other defaults differ.
+_CLIPPING = ("DDPMScheduler", "DDIMScheduler")
+_SCHEDULER_DEFAULTS = {
+    name: {"beta_start": 0.00085, "beta_end": 0.012}
+    for name in (
+        *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+    )
+}
+
+
+def _expect_scheduler(config: Mapping[str, Any]) -> None:
+    """See that a scheduler says nothing that would change the process unseen."""
+    for key, accepted in (
+        ("rescale_betas_zero_snr", (False,)),
+        ("use_flow_sigmas", (False,)),
+        ("timestep_type", ("discrete",)),
+        ("clip_sample_range", (1, 1.0)),
+        ("thresholding", (False,)),
+        # Raw log-variances are another output than a place between two of them.
+        (
+            "variance_type",
+            ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"),
+        ),
+    ):
+        if config.get(key) is not None and config[key] not in accepted:
+            raise CheckpointError(f"{key}: {config[key]!r}; {accepted[0]!r} is needed")
 
 
 def scheduler_config(values: Mapping[str, Any], betas: Sequence[float]) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def run_evaluation(
     if options.get("likelihood") == "flow":
         _see_that_the_flow_can_be_followed(trained)
     results: dict[str, Any] = {"step": trained.step, "seed": seed}
+    results |= {f"option_{name}": value for name, value in sorted(options.items())}
     for name, source in splits.items():
         size = min(source.size, splits[split].size)
         losses = mean_losses(

@@ -24,6 +24,10 @@ __all__ = [
 ]
 
 
+# Options of samplers that have a meaning only with an image.
+EDITING = ("strength", "invert", "resamples", "jump")
+
+
 def define_data(values: flags.FlagValues) -> None:
     """Define ``--data`` and ``--split``."""
     flags.DEFINE_string("data", None, "where the data is now, if it has moved", flag_values=values)
@@ -65,13 +69,22 @@ def trained_and_options(
     command: str, values: flags.FlagValues, rest: list[str], *, density: bool = False
 ) -> tuple[Any, dict[str, Any]]:
     """Load a work directory, and read the flags that its model's sampler, or density, takes."""
+    from gen_jax.launch.cluster import find_place
     from gen_jax.launch.workdir import load_trained
 
+    nothing = dict.fromkeys(("coordinator_address", "num_processes", "process_id"))
+    if place := find_place(nothing, os.environ):
+        raise ConfigError(
+            f"{command}: runs as one process, and here are {place.num_processes} ({place.found_in})"
+            "; each would write the same file; start it once"
+        )
     trained = load_trained(Path(values.workdir))
     model = trained.experiment.model
     if command == "sample" and model.sample is None:
         raise ConfigError(f"sample: family {trained.config['family']!r} does not generate")
     options = {**model.sample_options, **(model.log_prob_options if density else {})}
+    if command != "sample":  # where no image, and no mask, is given
+        options = {name: option for name, option in options.items() if name not in EDITING}
     own = flags.FlagValues()
     define: Mapping[type, Callable[..., Any]] = {
         int: flags.DEFINE_integer,
@@ -86,8 +99,7 @@ def trained_and_options(
             f"{option.help} ({option.accepts})" if option.accepts else option.help,
             flag_values=own,
         )
-    if parse(command, own, rest):
-        raise ConfigError(f"--help: give it without --workdir for the flags of {command}")
+    parse(command, own, rest)
     chosen = {name: own[name].value for name in options if own[name].value is not None}
     for name, value in chosen.items():
         if not options[name].ok(value):

@@ -22,6 +22,8 @@ __all__ = ["run_export", "run_import"]
 
 # Beside the work directory's config: what the model's own was, so that nothing of it is lost.
 ORIGINAL = "foreign.json"
+# Of autoencoders that do not say: what diffusers took for granted before it was written down.
+_SCALING = 0.18215
 # Beside what is exported: fields of our config that an import takes over again.
 OURS = "gen_jax.json"
 
@@ -50,6 +52,8 @@ def run_import(
     model = source
     if (source / "unet").is_dir():  # a pipeline
         model = source / "unet"
+        if stage1 is None:
+            _see_no_other_first_stage(source)
         if not (source / OURS).exists():
             scheduler = read_scheduler(read_json(source / "scheduler" / "scheduler_config.json"))
     config, tensors = read_folder(model)
@@ -81,6 +85,15 @@ def run_import(
         if brings:  # so that the next try finds nothing in its way
             shutil.rmtree(own, ignore_errors=True)
         raise
+
+
+def _see_no_other_first_stage(pipeline: Path) -> None:
+    for name in ("vqvae", "movq"):
+        if (pipeline / name).is_dir():
+            raise CheckpointError(
+                f"{pipeline / name}: the model is of its codes; import this folder by itself, and "
+                "name what that makes by --stage1"
+            )
 
 
 def _write(
@@ -192,7 +205,9 @@ def _with_scale(stats: PyTree, original: Mapping[str, Any]) -> PyTree:
     """Let the moments of the codes be those that the foreign scale of latents stands for."""
     import jax.numpy as jnp
 
-    scale = float(original.get("scaling_factor") or 1.0)
+    scale = float(original.get("scaling_factor", _SCALING) or 0.0)
+    if not scale > 0:
+        raise CheckpointError(f"scaling_factor: {scale}; a number above 0 is needed")
     moments = stats["net"]["moments"]
     num = moments["square"].shape[-1]
     mean = jnp.asarray(original.get("latents_mean") or [0.0] * num, jnp.float32)
@@ -293,7 +308,7 @@ def _scale_of(stats: PyTree, original: Mapping[str, Any]) -> dict[str, Any]:
     from gen_jax.ops.latents import scale_of
 
     mean, deviation = (np.asarray(x, np.float64) for x in scale_of(stats["net"]["moments"]))
-    known = float(original.get("scaling_factor") or 0.0)
+    known = float(original.get("scaling_factor", _SCALING) or 0.0)
     if known and np.allclose(mean, 0, atol=1e-6) and np.allclose(deviation * known, 1, rtol=1e-5):
         return {"scaling_factor": known}
     return {

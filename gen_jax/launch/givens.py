@@ -37,7 +37,7 @@ def read_images(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarra
                 f"{path}: uint8 images of {needed} are needed, got {images.dtype} "
                 f"{list(images.shape)}"
             )
-    return images[np.arange(num) % len(images)]
+    return _repeated(images, num)
 
 
 def read_mask(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarray:
@@ -61,22 +61,44 @@ def read_mask(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarray:
                 f"{path}: mask: [{height}, {width}] or [N, {height}, {width}] is needed, got "
                 f"{list(mask.shape)}"
             )
-    return mask[np.arange(num) % len(mask)].astype(np.float32)
+    return _repeated(mask.astype(np.float32), num)
 
 
-def read_context(path: Path, dim: int, num: int) -> np.ndarray:
-    """Read sequences of vectors, ``context`` [N, L, dim] of an npz, as float32 [num, L, dim].
+def read_context(path: Path, dim: int, num: int) -> dict[str, np.ndarray]:
+    """Read sequences of vectors from an npz: ``context`` [N, L, dim], and perhaps ``no_context``.
+
+    The latter, [L, dim] or [1, L, dim], is what guidance leads away from, of an empty text for
+    example; without it that is a sequence of zeros, as in our own training.
+
+    Returns:
+        float32 [num, L, dim] of each that is there.
 
     Raises:
         DataError: naming the file and what is wrong with it.
     """
-    context = _arrays(path, ("context",))["context"]
-    context = context[None] if context.ndim == 2 else context
-    if context.ndim != 3 or context.shape[-1] != dim or not context.size:
-        raise DataError(f"{path}: context: [N, L, {dim}] is needed, got {list(context.shape)}")
-    if context.dtype.kind != "f" or not np.isfinite(context).all():
-        raise DataError(f"{path}: context: finite floating-point numbers are needed")
-    return context[np.arange(num) % len(context)].astype(np.float32)
+    found = {}
+    for name, rows in _arrays(path, ("context", "no_context")).items():
+        x = rows[None] if rows.ndim == 2 else rows
+        if x.ndim != 3 or x.shape[-1] != dim or not x.size:
+            raise DataError(f"{path}: {name}: [N, L, {dim}] is needed, got {list(x.shape)}")
+        if x.dtype.kind != "f" or not np.isfinite(x).all():
+            raise DataError(f"{path}: {name}: finite floating-point numbers are needed")
+        found[name] = _repeated(x.astype(np.float32), num)
+    if "context" not in found:
+        raise DataError(f"{path}: no context; found no_context alone")
+    if "no_context" in found and found["no_context"].shape != found["context"].shape:
+        raise DataError(
+            f"{path}: no_context: one sequence as long as those of context is needed, got "
+            f"{list(found['no_context'].shape[1:])}"
+        )
+    return found
+
+
+def _repeated(x: np.ndarray, num: int) -> np.ndarray:
+    """Give ``num`` rows, beginning anew where there are fewer; a single one is not copied."""
+    if len(x) == 1:
+        return np.broadcast_to(x, (num, *x.shape[1:]))
+    return x[np.arange(num) % len(x)]
 
 
 def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def in_parts(
                 "another --out, or remove it"
             )
     else:
+        shutil.rmtree(folder, ignore_errors=True)  # of which nothing says what they are
         write_file(index, (json.dumps(plain, indent=2) + "\n").encode())
-    parts = []
+    parts, found = [], 0
     for first in range(0, num, PART):
         end = min(first + PART, num)
         path = folder / f"{first // PART:05d}.npz"
@@ -63,15 +65,23 @@ def in_parts(
         if part is None:
             part = draw(first, end)
             write_file(path, npz_bytes({"images": part}))
+            if not sys.stderr.isatty():  # where no bar is seen
+                print(f"{end:,} of {num:,} samples", flush=True)
         else:
+            found += len(part)
             skip(len(part))
         parts.append(part)
+    if found:
+        print(f"{found:,} of these samples were there already", flush=True)
     return np.concatenate(parts)
 
 
 def clear(out: Path) -> None:
     """Remove the parts of a file that is there now."""
-    shutil.rmtree(parts_of(out), ignore_errors=True)
+    folder = parts_of(out)
+    # First what says what they are: parts that are left over are then nobody's.
+    (folder / "origin.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def parts_of(out: Path) -> Path:

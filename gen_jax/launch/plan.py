@@ -277,6 +277,10 @@ def _arguments(config: Mapping[str, Any], topology: Topology) -> tuple[Any, Any,
         )
     else:
         whole["image"] = jax.ShapeDtypeStruct((size, *shape), jnp.uint8)
+    whole |= {
+        name: jax.ShapeDtypeStruct((size, *extra), jnp.float32)
+        for name, extra in experiment.extras.items()
+    }
     batch, key = engine.inputs(whole)
     frozen = jax.eval_shape(lambda: experiment.frozen)
     return experiment, engine, (engine.abstract(batch), frozen, batch, key)

@@ -76,6 +76,14 @@ def _family_faults(trained: Trained, request: Request) -> Iterator[str]:
         yield f"--image: is needed; this model makes images {factor} times larger"
     if factor and (request.mask or request.interpolate or _edits(request)):
         yield "--image: this model makes it larger, and takes no other change"
+    between = request.interpolate and request.image is not None
+    if between and trained.experiment.num_classes and request.label is None:
+        yield "--label: is needed; both ends of a row are of one class"
+    if request.with_noise and trained.config.get("stage1"):
+        yield (
+            "--with_noise: images of a first stage's codes are no pairs with their noise; encoding "
+            "them does not give back the codes"
+        )
     uses = request.mask or request.interpolate or _edits(request)
     if request.image is not None and not uses and not factor:
         yield "--image: --strength, --mask, --invert or --interpolate is needed with it"
@@ -94,11 +102,16 @@ def _fit_faults(request: Request) -> Iterator[str]:
         yield f"--{flag}: has a meaning only with --image"
     if "invert" in edits and (len(edits) == 2 or request.mask is not None):
         yield "--invert: goes neither with --strength nor with --mask"
+    leads_back = "invert" in edits or (request.interpolate and request.image is not None)
+    if leads_back and "quantile" in options:
+        yield "--quantile: does not go with a way to an image's noise and back"
     if request.interpolate and (edits or request.mask is not None):
         yield "--interpolate: goes neither with --strength, --invert nor with --mask"
     for name in ("resamples", "jump"):
         if name in options and request.mask is None:
             yield f"--{name}: has a meaning only with --mask"
+    if "jump" in options and options.get("resamples", 1) == 1 and request.mask is not None:
+        yield "--jump: has a meaning only with --resamples above 1"
     if request.mask is not None and solver == "dpmpp_2m":
         yield "--mask: goes with solvers of one step, not with dpmpp_2m"
 

@@ -72,8 +72,13 @@ def check_codes(source: Any, digest: str | None) -> None:
         )
 
 
-def check_noise(source: Any, start_noise: Any) -> None:
+def check_noise(source: Any, start_noise: Any, of_codes: bool = False) -> None:
     """See that noise which images come with is noise of this model.
+
+    Args:
+        source: of the training data.
+        start_noise: the model's.
+        of_codes: whether it models a first stage's codes.
 
     Raises:
         DataError: if it is not.
@@ -85,6 +90,11 @@ def check_noise(source: Any, start_noise: Any) -> None:
         return
     if start_noise is None:
         raise DataError(f"{source.name}: images with their noise; this family begins with none")
+    if of_codes:
+        raise DataError(
+            f"{source.name}: images with their noise; over a first stage's codes they would not be "
+            "pairs: encoding an image does not give back the codes that it was decoded from"
+        )
     import jax
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import socket
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -113,7 +114,8 @@ def _train(
         together(lambda: see_that_it_is_there(workdir))
     experiment = build(config, workdir / FOLDER)  # the same on all, also where it fails
     together(lambda: check_codes(source, experiment.stage1_digest))
-    together(lambda: check_noise(source, experiment.model.start_noise))
+    of_codes = experiment.stage1_digest is not None
+    together(lambda: check_noise(source, experiment.model.start_noise, of_codes))
     engine = together(lambda: build_engine(config, experiment, mesh))
     experiment = experiment._replace(frozen=engine.place(experiment.frozen))
     key = engine.key(config["seed"])
@@ -225,7 +227,8 @@ def _stacks_of_a_stall(workdir: Path) -> Iterator[None]:
     try:
         yield
     except DataStalledError as error:
-        path = workdir / f"stacks-{int(time.time())}.txt"
+        # Each process its own: all of a job stall in the same second.
+        path = workdir / f"stacks-{int(time.time())}-{socket.gethostname()}-{os.getpid()}.txt"
         with contextlib.suppress(OSError), open(path, "w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         for worker in multiprocessing.active_children():

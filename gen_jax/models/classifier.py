@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.diffusion.schedules import Schedule, diffuse
+from gen_jax.diffusion.schedules import Schedule, diffuse, like
 from gen_jax.diffusion.time_sampling import TimeSampler, continuous, discrete
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import (
@@ -28,6 +28,7 @@ def classifier(
     network: nn.Module,
     schedule: Schedule | None = None,
     num_steps: int | None = None,
+    time_sampler: TimeSampler | None = None,
 ) -> Model:
     """Make a classifier of a network.
 
@@ -36,15 +37,27 @@ def classifier(
     Args:
         network: Linen module ``(x, t, keys) -> (logits, features)``; ``keys`` is None outside of
             training.
-        schedule: noise that training adds at uniform times, so that p(label | x_t) can guide a
-            diffusion model (Dhariwal & Nichol 2021, section 4); None for clean images, t = 0.
+        schedule: noise that training adds, so that p(label | x_t) can guide a diffusion model
+            (Dhariwal & Nichol 2021, section 4); None for clean images, t = 0. Of schedules whose
+            variance explodes the network sees x_t / hypot(alpha, sigma).
         num_steps: T of a discrete schedule.
+        time_sampler: which times are trained; by default uniform ones.
 
     Returns:
         A model of ``batch["x"]`` and ``batch["label"]`` with ``predict``; it cannot sample. Outside
         of training its loss is on clean images.
     """
-    times: TimeSampler = continuous() if num_steps is None else discrete(num_steps)
+    times = time_sampler
+    if times is None:
+        times = continuous() if num_steps is None else discrete(num_steps)
+
+    def look(params: Params, x: Array, t: Array, keys: Keys | None) -> tuple[Array, Array]:
+        if schedule is not None:
+            size = jnp.hypot(schedule.alpha(t), schedule.sigma(t))
+            x = x / like(jnp.maximum(size, 1.0), x)
+        logits, features = network.apply({"params": params["net"]}, x, t, keys)
+        assert isinstance(features, Array)
+        return logits, features
 
     def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
         x = batch["x"]
@@ -59,8 +72,7 @@ def classifier(
         if schedule is not None and context.train:
             t = times(time_keys)
             x = diffuse(schedule, x, t, rng.normal(noise_keys, x.shape[1:]))
-        used = dropout_keys if context.train else None
-        logits, _ = network.apply({"params": params["net"]}, x, t, used)
+        logits, _ = look(params, x, t, dropout_keys if context.train else None)
         log_probs = jax.nn.log_softmax(logits)
         nats = -jnp.take_along_axis(log_probs, batch["label"][:, None], axis=1)[:, 0]
         right = (jnp.argmax(logits, axis=1) == batch["label"]).astype(jnp.float32)
@@ -72,8 +84,7 @@ def classifier(
     ) -> Predicted:
         del stats
         t = jnp.zeros(len(x)) if t is None else t
-        logits, features = network.apply({"params": params["net"]}, x, t, None)
-        assert isinstance(features, Array)
+        logits, features = look(params, x, t, None)
         return Predicted(jax.nn.log_softmax(logits), features)
 
     return Model(

@@ -16,10 +16,17 @@ from gen_jax.diffusion.losses import denoising_loss
 from gen_jax.diffusion.pairing import optimal_pairing
 from gen_jax.diffusion.parameterization import Denoiser, Parameterization, Prediction, denoiser
 from gen_jax.diffusion.recipes import GRIDS, SOLVERS, make_solver, make_times
-from gen_jax.diffusion.sampling import integrate, start_noise, start_normal, uniform_times
+from gen_jax.diffusion.sampling import (
+    integrate,
+    karras_times,
+    start_noise,
+    start_normal,
+    uniform_times,
+)
 from gen_jax.diffusion.schedules import Schedule
 from gen_jax.diffusion.solvers import Variance
-from gen_jax.diffusion.weighting import Weighting
+from gen_jax.diffusion.weighting import Weighting, of_target
+from gen_jax.diffusion.weighting import simple as weigh_eps
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import (
     Aux,
@@ -43,6 +50,10 @@ Objective = Literal["simple", "hybrid", "vlb"]
 # Weight of the bound in the hybrid loss: lambda of Nichol & Dhariwal 2021, Section 3.1.
 HYBRID = 1e-3
 
+# Smallest noise level above 0 of the bound of a schedule without a table: that of the first step of
+# DDPM's, a bit more than a grey level of data from -1 to 1.
+LEAST_NOISE = 0.01
+
 LogClassifier = Callable[[PyTree, Array, Array, Array], Array]
 """``(weights, x_t, t [B], label [B]) -> log p(label | x_t) [B]``"""
 
@@ -53,6 +64,7 @@ class _Condition(NamedTuple):
     label: Int[Array, "batch"] | None = None
     context: Float[Array, "batch length dim"] | None = None
     low_res: Float[Array, "batch height width channels"] | None = None
+    no_context: Float[Array, "batch length dim"] | None = None  # what guidance leads away from
 
 
 def diffusion(  # noqa: PLR0915 one set of arguments, closed over
@@ -91,22 +103,24 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
         num_steps: T of a discrete schedule; training draws t from {1/T, ..., 1}. None for a
             continuous schedule.
         num_classes: labels are in [0, num_classes); None for an unconditional model, which ignores
-            labels.
+            labels but as a classifier's target.
         clip: whether sampling clips the predicted x_0 to [-1, 1], the range of pixels.
         class_dropout: share of the training examples whose condition is left out, for
             classifier-free guidance (Ho & Salimans 2022): the label becomes ``num_classes``, which
             the network must have room for, and a context zero.
         context_dim: width of the vectors of ``batch["context"]``; None for none.
         low_res_factor: by how much an image that is to be made larger is smaller than x; the
-            network sees it beside x_t, repeated to its size, in twice as many channels. None for
+            network sees it beside x_t, enlarged bilinearly, in twice as many channels. None for
             none.
         learned_variance: whether the network has twice as many outputs, the second half for
             variances (Nichol & Dhariwal 2021, Eq. 15).
-        objective: ``"simple"``; ``"vlb"``, the bound in bits/dim; or ``"hybrid"``, L_simple and
-            1e-3 of the bound, which then trains the variances alone.
+        objective: ``"simple"``; ``"vlb"``, the bound in bits/dim; or ``"hybrid"``, L_simple of the
+            target and 1e-3 of the bound, which then trains the variances alone.
         weighting: how much each noise level counts in L_simple; None leaves the error of the target
             as it is.
-        time_sampler: which times are trained; by default uniform ones.
+        time_sampler: which times are trained; by default uniform ones, and
+            :func:`gen_jax.diffusion.log_normal_noise` where the variance explodes. With a bound,
+            times of the table.
         importance_batch: size of the global batch, to draw times in proportion to their losses
             (Nichol & Dhariwal 2021, Eq. 18); None to leave that.
         pairing: whether noise is paired with the examples of the batch by optimal transport.
@@ -114,9 +128,11 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
         default_grid: of sampling; see :data:`gen_jax.diffusion.recipes.GRIDS`.
 
     Returns:
-        A model of ``batch["x"]``. Its ``sample`` takes the options in ``sample_options`` and
-        ``cond``: int labels, or a mapping with any of ``"label"``, ``"context"`` and ``"low_res"``;
-        and ``given``: see :class:`gen_jax.protocols.Model`. Its ``log_prob`` is a bound.
+        A model of ``batch["x"]``; ``batch["low_res"]`` has the range of x. Its ``sample`` takes
+        the options in ``sample_options``; ``cond``: int labels, or a mapping with any of
+        ``"label"``, ``"context"``, ``"no_context"`` (a sequence that guidance leads away from, by
+        default zeros) and ``"low_res"``; and ``given``: see :class:`gen_jax.protocols.Model`. Its
+        ``log_prob`` is a bound.
 
     Raises:
         ValueError: if arguments do not go together.
@@ -132,11 +148,23 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
         raise ValueError("objective: the bound, and importance, need a discrete schedule")
     if class_dropout and num_classes is None and context_dim is None:
         raise ValueError("class_dropout: there is no condition to drop")
+    if objective == "vlb" and weighting is not None:
+        raise ValueError("weighting: goes with 'simple' and 'hybrid'; the bound weighs by itself")
+    if importance_batch and time_sampler is not None:
+        raise ValueError("time_sampler: with importance_batch the losses choose the times")
     variances: tuple[Variance, ...] = ("beta", "beta_tilde")
     variances = ("learned", *variances) if learned_variance else variances
     draw_times = time_sampler
-    if draw_times is None:
+    with jax.ensure_compile_time_eval():
+        size = float(jnp.hypot(schedule.alpha(1.0), schedule.sigma(1.0)))
+    explodes = num_steps is None and size > 2
+    if draw_times is None and explodes:
+        draw_times = times_of.log_normal_noise(schedule)
+    elif draw_times is None:
         draw_times = times_of.continuous() if num_steps is None else times_of.discrete(num_steps)
+
+    # Of models of sequences it is not ours to know what they were trained to leave out.
+    guided = class_dropout > 0 or (context_dim is not None and num_classes is None)
 
     def condition_of(batch: Batch, keys: Keys | None = None) -> _Condition:
         label = batch["label"] if num_classes is not None else None
@@ -190,7 +218,7 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
             schedule,
             x_0,
             t,
-            t - 1 / num_steps,
+            (jnp.round(t * num_steps) - 1) / num_steps,  # exactly 0 at the end
             eps,
             "learned" if learned_variance else "beta_tilde",
             bin_width,
@@ -234,7 +262,11 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
             if objective == "vlb":
                 losses = vlb
             else:
-                weight = 1.0 if weighting is None else weighting(_snr(schedule, t))
+                alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+                if weighting is None:  # the error of the target, as in L_simple
+                    weight = 1 / of_target(weigh_eps(), parameterization, alpha, sigma)
+                else:
+                    weight = weighting(jnp.square(alpha / sigma))
                 losses = weight * error + HYBRID * vlb
         observed = {}
         if importance_batch:
@@ -289,14 +321,17 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
         del stats
         given = {} if given is None else given
         _check_given(given, strength, invert)
-        condition = _read_condition(cond)
+        asked = _read_condition(cond)
+        condition = asked if num_classes is not None else asked._replace(label=None)
+        if guidance is not None and not guided:
+            raise ValueError("guidance: a model trained with class_dropout is needed")
         denoise = denoiser_of(params, condition)
         interval = (guidance_from, guidance_to)
         if guidance is not None:
             both = denoiser_of(params, _with_and_without(condition, num_classes))
             denoise = rules.classifier_free(_pair(both), guidance, interval)
         if classifier is not None:
-            weights, label = frozen["classifier"], condition.label
+            weights, label = frozen["classifier"], asked.label
             target = _read_condition(given.get("target", label)).label
             assert target is not None
 
@@ -304,15 +339,18 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
                 return classifier(weights, x, jnp.broadcast_to(t, x.shape[:1]), target)
 
             denoise = rules.classifier(denoise, schedule, log_prob, classifier_scale, interval)
-        if quantile is not None and not invert:
+        leads_back = invert or not clipped  # which a flow that is clipped does not
+        if quantile is not None:
+            if leads_back:
+                raise ValueError("quantile: with it nothing leads back to the noise of an image")
             denoise = rules.dynamic_threshold(denoise, schedule, quantile)
-        elif clip and clipped and not invert:  # a flow that is clipped does not lead back
+        elif clip and not leads_back:
             denoise = rules.clip_x_0(denoise, schedule)
 
         steps = default_steps(solver) if steps is None else steps
         times = make_times(grid, steps, schedule, num_steps)
-        if eta is None:
-            eta = 1.0 if solver == "euler_ancestral" else 0.0
+        if invert:
+            _check_deterministic(solver, eta, churn)
         method = make_solver(
             solver,
             steps,
@@ -323,15 +361,15 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
             churn_to=churn_to,
             churn_noise=churn_noise,
         )
+        way = jnp.asarray(times) if strength is None else editing.last_part(times, strength)
         if "mask" in given:
             method = editing.inpainting(method, given["image"], given["mask"])
-            times = editing.repaint_times(times, jump, resamples)
+            way = way[editing.repaint_order(steps, jump, resamples)]
         _, step_keys = rng.split(keys, 2)
         if strength is not None:
             # Of a table too: between its entries, which its levels and the embedding bridge.
-            partial = strength * jnp.asarray(times)
             points = editing.from_partial(
-                denoise, schedule, method, partial, given["image"], keys, trace
+                denoise, schedule, method, way, given["image"], keys, trace
             )
         else:
             if invert:
@@ -340,7 +378,7 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
                 eps = given.get("noise", None)
                 eps = start_normal(keys, shape) if eps is None else eps
                 x = start_noise(schedule, times, eps)
-            points = integrate(denoise, schedule, method, times, x, step_keys, trace)
+            points = integrate(denoise, schedule, method, way, x, step_keys, trace)
         return jnp.swapaxes(points, 0, 1) if trace else points
 
     def noise_of(
@@ -358,8 +396,11 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
         """Invert the deterministic sampler: give the standard normals that lead to x."""
         del stats, frozen
         steps = default_steps(solver) if steps is None else steps
+        _check_deterministic(solver)
         times = make_times(grid, steps, schedule, num_steps)
-        denoise = denoiser_of(params, _read_condition(cond))
+        condition = _read_condition(cond)
+        condition = condition if num_classes is not None else condition._replace(label=None)
+        denoise = denoiser_of(params, condition)
         method = make_solver(solver, steps)
         x = editing.invert(denoise, schedule, method, times, x, keys)
         return x / jnp.hypot(schedule.alpha(times[0]), schedule.sigma(times[0]))
@@ -373,6 +414,7 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
         *,
         likelihood: str = "bound",
         likelihood_steps: int | None = None,
+        likelihood_variance: Variance = variances[0],
         probes: int = 1,
         tolerance: ScalarLike = 1e-4,
     ) -> LogProb:
@@ -400,11 +442,15 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
             )
             return LogProb(nats, stderr)
         steps = likelihood_steps or num_steps or 1000
-        times = uniform_times(steps, num_steps)
+        if num_steps is None:
+            # Equal steps of time would end in leaps of the noise level, far below a grey level.
+            times = karras_times(schedule, steps, low=LEAST_NOISE)
+            times[0] = 1.0  # of the prior's term
+        else:
+            times = uniform_times(steps, num_steps)
         if clip:
             denoise = rules.clip_x_0(denoise, schedule)
-        kind: Variance = "learned" if learned_variance else "beta_tilde"
-        made = bound(denoise, schedule, x, times, keys, kind, bin_width)
+        made = bound(denoise, schedule, x, times, keys, likelihood_variance, bin_width)
         # What it gives of discrete x are probabilities; a density's are in units of x.
         nats = -made.total - (0.0 if bin_width is None else num_dims * math.log(bin_width))
         terms = {
@@ -421,7 +467,6 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
             return 1000 if solver == "ddpm" else few
         return num_steps if solver == "ddpm" else min(few, num_steps)
 
-    guided = class_dropout > 0
     most = num_steps or 100_000
     return Model(
         init=init,
@@ -431,7 +476,7 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
         sample_options=_sample_options(most, variances, default_grid, guided, clip),
         log_prob=log_prob,
         log_prob_kind="bound",
-        log_prob_options=_log_prob_options(most),
+        log_prob_options=_log_prob_options(most, variances),
         log_prob_cost=num_steps or 1000,
         givens=("image", "mask", "noise"),
         start_noise=lambda keys: start_normal(keys, shape),
@@ -504,7 +549,7 @@ def _sample_options(
         ),
         "strength": SampleOption(
             float, None, "a number above 0 to 1", lambda x: 0 < x <= 1, False,
-            "with --image: how far towards noise it goes before it is denoised",
+            "with --image: the share of the steps that are walked, from the image and their noise",
         ),
         "invert": SampleOption(
             bool, False, "", lambda x: True, True,
@@ -521,7 +566,7 @@ def _sample_options(
     }  # fmt: skip
 
 
-def _log_prob_options(most: int) -> dict[str, SampleOption]:
+def _log_prob_options(most: int, variances: Sequence[str]) -> dict[str, SampleOption]:
     kinds = ("bound", "flow")
     return {
         "likelihood": SampleOption(
@@ -531,6 +576,10 @@ def _log_prob_options(most: int) -> dict[str, SampleOption]:
         "likelihood_steps": SampleOption(
             int, None, f"a whole number from 1 to {most}", lambda x: 1 <= x <= most, True,
             "of the bound; by default all of the schedule", ("likelihood", ("bound",)),
+        ),
+        "likelihood_variance": SampleOption(
+            str, variances[0], f"one of {', '.join(variances)}", variances.__contains__, True,
+            "of the steps of the bound, as of ddpm's", ("likelihood", ("bound",)),
         ),
         "probes": SampleOption(
             int, 1, "a whole number from 1", lambda x: x >= 1, True,
@@ -568,7 +617,10 @@ def _with_and_without(cond: _Condition, num_classes: int | None) -> _Condition:
 
     return _Condition(
         label=twice(cond.label, lambda x: jnp.full_like(x, num_classes or 0)),
-        context=twice(cond.context, jnp.zeros_like),
+        context=twice(
+            cond.context,
+            lambda x: jnp.zeros_like(x) if cond.no_context is None else cond.no_context,
+        ),
         low_res=twice(cond.low_res, lambda x: x),
     )
 
@@ -594,5 +646,10 @@ def _check_given(given: Mapping[str, Array], strength: ScalarLike | None, invert
         raise ValueError("invert: goes neither with strength nor with a mask")
 
 
-def _snr(schedule: Schedule, t: Array) -> Array:
-    return jnp.square(schedule.alpha(t) / schedule.sigma(t))
+def _check_deterministic(
+    solver: str, eta: ScalarLike | None = None, churn: ScalarLike | None = None
+) -> None:
+    # Of traced numbers nothing is known here.
+    added = any(isinstance(x, (int, float)) and x > 0 for x in (eta, churn))
+    if solver in ("ddpm", "euler_ancestral") or added:
+        raise ValueError("solver: one that adds no noise is needed for the way to an image's noise")

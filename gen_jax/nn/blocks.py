@@ -239,8 +239,7 @@ class ConvNeXtBlock(nn.Module):
             dtype=self.dtype,
             name="depthwise",
         )(x)
-        # One group: over space and channels, as batches of images of one size allow.
-        h = nn.GroupNorm(1, epsilon=self.epsilon, dtype=self.dtype, name="norm")(h)
+        h = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(h)
         if embedding is not None:
             shift = nn.Dense(
                 (1 + self.adaptive) * width,

@@ -91,7 +91,8 @@ class DiT(nn.Module):
         mlp_ratio: hidden width of the MLPs, as a multiple of the width.
         dropout: rate, in [0, 1).
         num_classes: how many labels the network is conditioned on; None for none.
-        dtype: compute type; parameters are float32 and so is the output.
+        dtype: compute type but of the first and last layer; parameters are float32 and so is the
+            output.
         remat: see :func:`gen_jax.nn.blocks.rematerialised`.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
 
@@ -130,30 +131,33 @@ class DiT(nn.Module):
         t: Float[Array, "batch"],
         label: Int[Array, "batch"] | None = None,
         keys: Keys | None = None,
-        context: None = None,
+        context: Array | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         """Predict the target of the parameterisation that the network is trained with.
 
         Args:
             x: noisy images at the network's resolution.
-            t: times in [0, 1].
+            t: times in [0, 1], or what a preconditioning shows in their place.
             label: classes in [0, num_classes); needed if and only if num_classes is set.
             keys: one for each example, for dropout; None turns dropout off.
             context: none; sequences are the U-Net's.
 
         Raises:
-            ValueError: if the image has another size, or a label is missing or not expected.
+            ValueError: if the image has another size, a label is missing or not expected, or there
+                is a context.
         """
-        del context
+        if context is not None:
+            raise ValueError("context: not expected; DiT looks at no sequences")
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
                 f"x: images of {self.resolution} x {self.resolution} are needed, got {x.shape}"
             )
         check_label(label, self.num_classes)
         side = self.resolution // self.patch
-        tokens = _to_patches(x.astype(self.dtype), self.patch)
-        h = self._dense("patches", self.width, INIT)(tokens)
-        h = h + jnp.asarray(grid_positions(side, self.width), self.dtype)[None]
+        # In float32, like the last layer: 8 bits of x_t hide the noise at small times.
+        tokens = _to_patches(x.astype(jnp.float32), self.patch)
+        h = self._dense("patches", self.width, INIT, jnp.float32)(tokens)
+        h = (h + jnp.asarray(grid_positions(side, self.width))[None]).astype(self.dtype)
         condition = sinusoidal(t, FREQUENCIES, **{"shift": 0, "cos_first": True, **dict(self.time)})
         condition = self._dense("time_0", self.width, _normal())(condition.astype(self.dtype))
         condition = self._dense("time_1", self.width, _normal())(nn.silu(condition))
@@ -176,13 +180,19 @@ class DiT(nn.Module):
         blocks = layers(self.num_heads, self.mlp_ratio, self.dropout, self.dtype, name="blocks")
         h, _ = blocks(h, jnp.arange(self.depth), condition, keys)
         two = self._dense("modulation_out", 2 * self.width, ZERO_INIT)(nn.silu(condition))
-        norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)
+        norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=jnp.float32)
         h = _modulate(norm(h), *jnp.split(two, 2, axis=-1))
-        h = self._dense("out", self.patch**2 * self.out_channels, ZERO_INIT)(h)
+        h = self._dense("out", self.patch**2 * self.out_channels, ZERO_INIT, jnp.float32)(h)
         return _from_patches(h, self.patch, side).astype(jnp.float32)
 
-    def _dense(self, name: str, width: int, init: nn.initializers.Initializer) -> nn.Dense:
-        return nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)
+    def _dense(
+        self,
+        name: str,
+        width: int,
+        init: nn.initializers.Initializer,
+        dtype: DTypeLike | None = None,
+    ) -> nn.Dense:
+        return nn.Dense(width, kernel_init=init, dtype=dtype or self.dtype, name=name)
 
 
 def _normal() -> nn.initializers.Initializer:

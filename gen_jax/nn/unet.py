@@ -50,7 +50,8 @@ class UNet(nn.Module):
         groups: groups of each group normalisation.
         dropout: rate, in [0, 1).
         num_classes: how many labels the network is conditioned on; None for none.
-        dtype: compute type; parameters are float32 and so is the output.
+        dtype: compute type but of the first and last layer; parameters are float32 and so is the
+            output.
         remat: what residual and attention blocks compute again in the backward pass to save memory;
             see :func:`gen_jax.nn.blocks.rematerialised`.
         block: ``"resnet"`` or ``"convnext"``.
@@ -67,7 +68,7 @@ class UNet(nn.Module):
         context_depth: transformer layers in each of these.
         middle_attention: whether there is attention between the way down and the way up.
         middle_norm: whether that has a normalisation.
-        epsilon: of normalisations.
+        epsilon: of normalisations, but of those in layers with ``context_dim``.
         centred: see :class:`gen_jax.nn.blocks.Downsample`.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
 
@@ -120,6 +121,10 @@ class UNet(nn.Module):
         ):
             if getattr(self, name) not in known:
                 faults[name] = f"one of {', '.join(known)} is needed, got {getattr(self, name)!r}"
+        if self.context_dim is not None:
+            for name, needed in (("scale_skips", False), ("middle_norm", True)):
+                if getattr(self, name) != needed:
+                    faults[name] = f"{needed} is needed with context_dim"
         if faults:
             raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
         super().__post_init__()
@@ -137,7 +142,7 @@ class UNet(nn.Module):
 
         Args:
             x: noisy images at the network's resolution.
-            t: times in [0, 1].
+            t: times in [0, 1], or what a preconditioning shows in their place.
             label: classes in [0, num_classes); needed if and only if num_classes is set.
             keys: one for each example, for dropout; None turns dropout off.
             context: a sequence of vectors; needed if and only if context_dim is set.
@@ -155,7 +160,6 @@ class UNet(nn.Module):
             state = "missing" if context is None else "not expected"
             raise ValueError(f"context: {state} with context_dim={self.context_dim}")
         embedding = self._embed(t, label)
-        x = x.astype(self.dtype)
         context = None if context is None else context.astype(self.dtype)
 
         def attend(name: str, h: Array, normed: bool = True) -> Array:
@@ -167,7 +171,8 @@ class UNet(nn.Module):
                 h = attend(f"{name}_attention", h)
             return h
 
-        h = self._conv("conv_in", self.channels, DEFAULT_INIT)(x)
+        # In float32, like the last layer: 8 bits of x_t hide the noise at small times.
+        h = self._conv("conv_in", self.channels, DEFAULT_INIT)(x).astype(self.dtype)
         skips = [h]
         last_level = len(self.multipliers) - 1
         for level, multiplier in enumerate(self.multipliers):
@@ -192,9 +197,8 @@ class UNet(nn.Module):
             if level != 0:
                 h = self._resample(f"up_{level}_sample", "up", width)(h, embedding, keys)
 
-        norm = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name="norm_out")
-        h = nn.silu(norm(h))
-        return self._conv("conv_out", self.out_channels, ZERO_INIT)(h).astype(jnp.float32)
+        norm = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=jnp.float32, name="norm_out")
+        return self._conv("conv_out", self.out_channels, ZERO_INIT)(nn.silu(norm(h)))
 
     def _embed(self, t: Array, label: Array | None) -> Float[Array, "batch dim"]:
         dim = 4 * self.channels
@@ -262,4 +266,4 @@ class UNet(nn.Module):
         return nn.Dense(width, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)
 
     def _conv(self, name: str, width: int, kernel_init: nn.initializers.Initializer) -> nn.Conv:
-        return nn.Conv(width, (3, 3), kernel_init=kernel_init, dtype=self.dtype, name=name)
+        return nn.Conv(width, (3, 3), kernel_init=kernel_init, dtype=jnp.float32, name=name)

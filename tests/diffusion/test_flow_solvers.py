@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gen_jax import diffusion as process
+from gen_jax.diffusion import editing, recipes
 from gen_jax.ops import keys as rng
 from tests.diffusion.oracles import SCHEDULES, Mixture, gaussian_denoiser, gaussian_flow, keys_of
 
@@ -223,6 +224,29 @@ def test_inversion_finds_the_noise_and_comes_back(name, solver):
     # And the noise is that of a normal: what is nearest in data is not the same point in noise.
     z = np.asarray(noise) / float(jnp.hypot(schedule.alpha(times[0]), schedule.sigma(times[0])))
     assert np.abs(z).max() < 4
+
+
+def test_a_part_of_a_grid_is_a_share_of_its_steps():
+    grid = process.quadratic_times(4)
+    np.testing.assert_allclose(editing.last_part(grid, 1.0), grid, atol=1e-6)
+    half = editing.last_part(grid, 0.5)
+    np.testing.assert_allclose(half[::2], grid[2:], atol=1e-6)
+    assert (np.diff(half) < 0).all()
+
+
+def test_solvers_by_name_have_their_own_eta():
+    schedule, times = SCHEDULES["linear"], process.uniform_times(4, 1000)
+    denoise = gaussian_denoiser(schedule)
+
+    def spread(name):  # of what different keys make of one beginning
+        keys = keys_of(8)
+        solver = recipes.make_solver(name, 4)
+        return float(
+            process.integrate(denoise, schedule, solver, times, jnp.ones((8, 1)), keys).std()
+        )
+
+    assert spread("euler_ancestral") > 0.05
+    assert spread("ddim") == pytest.approx(0, abs=1e-6)
 
 
 def test_a_partial_noise_level_changes_as_much_as_it_says():

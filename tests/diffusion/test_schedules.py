@@ -62,6 +62,12 @@ def test_log_snr_has_a_derivative_on_and_off_the_grid():
     np.testing.assert_allclose(slope(t), difference, rtol=1e-2)
 
 
+@pytest.mark.parametrize("t", [1e-8, 1e-6, 5e-4])
+def test_before_the_first_step_there_is_a_little_noise(t):
+    schedule = process.linear_beta(1000)
+    assert float(schedule.sigma(t)) == pytest.approx(t * 1000 * 1e-2, rel=1e-4)
+
+
 def test_interpolation_passes_through_the_tables_continuously():
     schedule = process.linear_beta(10, 0.01, 0.2)
     grid = np.arange(1, 10) / 10

@@ -225,6 +225,8 @@ def change(folder, name, **changes):
         ("unet_ddpm", {"center_input_sample": True}, "center_input_sample: True; False is needed"),
         ("unet_ddpm", {"act_fn": "mish"}, "act_fn: 'mish'"),
         ("unet_ddpm", {"a_new_option": 3}, "a_new_option: 3; this option is not understood"),
+        ("unet_ddpm", {"block_out_channels": None}, "options do not fit together"),
+        ("kl_sd", {"scaling_factor": 0}, "scaling_factor: 0.0; a number above 0 is needed"),
         ("unet_ddpm", {"sample_size": None}, "sample_size: None; one whole number is needed"),
         ("unet_ddpm", {"block_out_channels": [8, 12, 16]}, "block_out_channels: [8, 12, 16]; mult"),
         ("unet_ddpm", {"time_embedding_type": "fourier"}, "time_embedding_type: 'fourier'"),
@@ -328,6 +330,9 @@ def test_several_files_with_an_index_are_one(tmp_path):
         ({"trained_betas": [0.1]}, "trained_betas"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ({"num_train_timesteps": 500}, "num_train_timesteps: 500; 1000 is needed"),
+        ({"variance_type": "learned"}, "variance_type: 'learned'"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas: True; False is needed"),
+        ({"clip_sample_range": 2.0}, "clip_sample_range: 2.0"),
         ({"_class_name": "EDMEulerScheduler"}, "_class_name: 'EDMEulerScheduler'; one of DDPM"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "shift: 3.0"),
     ],
@@ -335,6 +340,41 @@ def test_several_files_with_an_index_are_one(tmp_path):
 def test_schedulers_that_are_not_understood_are_refused(config, message):
     with pytest.raises(CheckpointError, match=message):
         read_scheduler({"_class_name": "DDIMScheduler", **config})
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "beta_start"),
+    [
+        ("DDPMScheduler", True, 1e-4),
+        ("EulerDiscreteScheduler", False, 1e-4),
+        ("HeunDiscreteScheduler", False, 0.00085),
+    ],
+)
+def test_what_a_scheduler_does_not_say_is_its_own_default(name, clip, beta_start):
+    found = read_scheduler({"_class_name": name})
+    assert found["diffusion.clip"] is clip
+    assert found["diffusion.beta_start"] == beta_start
+
+
+def test_an_autoencoder_that_does_not_say_has_the_scale_of_before(imported, tmp_path):
+    write_pretrained("kl_plain", tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("scaling_factor", None)
+    path.write_text(json.dumps(config))
+    line = ["import", "--from", str(tmp_path / "theirs"), "--workdir", str(tmp_path / "w")]
+    assert main(line) == 0
+    assert main(["export", "--workdir", str(tmp_path / "w"), "--to", str(tmp_path / "back")]) == 0
+    back = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert back["scaling_factor"] == pytest.approx(0.18215)
+
+
+def test_codes_of_another_first_stage_are_not_taken_for_pixels(tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    write_pretrained("unet_ddpm", pipe / "unet")
+    (pipe / "vqvae").mkdir()
+    assert main(["import", "--from", str(pipe), "--workdir", str(tmp_path / "w")]) == 4
+    assert "vqvae: the model is of its codes" in capsys.readouterr().err
 
 
 def test_each_channel_s_own_scale_comes_and_goes(imported, tmp_path):

@@ -161,6 +161,8 @@ class TestImages:
             (["--strength", "0.5"], 2, "--strength: has a meaning only with --image"),
             (["--strength", "0", "--image", "images.npz"], 2, "--strength: 0.0; a number above 0"),
             (["--resamples", "2"], 2, "--resamples: has a meaning only with --mask"),
+            (["--image", "images.npz", "--mask", "mask.npz", "--jump", "5"], 2, "--jump: has a"),
+            (["--image", "grey.jpg", "--interpolate", "3"], 2, "takes an npz with two or more"),
             (
                 ["--image", "images.npz", "--mask", "mask.npz", "--solver", "dpmpp_2m"],
                 2,
@@ -182,6 +184,7 @@ class TestImages:
             (["--context", "images.npz"], 2, "--context: this model knows no sequences"),
             (["--classifier_scale", "2"], 2, "has a meaning only with --classifier"),
             (["--guidance", "2"], 2, "guidance"),
+            (["--image", "images.npz", "--invert", "--quantile", "0.9"], 2, "--quantile: does not"),
             (["--churn", "1"], 2, "--churn: has a meaning only with --solver heun or euler"),
             (["--churn_to", "1"], 2, "--churn_to: has a meaning only with --churn"),
             (["--guidance_to", "0.5"], 2, "--guidance_to: has a meaning only with --guidance"),
@@ -260,6 +263,10 @@ class TestLongJobs:
         (folder / "origin.json").write_text('{"seed": 1}')
         assert run(plain, out, "--num", "32", "--steps", "2") == 7
         assert "holds parts of other samples (another " in capsys.readouterr().err
+        (folder / "origin.json").unlink()  # what a job killed while clearing up leaves
+        np.savez(folder / "00000.npz", images=np.zeros((16, *SHAPE), np.uint8))
+        assert run(plain, out, "--num", "32", "--steps", "2") == 0
+        assert images_of(out)["images"][:16].any()
 
 
 class TestClassifier:
@@ -366,6 +373,24 @@ def test_a_sequence_comes_with_the_data(tmp_path, capsys):
     np.savez(tmp_path / "c.npz", context=arrays["context_train"][:2])
     flags = ["--num", "2", "--steps", "2", "--context", str(tmp_path / "c.npz")]
     assert run(work, tmp_path / "y.npz", *flags) == 0
+    # Guidance leads away from nothing, or from what the file says nothing is.
+    made = []
+    for changes in ({}, {"no_context": np.full((3, 6), 9.0, np.float32)}):
+        np.savez(tmp_path / "c.npz", context=arrays["context_train"][:2], **changes)
+        assert run(work, tmp_path / "y.npz", *flags, "--guidance", "3") == 0
+        made.append(images_of(tmp_path / "y.npz")["images"])
+    assert made[0].shape == made[1].shape == (2, *SHAPE)
+    np.savez(tmp_path / "c.npz", context=arrays["context_train"][:2], no_context=np.zeros((2, 6)))
+    assert run(work, tmp_path / "y.npz", *flags, "--guidance", "3") == 3
+    assert "no_context: one sequence as long as those of context" in capsys.readouterr().err
     line = ["train", "--config", "configs/ddpm_digits.py:tiny", "--workdir", str(tmp_path / "v")]
     assert main([*line, "--config.model.context_dim=6"]) == 3
     assert "no context, but model.context_dim is 6" in capsys.readouterr().err
+
+
+def test_several_processes_would_write_the_same_file(plain, tmp_path, capsys, monkeypatch):
+    place = {"COORDINATOR_ADDRESS": "host:1", "NUM_PROCESSES": "2", "PROCESS_ID": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(f"JAX_{name}", value)
+    assert run(plain, tmp_path / "x.npz", "--num", "2") == 2
+    assert "sample: runs as one process, and here are 2 (environment)" in capsys.readouterr().err

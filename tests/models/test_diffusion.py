@@ -10,6 +10,7 @@ from gen_jax.models.diffusion import diffusion
 from gen_jax.nn.unet import UNet
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import LOCAL, Codec, Context, LogProb
+from tests.diffusion.oracles import SCHEDULES
 
 SHAPE = (8, 8, 1)
 KEYS = rng.per_example(jax.random.key(0), 0, 4)
@@ -230,6 +231,66 @@ class TestOptions:
         images = hybrid.sample(params, stats, KEYS, {}, solver="ddpm", steps=5)
         assert np.isfinite(images).all()
         assert hybrid.sample_options["variance"].default == "learned"
+
+    def test_the_hybrid_loss_has_the_error_of_its_target(self):
+        """L_simple of the target, whatever that is; the bound has its small share."""
+        network, errors = self.net(out_channels=2), {}
+        options = {"shape": SHAPE, "num_steps": 20}
+        for kind in (process.epsilon, process.x_0, process.v):
+            hybrid = diffusion(
+                network,
+                process.cosine(20),
+                kind,
+                learned_variance=True,
+                objective="hybrid",
+                bin_width=2 / 255,
+                **options,
+            )
+            params, stats, batch = self.begin(hybrid)
+            fn = hybrid.losses["diffusion"].fn
+            value, aux = jax.jit(lambda p, b: fn(p, stats, b, KEYS, context(False)))(params, batch)
+
+            class Half(nn.Module):
+                @nn.compact
+                def __call__(self, *arguments):
+                    return network(*arguments)[..., :1]
+
+            simple = diffusion(Half(), process.cosine(20), kind, **options)
+            made = jax.eval_shape(simple.init, jax.random.key(0), batch)[0]["net"]
+            inner = {"net": {next(iter(made)): params["net"]}}
+            truth, _ = simple.losses["diffusion"].fn(inner, {}, batch, KEYS, context(False))
+            errors[kind] = float(value) - 1e-3 * float(aux.metrics["vlb"]) - float(truth)
+        np.testing.assert_allclose(list(errors.values()), 0, atol=1e-4)
+
+    @pytest.mark.parametrize("name", ["linear", "flow", "edm"])
+    def test_the_bound_of_grey_levels_is_near_their_entropy(self, name):
+        """Of N(0, 0.25^2) in grey levels the entropy is known, and the denoiser too."""
+        schedule, std, width = SCHEDULES[name], 0.25, 2 / 255
+
+        class Truth(nn.Module):
+            @nn.compact
+            def __call__(self, x, t, label=None, keys=None, context=None):
+                self.param("unused", nn.initializers.zeros, ())
+                alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+                return alpha * std**2 * x / (alpha**2 * std**2 + sigma**2)
+
+        model = diffusion(
+            Truth(),
+            schedule,
+            process.x_0,
+            shape=(8,),
+            num_steps=1000 if name == "linear" else None,
+            clip=False,
+            bin_width=width,
+        )
+        keys = rng.per_example(jax.random.key(1), 0, 128)
+        x_0 = jnp.round(std * rng.normal(rng.fold_in(keys, 7), (8,)) / width) * width
+        params = {"net": {"unused": jnp.zeros(())}}
+        found = jax.jit(lambda x: model.log_prob(params, {}, {"x": x}, keys, {}).nats)(x_0)
+        bits = -np.asarray(found) / (8 * np.log(2)) - np.log2(width)
+        entropy = np.log2(std / width * np.sqrt(2 * np.pi * np.e))
+        noise = 4 * bits.std() / np.sqrt(len(bits))
+        assert entropy - noise < bits.mean() < entropy + 0.1 + noise
 
     def test_importance_keeps_a_history_in_the_statistics(self):
         model = diffusion(
@@ -511,6 +572,11 @@ class TestOptions:
             ({"learned_variance": True}, "would never train it"),
             ({"objective": "mse"}, "simple, hybrid or vlb"),
             ({"class_dropout": 0.1}, "no condition to drop"),
+            ({"objective": "vlb", "weighting": process.p2()}, "the bound weighs by itself"),
+            (
+                {"importance_batch": 4, "time_sampler": process.discrete(20)},
+                "the losses choose the times",
+            ),
         ],
     )
     def test_what_does_not_go_together_is_refused(self, options, message):
@@ -528,9 +594,44 @@ class TestOptions:
             ({}, {"invert": True}, "invert: has a meaning only"),
             ({"mask": jnp.ones((4, 8, 8, 1))}, {}, "mask: has a meaning only"),
             ({"image": jnp.zeros((4, 8, 8, 1))}, {"invert": True, "strength": 0.5}, "goes neither"),
+            ({"image": jnp.zeros((4, 8, 8, 1))}, {"invert": True, "eta": 0.5}, "adds no noise"),
+            (
+                {"image": jnp.zeros((4, 8, 8, 1))},
+                {"invert": True, "quantile": 0.9},
+                "quantile: with it nothing leads back",
+            ),
+            ({}, {"guidance": 2.0}, "guidance: a model trained with class_dropout"),
         ],
     )
     def test_givens_that_mean_nothing_are_refused(self, given, options, message):
         model = make()
         with pytest.raises(ValueError, match=message):
             model.sample({}, {}, KEYS, {}, given=given, **options)
+
+    def test_a_way_to_noise_must_be_deterministic(self):
+        with pytest.raises(ValueError, match="one that adds no noise"):
+            make().noise_of({}, {}, KEYS, {}, jnp.zeros((4, 8, 8, 1)), solver="ddpm")
+
+    def test_a_model_without_classes_ignores_labels(self):
+        model = self.flow()
+        params, stats, _ = self.begin(model)
+        plain = model.sample(params, stats, KEYS, {}, steps=2)
+        np.testing.assert_array_equal(
+            model.sample(params, stats, KEYS, {}, jnp.arange(4), steps=2), plain
+        )
+
+    def test_where_the_variance_explodes_most_times_are_of_little_noise(self):
+        """Uniform ones would be: one in a hundred below the deviation of the data."""
+        schedule, seen = process.variance_exploding(), []
+
+        class Spy(nn.Module):
+            @nn.compact
+            def __call__(self, x, t, label=None, keys=None, context=None):
+                seen.append(np.exp(4 * np.asarray(t)))  # the noise level
+                return x
+
+        model = diffusion(Spy(), schedule, process.edm(), shape=SHAPE)
+        keys = rng.per_example(jax.random.key(0), 0, 256)
+        batch = {"x": jnp.zeros((256, *SHAPE))}
+        model.losses["diffusion"].fn({"net": {}}, {}, batch, keys, context())
+        assert (seen[0] < 1).mean() > 0.7

@@ -108,6 +108,8 @@ def test_the_sequence_matters_and_its_order_does_not():
         ({"resample": "pool"}, "resample: one of conv, blocks"),
         ({"head_dim": 3}, "head_dim: 3 does not divide the 16 channels"),
         ({"activation": "swish"}, "activation: one of"),
+        ({"context_dim": 4, "middle_norm": False}, "middle_norm: True is needed with context_dim"),
+        ({"context_dim": 4, "scale_skips": True}, "scale_skips: False is needed with context_dim"),
     ],
 )
 def test_impossible_options_are_refused(change, message):
@@ -172,6 +174,8 @@ class TestDiT:
         assert float(jnp.abs(out[0] - other[0]).max()) > 1e-4
         with pytest.raises(ValueError, match="label: missing"):
             network.apply(variables, X, T)
+        with pytest.raises(ValueError, match="context: not expected"):
+            network.apply(variables, X, T, label, None, CONTEXT)
         variables = randomised(DIT, X, T)
         dropped = [DIT.apply(variables, X, T, None, keys) for keys in (KEYS, KEYS, None)]
         np.testing.assert_array_equal(dropped[0], dropped[1])

@@ -41,6 +41,7 @@ def build(values: Mapping[str, Any], stage1: None = None) -> "Experiment":
     import jax.numpy as jnp
 
     from gen_jax.codecs import rgb, with_codec
+    from gen_jax.diffusion import log_normal_noise
     from gen_jax.launch.experiment import Experiment, make_optimizer
     from gen_jax.models.classifier import classifier
     from gen_jax.nn.blocks import TENSOR_DIMS
@@ -53,7 +54,10 @@ def build(values: Mapping[str, Any], stage1: None = None) -> "Experiment":
         **{name: values[f"model.{name}"] for name in _NETWORK},
     )
     schedule, num_steps = diffusion.make_schedule(values)
-    model = classifier(network, schedule if values["model.noisy"] else None, num_steps)
+    # Uniform times of edm would nearly all be noise without an image.
+    times = log_normal_noise(schedule) if values["diffusion.schedule"] == "edm" else None
+    noise = schedule if values["model.noisy"] else None
+    model = classifier(network, noise, num_steps, times)
     return Experiment(
         model=with_codec(model, rgb()),
         optimizers={"net": make_optimizer(values)},

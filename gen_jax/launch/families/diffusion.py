@@ -102,8 +102,10 @@ def faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         if not attends:
             what = f"{values['model.context_dim']}; without attention nothing looks at a sequence"
             found.append(("model.context_dim", what))
-        if values["model.scale_skips"]:
-            found.append(("model.scale_skips", "True; False is needed with model.context_dim"))
+        for name, needed in (("scale_skips", False), ("middle_norm", True)):
+            if values[f"model.{name}"] != needed:
+                what = f"{not needed}; {needed} is needed with model.context_dim"
+                found.append((f"model.{name}", what))
     factor = values["model.low_res_factor"]
     if factor and (factor < 2 or height % factor or values["stage1"]):
         what = "0, or from 2 a divisor of the image's side, without a stage1, is needed"
@@ -145,7 +147,29 @@ def _process_faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("diffusion.objective", "'hybrid'; diffusion.learned_variance is needed"))
     if objective == "simple" and learned:
         found.append(("diffusion.learned_variance", "True; objective 'simple' never trains it"))
+    if objective == "vlb" and get("weighting") != "none":
+        what = f"{get('weighting')!r}; 'none' is needed with objective 'vlb'"
+        found.append(("diffusion.weighting", what))
+    if get("weighting_gamma") and get("weighting") in ("none", "eps"):
+        what = f"{get('weighting_gamma')}; of diffusion.weighting 'min_snr' and 'p2'"
+        found.append(("diffusion.weighting_gamma", what))
+    return found + _time_faults(values) + beta_faults(values)
+
+
+def _time_faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Find what is wrong with the times that are trained."""
+    get = lambda name: values[f"diffusion.{name}"]  # noqa: E731
+    objective, found = get("objective"), []
     times, mirrored = get("times"), get("antithetic")
+    if get("schedule") == "edm" and times != "log_normal_noise":
+        what = f"{times!r}; times of 'edm' must be 'log_normal_noise': others are nearly all noise"
+        found.append(("diffusion.times", what))
+    if times == "uniform" and (get("times_mean") or get("times_std")):
+        name = "times_mean" if get("times_mean") else "times_std"
+        found.append((f"diffusion.{name}", f"{get(name)}; diffusion.times 'uniform' has none"))
+    elif get("times_mean") and not get("times_std"):
+        what = f"{get('times_mean')}; it goes with diffusion.times_std; both 0: the paper's"
+        found.append(("diffusion.times_mean", what))
     if objective != "simple" and times != "uniform":
         what = f"{times!r}; 'uniform' is needed with objective {objective!r}"
         found.append(("diffusion.times", what))
@@ -155,10 +179,7 @@ def _process_faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         name = "antithetic" if mirrored else "times"
         what = f"{get(name)!r}; with diffusion.importance the losses choose the times"
         found.append((f"diffusion.{name}", what))
-    if objective == "vlb" and get("weighting") != "none":
-        what = f"{get('weighting')!r}; 'none' is needed with objective 'vlb'"
-        found.append(("diffusion.weighting", what))
-    return found + beta_faults(values)
+    return found
 
 
 def beta_faults(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -255,8 +276,11 @@ def make_network(values: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
         "num_classes": num_classes if values["model.num_classes"] else None,
         "dtype": jnp.dtype(values["model.dtype"]),
         "remat": values["model.remat"],
-        # The noise level of EDM is no fraction of T: its logarithm is embedded as it is.
-        "time": (("scale", 1000.0), ("offset", values["model.time_offset"])),
+        # EDM shows a quarter of the noise level's logarithm, and embeds that as it is.
+        "time": (
+            ("scale", 1.0 if values["diffusion.prediction"] == "edm" else 1000.0),
+            ("offset", values["model.time_offset"]),
+        ),
     }
     if values["model.network"] == "dit":
         names: tuple[str, ...] = (*_DIT, "depth", "mlp_ratio")
