@@ -12,6 +12,7 @@ from absl import flags
 from gen_jax.errors import ConfigError, GenJaxError
 from gen_jax.launch import cli_codes
 from gen_jax.launch.flags import (
+    HelpGiven,
     define_data,
     define_sampling,
     need,
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         return _run([argument for argument in arguments if argument != "--debug"])
+    except HelpGiven:
+        return 0
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()

@@ -11,6 +11,7 @@ from absl import flags
 from gen_jax.errors import ConfigError, StorageError
 
 __all__ = [
+    "HelpGiven",
     "define_data",
     "define_sampling",
     "need",
@@ -99,7 +100,8 @@ def trained_and_options(
             f"{option.help} ({option.accepts})" if option.accepts else option.help,
             flag_values=own,
         )
-    parse(command, own, rest)
+    if parse(command, own, rest):
+        raise HelpGiven
     chosen = {name: own[name].value for name in options if own[name].value is not None}
     for name, value in chosen.items():
         if not options[name].ok(value):
@@ -109,6 +111,10 @@ def trained_and_options(
             names = " or ".join(map(str, needed))
             raise ConfigError(f"--{name}: has a meaning only with --{other} {names}")
     return trained, chosen
+
+
+class HelpGiven(Exception):
+    """Raised where a command has told of its flags, and there is nothing more to do."""
 
 
 def take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -149,9 +155,15 @@ def parse(command: str, values: flags.FlagValues, arguments: list[str]) -> bool:
 
 def parse_known(command: str, values: flags.FlagValues, arguments: list[str]) -> list[str] | None:
     """Parse the flags that are defined and give the other arguments; None after ``--help``."""
-    if "--help" in arguments or "-h" in arguments:
+    if asked := {"--help", "-h"} & {*arguments}:
         print(f"gen-jax {command}\n{values.get_help()}")
-        return None
+        of_model = command in ("sample", "evaluate") and "workdir" in values
+        if not of_model or not any(x.lstrip("-").startswith("workdir") for x in arguments):
+            if of_model:
+                print("with --workdir W also the flags of that model's sampler")
+            return None
+        arguments = [x for x in arguments if x not in asked]
+        return [*(parse_known(command, values, arguments) or ()), "--help"]
     try:
         return list(values(["gen-jax", *arguments], known_only=True))[1:]
     except flags.Error as error:

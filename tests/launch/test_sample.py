@@ -394,3 +394,18 @@ def test_several_processes_would_write_the_same_file(plain, tmp_path, capsys, mo
         monkeypatch.setenv(f"JAX_{name}", value)
     assert run(plain, tmp_path / "x.npz", "--num", "2") == 2
     assert "sample: runs as one process, and here are 2 (environment)" in capsys.readouterr().err
+
+
+def test_help_of_a_work_directory_lists_its_sampler_s_flags(plain, capsys):
+    assert main(["sample", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "with --workdir W also the flags" in out
+    assert "--solver" not in out
+    assert main(["sample", "--workdir", str(plain), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--solver" in out
+    assert "--with_noise" in out
+    assert main(["evaluate", "--help", "--workdir", str(plain)]) == 0
+    out = capsys.readouterr().out
+    assert "--likelihood_variance" in out
+    assert "--strength" not in out

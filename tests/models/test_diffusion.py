@@ -159,6 +159,16 @@ def test_a_codec_without_density_leaves_one_over_x():
         assert wrapped.over_pixels == (codec.log_scale is not None)
 
 
+class Half(nn.Module):
+    """A network with variances, without them."""
+
+    network: nn.Module
+
+    @nn.compact
+    def __call__(self, *arguments):
+        return self.network(*arguments)[..., :1]
+
+
 class TestOptions:
     """What the toolbox adds: each piece by what it must do, on tiny networks."""
 
@@ -232,6 +242,26 @@ class TestOptions:
         assert np.isfinite(images).all()
         assert hybrid.sample_options["variance"].default == "learned"
 
+    def test_times_beside_the_first_step_by_rounding_are_the_first_step(self):
+        """Not a step to nearly 0, whose variance is nearly 0 and its bound nearly infinite."""
+        network, values = self.net(out_channels=2), []
+        for t in (np.float32(1 / 20), np.nextafter(np.float32(1 / 20), np.float32(1))):
+            model = diffusion(
+                network,
+                process.cosine(20),
+                process.epsilon,
+                shape=SHAPE,
+                num_steps=20,
+                learned_variance=True,
+                objective="vlb",
+                bin_width=2 / 255,
+                time_sampler=lambda keys: jnp.full(len(keys), t),
+            )
+            params, stats, batch = self.begin(model)
+            fn = model.losses["diffusion"].fn
+            values.append(float(fn(params, stats, batch, KEYS, context(False))[0]))
+        assert values[1] == pytest.approx(values[0], rel=1e-3)
+
     def test_the_hybrid_loss_has_the_error_of_its_target(self):
         """L_simple of the target, whatever that is; the bound has its small share."""
         network, errors = self.net(out_channels=2), {}
@@ -250,14 +280,8 @@ class TestOptions:
             fn = hybrid.losses["diffusion"].fn
             value, aux = jax.jit(lambda p, b: fn(p, stats, b, KEYS, context(False)))(params, batch)
 
-            class Half(nn.Module):
-                @nn.compact
-                def __call__(self, *arguments):
-                    return network(*arguments)[..., :1]
-
-            simple = diffusion(Half(), process.cosine(20), kind, **options)
-            made = jax.eval_shape(simple.init, jax.random.key(0), batch)[0]["net"]
-            inner = {"net": {next(iter(made)): params["net"]}}
+            simple = diffusion(Half(network), process.cosine(20), kind, **options)
+            inner = {"net": {"network": params["net"]}}
             truth, _ = simple.losses["diffusion"].fn(inner, {}, batch, KEYS, context(False))
             errors[kind] = float(value) - 1e-3 * float(aux.metrics["vlb"]) - float(truth)
         np.testing.assert_allclose(list(errors.values()), 0, atol=1e-4)
