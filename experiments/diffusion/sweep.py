@@ -150,7 +150,7 @@ def guidance(runs, name="flow_class", classifier="classifier", num=NUM, scales=N
         found = measure(trained, reference, seeds, num, wanted, judged, **options)
         yield {"run": name, **found}
     for low, high in ((0.2, 0.8),):
-        options = {"solver": "heun", "steps": 10, "guidance": 3.0}
+        options = {"solver": "heun", "steps": 10, "guidance": 4.0}
         options |= {"guidance_from": low, "guidance_to": high}
         found = measure(trained, reference, seeds, num, wanted, judged, **options)
         yield {"run": name, **found}
