@@ -18,6 +18,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 import tests.typechecker  # noqa: F401 named below
+from tests import devices
 
 # Jaxprs are millions of objects: looking through all of them for garbage, again and again, took a
 # quarter of the time of tests that compile.
@@ -36,6 +37,13 @@ install_import_hook([f"gen_jax.{room}" for room in ROOMS], "tests.typechecker.ch
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """See tests/devices.py; a whole module asks for it."""
+    with devices.one_device():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -28,6 +28,8 @@ from tests.interop.diffusers_models import (
     write_pretrained,
 )
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 UNETS = [name for name in CASES if name.startswith(("unet", "condition"))]
 LATENT = [name for name in UNETS if CASES[name][1].get("in_channels", 3) not in (1, 3)]
 

@@ -9,6 +9,8 @@ from PIL import Image
 from gen_jax.launch import parts
 from gen_jax.launch.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SHAPE = (8, 8, 1)
 
 

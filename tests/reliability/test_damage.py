@@ -135,6 +135,7 @@ def test_a_state_that_is_not_finite_is_never_saved(engine, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.isdecimal()]
 
 
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.slow
 def test_training_goes_on_from_the_step_before(tmp_path, capsys):
     """Through the command line: warn, rename, go on; or refuse with --strict_restore."""
