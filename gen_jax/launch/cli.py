@@ -281,6 +281,9 @@ def _sample(arguments: list[str]) -> int:
     define_sampling(values, batch_size=128)
     if (rest := parse_known("sample", values, arguments)) is None:
         return 0
+    if "--help" in rest:  # also the flags of the model's sampler
+        need(values, "workdir")
+        trained_and_options("sample", values, rest)
     need(values, "workdir", "out")
     out = Path(values.out)
     if out.suffix not in (".png", ".npz"):

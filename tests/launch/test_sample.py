@@ -406,7 +406,7 @@ def test_help_of_a_work_directory_lists_its_sampler_s_flags(plain, capsys):
     assert main(["sample", "--workdir", str(plain), "--help"]) == 0
     out = capsys.readouterr().out
     assert "--solver" in out
-    assert "--with_noise" in out
+    assert "with_noise" in out
     assert main(["evaluate", "--help", "--workdir", str(plain)]) == 0
     out = capsys.readouterr().out
     assert "--likelihood_variance" in out
