@@ -184,7 +184,9 @@ def likelihood(runs):
                 **options,
                 "bits_per_dim": round(bits_per_dim(-mean.nats, num_dims), 4),
                 "stderr": round(bits_per_dim(mean.stderr, num_dims), 4),
-                "estimator_stderr": round(bits_per_dim(mean.estimator_stderr, num_dims), 5),
+                "estimator_stderr": None  # of one draw nothing is known
+                if np.isnan(mean.estimator_stderr)
+                else round(bits_per_dim(mean.estimator_stderr, num_dims), 5),
                 "seconds": round(time.perf_counter() - begin, 1),
             }
             if "steps" in mean.terms:
