@@ -42,7 +42,7 @@ def test_there_are_blocks_to_run():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)  # all commands of all pages: minutes, where nothing is compiled yet
+@pytest.mark.timeout(1200)  # all commands of all pages: minutes, where nothing is compiled yet
 def test_the_readme_s_commands_run_in_order(tmp_path, monkeypatch, capsys):
     """With the tiny variant of the config that they name, and in a folder of their own."""
     monkeypatch.chdir(tmp_path)

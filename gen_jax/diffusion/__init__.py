@@ -4,7 +4,7 @@ Nothing here knows a network. A denoiser is any callable ``(x, t) -> Prediction`
 any network with :func:`denoiser`.
 """
 
-from gen_jax.diffusion.editing import from_partial, inpainting, invert, repaint_times
+from gen_jax.diffusion.editing import from_partial, inpainting, invert, last_part, repaint_times
 from gen_jax.diffusion.guidance import classifier, classifier_free, clip_x_0, dynamic_threshold
 from gen_jax.diffusion.likelihood import Bound, bound, bound_term, flow_log_prob, prior_term
 from gen_jax.diffusion.losses import denoising_loss
@@ -100,6 +100,7 @@ __all__ = [
     "integrate",
     "invert",
     "karras_times",
+    "last_part",
     "leading_times",
     "linear_beta",
     "log_normal_noise",

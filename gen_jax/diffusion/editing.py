@@ -13,7 +13,7 @@ from gen_jax.diffusion.solvers import Solver, transition
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, ArrayLike, Float, Keys, ScalarLike
 
-__all__ = ["from_partial", "inpainting", "invert", "repaint_times"]
+__all__ = ["from_partial", "inpainting", "invert", "last_part", "repaint_times"]
 
 
 def invert(

@@ -17,8 +17,9 @@ from gen_jax.launch.cluster import visible_gpus
 
 __all__ = ["environments", "launch_local"]
 
-# What a process that has lost a peer is given to end by itself.
-_GRACE_S = 30
+# What a process that has lost a peer is given to end by itself: less than the 30 s, beyond the
+# heartbeat, within which all are promised to be gone.
+_GRACE_S = 25
 
 
 def launch_local(num: int, command: Sequence[str]) -> int:

@@ -205,22 +205,14 @@ def resampled(x: Float[Array, "batch height width channels"], how: str) -> Array
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2) if how == "up" else x
 
 
-class ConvNeXtBlock(nn.Module):
+class ConvNeXtBlock(ResBlock):
     """7x7 depthwise convolution, normalisation, and two 1x1 convolutions around a GELU.
 
-    Liu et al. 2022, Figure 4, with the embedding in the normalisation as in :class:`ResBlock`. Its
-    attributes are those of :class:`ResBlock`.
+    Liu et al. 2022, Figure 4, with the embedding in the normalisation as in :class:`ResBlock`,
+    whose attributes it has.
     """
 
-    channels: int
-    groups: int
-    dropout: float
-    dtype: DTypeLike = jnp.float32
-    adaptive: bool = False
-    resample: str = ""
-    residual_scale: float = 1.0
     activation: str = "gelu"
-    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(

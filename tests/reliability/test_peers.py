@@ -126,10 +126,9 @@ def test_launch_local_ends_also_the_one_that_hangs(tmp_path):
 
         os.kill(pids[1], signal.SIGSTOP)
         begin = time.monotonic()
-        code, text = job.wait(HEARTBEAT + 60)
+        code, text = job.wait(HEARTBEAT + 40)
         assert code != 0, text
-        # 30 on a machine that has time; beside other suites it took 30.4.
-        assert time.monotonic() - begin <= HEARTBEAT + 50
+        assert time.monotonic() - begin <= HEARTBEAT + 30
         assert not [pid for pid in pids if is_alive(pid)]
 
 
