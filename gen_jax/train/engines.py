@@ -75,7 +75,8 @@ def make_engine(
         optimizers: one for each player.
         mesh: of :func:`gen_jax.train.sharding.make_mesh`.
         rules: how ``jit`` splits the state; the others keep a copy on each device.
-        step_options: for :func:`gen_jax.train.step.make_train_step`.
+        step_options: for :func:`gen_jax.train.step.make_train_step`; ``unroll`` is on by default on a
+            CPU.
 
     Raises:
         ValueError: for another name, or if pmap or shard_map are asked to split the state.
@@ -101,13 +102,16 @@ def jit_engine(
         optimizers: one for each player.
         mesh: of :func:`gen_jax.train.sharding.make_mesh`.
         rules: how the state is split over ``fsdp`` and ``tensor``.
-        step_options: for :func:`gen_jax.train.step.make_train_step`.
+        step_options: for :func:`gen_jax.train.step.make_train_step`; ``unroll`` is on by default on a
+            CPU.
     """
     rules = Rules() if rules is None else rules
     everywhere, rows = replicated(mesh), batch_sharding(mesh)
     whole = mesh.shape["fsdp"] == 1
     step = make_train_step(
-        model if whole else _gathering(model, mesh, rules), optimizers, **step_options
+        model if whole else _gathering(model, mesh, rules),
+        optimizers,
+        **{"unroll": _on_cpu(mesh), **step_options},
     )
 
     def shardings_of(tree: PyTree) -> PyTree:
@@ -156,14 +160,15 @@ def shard_map_engine(
         model: what is trained.
         optimizers: one for each player.
         mesh: of :func:`gen_jax.train.sharding.make_mesh`, of the axis ``data`` alone.
-        step_options: for :func:`gen_jax.train.step.make_train_step`.
+        step_options: for :func:`gen_jax.train.step.make_train_step`; ``unroll`` is on by default on a
+            CPU.
 
     Raises:
         ValueError: if the mesh has another axis.
     """
     flat = _replicas(mesh)
     rows = NamedSharding(flat, PartitionSpec(_REPLICAS))
-    step = make_train_step(model, optimizers, **_explicit(step_options))
+    step = make_train_step(model, optimizers, **_explicit(flat, step_options))
     whole, part = PartitionSpec(), PartitionSpec(_REPLICAS)
     # Without check_vma: with it, the gradient with respect to a replicated parameter arrives
     # already summed over devices, and a mean of it would be that many times too big.
@@ -199,7 +204,8 @@ def pmap_engine(
         model: what is trained.
         optimizers: one for each player.
         mesh: of :func:`gen_jax.train.sharding.make_mesh`, of the axis ``data`` alone.
-        step_options: for :func:`gen_jax.train.step.make_train_step`.
+        step_options: for :func:`gen_jax.train.step.make_train_step`; ``unroll`` is on by default on a
+            CPU.
 
     Raises:
         ValueError: if the mesh has another axis.
@@ -210,7 +216,7 @@ def pmap_engine(
     alone = jax.process_count() == 1
     num_local = sum(device.process_index == jax.process_index() for device in flat.devices)
     pmapped = jax.pmap(
-        make_train_step(model, optimizers, **_explicit(step_options)),
+        make_train_step(model, optimizers, **_explicit(flat, step_options)),
         axis_name=_REPLICAS,
         in_axes=(None, None, 0, None),
         out_axes=(None, None),
@@ -259,7 +265,7 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 }
 
 
-def _explicit(step_options: Mapping[str, Any]) -> dict[str, Any]:
+def _explicit(mesh: Mesh, step_options: Mapping[str, Any]) -> dict[str, Any]:
     """Tell the step how to look beyond its own part of the batch."""
     across = Across(
         mean=lambda tree: jax.lax.pmean(tree, _REPLICAS),
@@ -270,7 +276,16 @@ def _explicit(step_options: Mapping[str, Any]) -> dict[str, Any]:
     def first_example(num: int) -> Array:
         return jax.lax.axis_index(_REPLICAS) * num
 
-    return {**step_options, "across": across, "first_example": first_example}
+    return {
+        "unroll": _on_cpu(mesh),
+        **step_options,
+        "across": across,
+        "first_example": first_example,
+    }
+
+
+def _on_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def _own_rows(x: Array) -> Array:
@@ -385,8 +400,7 @@ def _inputs(rows: NamedSharding, everywhere: NamedSharding, batch: Batch) -> tup
 
 def _quickly(init: Callable, mesh: Mesh, shardings: PyTree) -> Callable:
     """Compile without optimising on CPU: it runs once, and optimising takes longer than that."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    options = {"xla_backend_optimization_level": 0} if on_cpu else None
+    options = {"xla_backend_optimization_level": 0} if _on_cpu(mesh) else None
     return jax.jit(init, out_shardings=shardings, compiler_options=options)
 
 
