@@ -130,10 +130,12 @@ def _write(
             "label": jnp.zeros(2, jnp.int32),
             **{name: jnp.zeros((2, *shape)) for name, shape in experiment.extras.items()},
         }
-        return init_state(experiment.model, experiment.optimizers, key, batch)
+        state = init_state(experiment.model, experiment.optimizers, key, batch)
+        return state.replace(params=None, ema_params=None)  # drawn by nobody, compiled by nobody
 
     state = jax.jit(begin)(jax.random.key(0))
-    params = {"net": jax.tree.map(lambda x, y: np.asarray(x, y.dtype), net, state.params["net"])}
+    types = abstract.params["net"]
+    params = {"net": jax.tree.map(lambda x, y: np.asarray(x, y.dtype), net, types)}
     stats = _with_scale(state.stats, original) if foreign.family == "vae" else state.stats
     state = state.replace(params=params, ema_params=params, stats=stats)
     state = jax.device_put(state, jax.devices()[0])
