@@ -206,7 +206,9 @@ def _npz(path: Path, split: str) -> Source:
                 f"{list(labels.shape)}"
             )
         if labels.size and labels.min() < 0:
-            raise DataError(f"{name}: y_{split}: index {labels.argmin()}: label {labels.min()} < 0")
+            raise DataError(
+                f"{name}: y_{split}: index {np.argmin(labels)}: label {labels.min()} < 0"
+            )
         labels = labels.astype(np.int32)
     found = {"eps": arrays.get("eps"), "context": arrays.get(f"context_{split}")}
     others = {key: array for key, array in found.items() if array is not None}

@@ -131,7 +131,7 @@ def _write(
             **{name: jnp.zeros((2, *shape)) for name, shape in experiment.extras.items()},
         }
         state = init_state(experiment.model, experiment.optimizers, key, batch)
-        return state.replace(params=None, ema_params=None)  # drawn by nobody, compiled by nobody
+        return state.replace(params={}, ema_params={})  # neither drawn nor compiled
 
     state = jax.jit(begin)(jax.random.key(0))
     types = abstract.params["net"]

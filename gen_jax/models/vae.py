@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -146,7 +147,7 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         net = dict(network.init(key, batch["x"][:1], z, label)["params"])
         if likelihood.sigma == "learned":
             net["log_sigma"] = jnp.float32(likelihood.initial_log_sigma)
-        stats = {"moments": latents.init_moments(latent_shape)}
+        stats: dict[str, Any] = {"moments": latents.init_moments(latent_shape)}
         if likelihood.sigma == "optimal":
             stats["squared_error"] = jnp.float32(math.exp(2 * likelihood.initial_log_sigma))
         return {"net": net}, {"net": stats}

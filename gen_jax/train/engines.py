@@ -75,8 +75,7 @@ def make_engine(
         optimizers: one for each player.
         mesh: of :func:`gen_jax.train.sharding.make_mesh`.
         rules: how ``jit`` splits the state; the others keep a copy on each device.
-        step_options: for :func:`gen_jax.train.step.make_train_step`; ``unroll`` is on by default on a
-            CPU.
+        step_options: for :func:`gen_jax.train.step.make_train_step`; on a CPU with ``unroll``.
 
     Raises:
         ValueError: for another name, or if pmap or shard_map are asked to split the state.
@@ -102,8 +101,7 @@ def jit_engine(
         optimizers: one for each player.
         mesh: of :func:`gen_jax.train.sharding.make_mesh`.
         rules: how the state is split over ``fsdp`` and ``tensor``.
-        step_options: for :func:`gen_jax.train.step.make_train_step`; ``unroll`` is on by default on a
-            CPU.
+        step_options: for :func:`gen_jax.train.step.make_train_step`; on a CPU with ``unroll``.
     """
     rules = Rules() if rules is None else rules
     everywhere, rows = replicated(mesh), batch_sharding(mesh)
@@ -160,8 +158,7 @@ def shard_map_engine(
         model: what is trained.
         optimizers: one for each player.
         mesh: of :func:`gen_jax.train.sharding.make_mesh`, of the axis ``data`` alone.
-        step_options: for :func:`gen_jax.train.step.make_train_step`; ``unroll`` is on by default on a
-            CPU.
+        step_options: for :func:`gen_jax.train.step.make_train_step`; on a CPU with ``unroll``.
 
     Raises:
         ValueError: if the mesh has another axis.
@@ -204,8 +201,7 @@ def pmap_engine(
         model: what is trained.
         optimizers: one for each player.
         mesh: of :func:`gen_jax.train.sharding.make_mesh`, of the axis ``data`` alone.
-        step_options: for :func:`gen_jax.train.step.make_train_step`; ``unroll`` is on by default on a
-            CPU.
+        step_options: for :func:`gen_jax.train.step.make_train_step`; on a CPU with ``unroll``.
 
     Raises:
         ValueError: if the mesh has another axis.
