@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     if variant == "tiny":
         config = common.tiny(config, "synthetic:28x28x1", (28, 28, 1))
-        config.model.update({"channels": 8, "multipliers": (1, 2), "groups": 4})
+        config.model.update({"channels": 8, "multipliers": (1,), "groups": 4})
         return config
     if variant:
         raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")

@@ -362,18 +362,18 @@ def tiny_autoregressive(config: ConfigDict, source: str, shape: tuple[int, int, 
 
 
 def tiny_diffusion(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> ConfigDict:
-    """Shrink a diffusion experiment, keeping two levels and attention."""
+    """Shrink a diffusion experiment, keeping attention in the middle."""
     config = tiny(config, source, shape)
     config.model.update(
         {
             "channels": 8,
-            "multipliers": (1, 2),
+            "multipliers": (1,),
             "num_res_blocks": 1,
-            "attention_resolutions": (shape[0] // 2,),
+            "attention_resolutions": (),
             "head_dim": 0,
             "groups": 4,
             "width": 16,
-            "depth": 2,
+            "depth": 1,
             "num_heads": 1,
         }
     )
@@ -386,7 +386,7 @@ def tiny_dvae(config: ConfigDict, source: str, shape: tuple[int, int, int]) -> C
     config = tiny(config, source, shape)
     config.data.holdout = min(config.data.holdout, 16)
     config.model.update(
-        {"num_codes": 16, "hidden": 8, "initial": 4, "num_groups": 3, "num_blocks": 1}
+        {"num_codes": 16, "hidden": 8, "initial": 4, "num_groups": 2, "num_blocks": 1}
     )
     config.model.dtype = "float32"
     return config

@@ -36,8 +36,6 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "tiny":
         config = common.tiny_diffusion(config, "synthetic:32x32x3", (32, 32, 3))
         config.data.holdout = 16
-        # Over grids of 16x16 codes.
-        config.model.attention_resolutions = (8,)
         return config
     if variant:
         raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")

@@ -33,8 +33,6 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "tiny":
         config = common.tiny_diffusion(config, "digits", (8, 8, 1))
         config.data.holdout = 16
-        # Over grids of 4x4 codes.
-        config.model.update({"multipliers": (1, 2), "attention_resolutions": (2,)})
         return config
     if variant:
         raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
