@@ -1,20 +1,27 @@
 # make demo   train on real digits and sample, in minutes
-# make test   the whole suite
-# make quick  an answer within three minutes
-# make test-nightly, make soak  faults many times over (40 minutes), and for an hour
-# PYTHON=... chooses the interpreter; by default the newest that really runs and is supported.
+# make test   the suite of every day, linted: at most 15 minutes on two cores
+# make quick  an answer within two minutes
+# make test-nightly, make soak  what does not fit into these 15 minutes, and an hour of faults
+# make test-floor  the suite with the oldest Python that is supported
+# PYTHON=... chooses the interpreter; by default the newest that really runs and is supported, on the
+# PATH or among pyenv's versions.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 
-PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && { echo python$$v; exit; }; done; echo python3)
+# Of some versions, the first whose interpreter runs and can make virtual environments.
+interpreter = $(shell for v in $(1); do \
+	for p in python$$v $$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$v.*/bin/python$$v 2>/dev/null | sort -rV); do \
+	"$$p" -c 'import venv, ensurepip' >/dev/null 2>&1 && { echo "$$p"; exit; }; done; done)
+PYTHON ?= $(or $(call interpreter,3.13 3.12 3.11),python3)
+FLOOR ?= $(or $(call interpreter,3.11),python3.11)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+APART := not parity and not slurm and not launchfiles
 
-.PHONY: demo test quick test-nightly soak test-parity test-slurm test-launch-files lint format install clean
+.PHONY: demo test quick test-nightly test-floor soak test-parity test-slurm test-launch-files lint format install clean
 
 install: $(STAMP)
 
@@ -40,14 +47,20 @@ demo: $(STAMP)
 	echo "  $(CURDIR)/runs/digits/ddpm.png   16 digits, DDPM, 1000 steps"
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not slurm and not launchfiles" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(APART) and not nightly" $(ARGS)
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not slurm and not launchfiles and not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(APART) and not nightly and not slow" $(ARGS)
 
-# The faults of tests/reliability, many times over, and an hour of them. RECORD=FILE keeps what was counted.
+# What is marked nightly, what tries more in this tier (the faults of tests/reliability many times
+# over), and the suite of every day with the oldest Python. RECORD=FILE keeps what was counted.
 test-nightly: $(STAMP)
-	GEN_JAX_TIER=nightly GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m pytest -n 2 --dist load --timeout 3600 tests/reliability $(ARGS)
+	GEN_JAX_TIER=nightly GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 3600 -m "$(APART) and (nightly or tiered)" $(ARGS)
+	$(MAKE) --no-print-directory test-floor
+
+test-floor:
+	@$(MAKE) --no-print-directory install VENV=.venv-floor PYTHON=$(FLOOR)
+	.venv-floor/bin/python -m pytest -n 2 --dist worksteal -m "$(APART) and not nightly" $(ARGS)
 
 soak: $(STAMP)
 	GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m tests.reliability.soak $(ARGS)
@@ -79,4 +92,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-parity .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-parity .venv-floor .venv-launch .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
