@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ["use_compilation_cache"]
 
 
-def use_compilation_cache(env: MutableMapping[str, str]) -> Path | None:
+def use_compilation_cache(env: MutableMapping[str, str], name: str = "xla") -> Path | None:
     """Have JAX keep what it compiles in a directory that only this user can read or write.
 
     The files hold machine code that is loaded and run, hence the care, and hence one directory for
@@ -20,6 +20,7 @@ def use_compilation_cache(env: MutableMapping[str, str]) -> Path | None:
 
     Args:
         env: the environment, which is changed.
+        name: what the directory's name begins with.
 
     Returns:
         The directory; None if the choice was the user's, or if none could be made.
@@ -28,7 +29,7 @@ def use_compilation_cache(env: MutableMapping[str, str]) -> Path | None:
         return None
     try:
         base = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        path = base / "gen_jax" / f"xla-{_processor()}"
+        path = base / "gen_jax" / f"{name}-{_processor()}"
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if path.stat().st_uid != os.getuid():
             print(f"{path}: not yours; compiled programs are not kept", file=sys.stderr)
