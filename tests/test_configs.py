@@ -13,12 +13,26 @@ from PIL import Image
 from gen_jax.launch.cli import main
 from gen_jax.launch.configfile import load_config
 from gen_jax.launch.experiment import abstract_state, build
-from gen_jax.launch.schema import fields_of, flatten
+from gen_jax.launch.schema import families, fields_of, flatten
 from gen_jax.train.checkpoint import restore
+from tests.devices import one_device
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 IDS = [path.stem for path in CONFIGS]
+# One of each family, and of each kind of network and of first stage; with the others in the nightly
+# tier, where the suite's eight devices take one example each.
+EVERY_DAY = {
+    "aae_mnist",
+    "ae_mnist",
+    "classifier_mnist",
+    "ddpm_digits",
+    "dvae_cifar10",
+    "latent_mnist",
+    "prior_mnist",
+    "transformer_digits",
+    "vae_mnist",
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +72,31 @@ def test_unknown_variants_are_refused(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(EVERY_DAY))
+def test_tiny_variants_go_all_the_way(name, first_stage, tmp_path, capsys):
+    with one_device():
+        go_all_the_way(ROOT / "configs" / f"{name}.py", first_stage, tmp_path, capsys)
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("path", CONFIGS, ids=IDS)
-def test_tiny_variants_go_all_the_way(path, first_stage, tmp_path, capsys):
+def test_tiny_variants_go_all_the_way_on_eight_devices(path, first_stage, tmp_path, capsys):
+    go_all_the_way(path, first_stage, tmp_path, capsys)
+
+
+def test_every_family_goes_all_the_way_every_day():
+    configs = [load_config(f"{ROOT}/configs/{name}.py:tiny", []) for name in EVERY_DAY]
+    firsts = [Path(config["stage1"]).name for config in configs if config.get("stage1")]
+    configs += [load_config(f"{ROOT}/configs/{name}.py:tiny", []) for name in firsts]
+    assert {config["family"] for config in configs} == set(families())
+
+
+def go_all_the_way(path, first_stage, tmp_path, capsys):
+    """Train, resume, and sample."""
     work = tmp_path / "work"
     train = ["train", "--config", f"{path}:tiny", "--workdir", str(work)]
     if stage1 := load_config(f"{path}:tiny", []).get("stage1"):
         train.append(f"--config.stage1={first_stage(stage1)}")
-    # On the suite's eight devices, one example each.
     assert main(train) == 0, capsys.readouterr().err
     config = json.loads((work / "config.json").read_text())
     assert main([*train, "--config.train.steps=3"]) == 0
@@ -89,16 +121,27 @@ def test_tiny_variants_go_all_the_way(path, first_stage, tmp_path, capsys):
 def test_a_picture_says_where_it_comes_from(tmp_path):
     work, png = tmp_path / "work", tmp_path / "a.png"
     config = f"{CONFIGS[IDS.index('ae_mnist')]}:tiny"
-    assert main(["train", "--config", config, "--workdir", str(work)]) == 0
-    arguments = ["--workdir", str(work), "--num", "8", "--seed", "1", "--out", str(png)]
-    assert main(["sample", *arguments]) == 0
+    with one_device():
+        assert main(["train", "--config", config, "--workdir", str(work)]) == 0
+        arguments = ["--workdir", str(work), "--num", "8", "--seed", "1", "--out", str(png)]
+        assert main(["sample", *arguments]) == 0
     with Image.open(png) as picture:
         assert re.match(r"step 2, weights [0-9a-f]{16}, seed 1, ", picture.text["gen_jax"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # every day: each family without the commands, in tests/reliability
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path):
     """Through checkpoints, data with augmentation, and the command line; across an epoch's end."""
+    with one_device():
+        resume_to_the_same_bits(tmp_path)
+
+
+@pytest.mark.nightly
+def test_a_resumed_run_ends_in_the_same_bits_on_eight_devices(tmp_path):
+    resume_to_the_same_bits(tmp_path)
+
+
+def resume_to_the_same_bits(tmp_path):
     np.savez(
         tmp_path / "x.npz",
         x_train=np.random.default_rng(0).integers(0, 256, (21, 8, 8), np.uint8),

@@ -17,19 +17,32 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
+EVERY_DAY = [ROOT / "README.md"]  # what the guides show is run in the nightly tier
 PYTHON = [(page, i, code) for page in PAGES for i, code in enumerate(blocks(page, "python"))]
-COMMANDS = [
-    line
+COMMANDS = {
+    page: [
+        line
+        for block in blocks(page, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("gen-jax ")
+    ]
     for page in PAGES
-    for block in blocks(page, "bash")
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("gen-jax ")
-]
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("page", "index", "code"), PYTHON, ids=[f"{p.stem}-{i}" for p, i, _ in PYTHON]
+    ("page", "index", "code"),
+    [
+        pytest.param(
+            page,
+            index,
+            code,
+            id=f"{page.stem}-{index}",
+            marks=() if page in EVERY_DAY else pytest.mark.nightly,
+        )
+        for page, index, code in PYTHON
+    ],
 )
 def test_python_blocks_run(page, index, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -38,16 +51,27 @@ def test_python_blocks_run(page, index, code, tmp_path, monkeypatch):
 
 def test_there_are_blocks_to_run():
     assert len(PYTHON) >= 4
-    assert len(COMMANDS) >= 3
+    assert len(COMMANDS[PAGES[0]]) >= 3
+    assert sum(map(len, COMMANDS.values())) >= 30
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # all commands of all pages: minutes, where nothing is compiled yet
 def test_the_readme_s_commands_run_in_order(tmp_path, monkeypatch, capsys):
-    """With the tiny variant of the config that they name, and in a folder of their own."""
+    run_commands(EVERY_DAY, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)  # minutes, where nothing is compiled yet
+def test_the_commands_of_all_pages_run_in_order(tmp_path, monkeypatch, capsys):
+    """One after another: guides go on with what the README has trained."""
+    run_commands(PAGES, tmp_path, monkeypatch, capsys)
+
+
+def run_commands(pages, tmp_path, monkeypatch, capsys):
+    """Run with the tiny variant of the config that they name, and in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for line in COMMANDS:
+    for line in (line for page in pages for line in COMMANDS[page]):
         words = [re.sub(r"(configs/\w+\.py)$", r"\1:tiny", word) for word in line.split()]
         words = ["--steps=10" if w == "--steps=50" else w for w in words[1:]]
         words = ["--config.train.steps=4" if "train.steps" in w else w for w in words]

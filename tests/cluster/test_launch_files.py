@@ -94,7 +94,7 @@ def script(name, address):
     return text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "environments"),
     [
@@ -117,7 +117,7 @@ def test_the_command_of_a_file_runs_as_two_processes(name, environments, tmp_pat
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     processes = [
         subprocess.Popen(

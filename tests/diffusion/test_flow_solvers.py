@@ -13,6 +13,8 @@ from gen_jax.diffusion import editing, recipes
 from gen_jax.ops import keys as rng
 from tests.diffusion.oracles import SCHEDULES, Mixture, gaussian_denoiser, gaussian_flow, keys_of
 
+pytestmark = pytest.mark.slow
+
 ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2}
 MAKE = {
     "euler": process.euler,

@@ -14,6 +14,8 @@ from gen_jax.ops import distributions as dist
 from gen_jax.ops import keys as rng
 from tests.diffusion.oracles import SCHEDULES, Mixture, gaussian_denoiser, keys_of
 
+pytestmark = pytest.mark.slow
+
 NUM = 16
 
 

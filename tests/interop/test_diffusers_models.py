@@ -28,9 +28,14 @@ from tests.interop.diffusers_models import (
     write_pretrained,
 )
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 UNETS = [name for name in CASES if name.startswith(("unet", "condition"))]
+# One of each kind of model; the other cases by night.
+EVERY_DAY = ("unet_ddpm", "unet_adm", "kl_sd", "vq_embed_dim")
+BY_CASE = [
+    pytest.param(name, marks=() if name in EVERY_DAY else pytest.mark.nightly) for name in CASES
+]
 LATENT = [name for name in UNETS if CASES[name][1].get("in_channels", 3) not in (1, 3)]
 
 
@@ -143,7 +148,7 @@ def vq_parts(saved):
     return run, lambda z: nearest_code(z.reshape(-1, dim), book).reshape(z.shape[:3])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", BY_CASE)
 def test_outputs_are_those_of_diffusers(name, imported):
     theirs, found = stored(name), ours(name, imported(name))
     assert set(found) == set(theirs)
@@ -155,7 +160,7 @@ def test_outputs_are_those_of_diffusers(name, imported):
             assert np.abs(x).max() > 1e-2, "an output of nothing would prove nothing"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", BY_CASE)
 def test_a_round_trip_loses_nothing(name, imported, tmp_path):
     folder = imported(name)
     line = ["export", "--workdir", str(folder / "w"), "--to", str(tmp_path / "again")]
@@ -181,6 +186,7 @@ def test_an_imported_model_samples_trains_on_and_evaluates(imported, tmp_path, c
         assert arrays["images"].shape == (8, 8, 8, 3)
 
 
+@pytest.mark.nightly
 def test_a_pipeline_of_latents_brings_its_first_stage(imported, tmp_path, capsys):
     pipe = tmp_path / "pipe"
     write_pretrained("condition_sd15", pipe / "unet")
@@ -285,6 +291,7 @@ def test_nothing_is_written_over(imported, tmp_path, capsys):
     assert "an empty or new folder is needed" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_old_names_of_attention_are_understood(tmp_path):
     """Before 2023 attention layers were called otherwise, and were 1x1 convolutions."""
     folder = tmp_path / "theirs"
@@ -379,6 +386,7 @@ def test_codes_of_another_first_stage_are_not_taken_for_pixels(tmp_path, capsys)
     assert "vqvae: the model is of its codes" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_each_channel_s_own_scale_comes_and_goes(imported, tmp_path):
     """As a first stage that was trained here has it, and diffusers' pipelines understand."""
     change(
@@ -430,6 +438,7 @@ def test_the_classes_are_the_four():
         read_architecture({})
 
 
+@pytest.mark.nightly
 def test_losses_and_gradients_go_through_imported_weights(imported):
     saved = load_weights(imported("unet_classes") / "w")
     model, shape = saved.experiment.model, tuple(saved.config["data"]["shape"])

@@ -18,6 +18,7 @@ from gen_jax.launch.workdir import load_trained
 from tests.reliability.job import VAE, Job, logged, run, train_line, write_images
 
 ROOT = Path(__file__).parent.parent.parent
+pytestmark = [pytest.mark.tiered, pytest.mark.usefixtures("one_device_by_day")]
 TINY = ["--config", str(ROOT / "configs" / "ddpm_digits.py:tiny")]
 
 
@@ -217,23 +218,6 @@ def test_data_that_does_not_fit_is_a_data_error(tmp_path, capsys):
     fails([*base, source, "--config.data.batch_size=64"], 3, "64 is more than its 20", capsys)
     fails(
         [*base, "--config.model.num_classes=3"], 3, "10 classes, but model.num_classes is 3", capsys
-    )
-
-
-def test_devices_that_do_not_fit_are_a_config_error(tmp_path, capsys):
-    """The suite has eight devices."""
-    base = ["train", *TINY, "--workdir", str(tmp_path / "w")]
-    fails(
-        [*base, "--config.mesh.data=4"],
-        2,
-        "mesh: data 4 x fsdp 1 x tensor 1 = 4 devices, but there are 8",
-        capsys,
-    )
-    fails(
-        [*base, "--config.data.batch_size=12"],
-        2,
-        "12 is not a multiple of 8 = data 8 x fsdp 1 x 1 microbatches; 8 or 16",
-        capsys,
     )
 
 

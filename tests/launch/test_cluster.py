@@ -21,8 +21,6 @@ from tests.reliability import job
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["train", "--config", str(ROOT / "configs" / "ddpm_digits.py:tiny")]
-# One level: most of a job's time is its start, here once a process.
-TINY += ["--config.model.multipliers=(1,)", "--config.model.attention_resolutions=()"]
 # A cosine would end with the steps of the first part.
 SAME = ["--config.optimizer.decay=constant", "--config.data.flip=True"]
 SAME += ["--config.train.sample_every=6"]
@@ -175,11 +173,20 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ((2, []), (4, ["--config.mesh.fsdp=2", "--config.mesh.min_size=1"])),
-        ((4, []), (1, [])),
-        ((2, ["--config.train.engine=shard_map"]), (2, ["--config.train.engine=pmap"])),
+        ((2, ["--config.mesh.fsdp=2", "--config.mesh.min_size=1"]), (1, [])),
+        pytest.param(
+            (2, []),
+            (4, ["--config.mesh.fsdp=2", "--config.mesh.min_size=1"]),
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param((4, []), (1, []), marks=pytest.mark.nightly),
+        pytest.param(
+            (2, ["--config.train.engine=shard_map"]),
+            (2, ["--config.train.engine=pmap"]),
+            marks=pytest.mark.nightly,
+        ),
     ],
-    ids=["2 then 4 over fsdp", "4 then 1", "shard_map then pmap"],
+    ids=["2 over fsdp then 1", "2 then 4 over fsdp", "4 then 1", "shard_map then pmap"],
 )
 def test_processes_train_together_and_others_go_on(alone, tmp_path, first, second):
     """One global mesh, one global batch, the losses and the pictures of a single process."""
@@ -199,7 +206,7 @@ def test_processes_train_together_and_others_go_on(alone, tmp_path, first, secon
     assert (work / name).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path):
     """Also when it comes while a resumed job still compiles."""
     import psutil

@@ -23,7 +23,11 @@ from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.tiered,
+    pytest.mark.usefixtures("one_device_by_day"),
+]
 
 
 def train(folder, config, *overrides):
@@ -265,6 +269,7 @@ def test_reconstruct_counts_codes(stages, tmp_path, capsys):
     assert "of 16 codes used" in printed
 
 
+@pytest.mark.nightly
 def test_real_codes_can_be_written_too(tmp_path):
     first = train(tmp_path / "first", "klae_mnist")
     codes = tmp_path / "codes"
@@ -276,10 +281,11 @@ def test_real_codes_can_be_written_too(tmp_path):
     assert len((work / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.nightly
 def test_a_plan_knows_that_the_encoder_does_not_run(stages, capsys):
     first, codes, _ = stages
     base = ["plan", f"--config={CONFIGS}/prior_mnist.py:tiny", f"--config.stage1={first}"]
-    base += ["--topology=cpu:2", "--hardware=v5e", "--json"]
+    base += ["--topology=cpu:8", "--hardware=v5e", "--json"]
     flops = []
     for source in ("digits", f"codes:{codes}"):
         assert main([*base, f"--config.data.source={source}"]) == 0
@@ -287,6 +293,7 @@ def test_a_plan_knows_that_the_encoder_does_not_run(stages, capsys):
     assert 0 < flops[1] < 0.95 * flops[0]
 
 
+@pytest.mark.nightly
 def test_codes_of_a_restored_first_stage_are_those_before_saving(tmp_path):
     """Bit for bit, with averaged weights and a codebook that learnt from a few steps."""
     config = load_config(f"{CONFIGS}/vqvae2_cifar10.py:tiny", [])

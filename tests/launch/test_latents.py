@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from gen_jax.launch.pictures import scatter
 from gen_jax.launch.workdir import load_trained
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
+pytestmark = [pytest.mark.tiered, pytest.mark.usefixtures("one_device_by_day")]
 
 
 def train(folder, config, *overrides):
@@ -142,6 +144,7 @@ class TestCommands:
         assert "bits_per_dim_validation" not in file  # of binarised pixels
         assert "frechet_pixels_samples_to_validation" in file
 
+    @pytest.mark.nightly
     def test_what_does_not_apply_is_said(self, stages, tmp_path, capsys):
         command = ["reconstruct", f"--workdir={stages[1]}", f"--out={tmp_path / 'a.png'}"]
         fails(command, 2, "reconstruct: not for 'diffusion'; it is for adversarial_auto", capsys)
@@ -149,7 +152,7 @@ class TestCommands:
         fails(command, 2, "a name ending in .png is needed", capsys)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # every day: a second stage goes all the way in tests/test_configs.py
 class TestStages:
     def test_a_second_stage_is_complete_without_the_first(self, stages, tmp_path, capsys):
         _, second = stages
@@ -167,10 +170,11 @@ class TestStages:
         image = np.random.default_rng(0).integers(0, 256, (128, 8, 8, 1), np.uint8)
         frozen = second.experiment.frozen["codec"]
         z = _encode(first, image, None)
-        again = first.experiment.model.encode(frozen["params"], frozen["stats"], jnp.asarray(image))
+        model = first.experiment.model
+        again = jax.jit(model.encode)(frozen["params"], frozen["stats"], jnp.asarray(image))
         np.testing.assert_allclose(again, z, atol=1e-5)
-        image = first.experiment.model.decode(frozen["params"], frozen["stats"], again)
-        # To a grey level: one is compiled, and the other not.
+        image = jax.jit(model.decode)(frozen["params"], frozen["stats"], again)
+        # To a grey level: they are two programs.
         np.testing.assert_allclose(image.astype(int), _decode(first, z, None).astype(int), atol=1)
 
     def test_codes_have_the_scale_that_diffusion_needs(self, stages):
@@ -184,6 +188,7 @@ class TestStages:
         assert z.shape == (128, 4, 4, 3)
         assert np.all(np.isfinite(z))
 
+    @pytest.mark.nightly
     @pytest.mark.parametrize("engine", ["shard_map", "pmap"])
     def test_any_engine_takes_the_first_stage_s_weights(self, stages, tmp_path, engine):
         options = [f"--config.stage1={stages[0]}", f"--config.train.engine={engine}"]
@@ -220,6 +225,7 @@ class TestStages:
         # None of them sticks: the same line with the right one begins.
         assert main([*command, f"--config.stage1={stages[0]}"]) == 0
 
+    @pytest.mark.nightly
     def test_several_processes_share_the_copy(self, stages, tmp_path):
         """Only the first copies, and nobody waits for it in vain."""
         work = tmp_path / "work"
@@ -245,8 +251,7 @@ class TestStages:
 
     def test_a_first_stage_cannot_go(self, stages, capsys):
         command = ["train", f"--config={CONFIGS}/latent_mnist.py:tiny", f"--workdir={stages[1]}"]
-        command += ["--config.stage1=", "--config.model.attention_resolutions=(4,)"]
-        command += ["--config.train.steps=9", "--config.diffusion.clip=True"]
+        command += ["--config.stage1=", "--config.train.steps=9", "--config.diffusion.clip=True"]
         fails(command, 4, "stage1: checkpoint", capsys)
 
 

@@ -238,6 +238,7 @@ def on_first_device(tree):
     return sum(shard.data.nbytes for shard in shards)
 
 
+@pytest.mark.nightly
 def test_the_plan_s_bytes_are_those_of_a_run(both):
     plan, compiled, state, batch = both
     assert plan.memory["weights"] == on_first_device(state.params)
@@ -250,6 +251,7 @@ def test_the_plan_s_bytes_are_those_of_a_run(both):
     assert held + analysis.temp_size_in_bytes == pytest.approx(plan.memory["peak"], rel=0.02)
 
 
+@pytest.mark.nightly
 def test_the_plan_s_arithmetic_and_communication_are_those_of_a_run(both):
     """XLA also counts what is not a matrix product: a fifth, in a network this small."""
     plan, compiled, _, _ = both
@@ -263,6 +265,7 @@ def test_the_plan_s_arithmetic_and_communication_are_those_of_a_run(both):
     assert 0.98 < reduced / (4 * plan.parameters) < (1.02 if plan.mesh.get("fsdp", 1) == 1 else 1.4)
 
 
+@pytest.mark.nightly
 def test_the_estimate_is_what_its_formula_says(both):
     plan = both[0]
     assert plan.seconds["compute"] == plan.flops_per_device / 989e12
@@ -283,6 +286,7 @@ def test_splitting_the_state_saves_what_it_should(tmp_path):
         assert shapes[1][name] / 8 <= shapes[8][name] < shapes[1][name] / 6
 
 
+@pytest.mark.nightly
 def test_the_smallest_change_that_fits_is_found_by_trying(capsys):
     base = ["plan", "--config", TINY, "--topology", "cpu:8", "--config.data.batch_size=64"]
     base += ["--config.mesh.min_size=1"]
@@ -381,3 +385,19 @@ def test_impossible_plans_are_refused(arguments, message, capsys, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert main(["plan", "--config", TINY, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_devices_that_do_not_fit_are_a_config_error(tmp_path, capsys):
+    """The suite has eight devices."""
+    base = ["train", "--config", TINY, "--workdir", str(tmp_path / "w")]
+    for override, message in (
+        ("mesh.data=4", "mesh: data 4 x fsdp 1 x tensor 1 = 4 devices, but there are 8"),
+        (
+            "data.batch_size=12",
+            "12 is not a multiple of 8 = data 8 x fsdp 1 x 1 microbatches; 8 or 16",
+        ),
+    ):
+        assert main([*base, f"--config.{override}"]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.strip().splitlines()) == 1

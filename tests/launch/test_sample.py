@@ -9,7 +9,7 @@ from PIL import Image
 from gen_jax.launch import parts
 from gen_jax.launch.cli import main
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 SHAPE = (8, 8, 1)
 
@@ -63,6 +63,7 @@ def given(tmp_path_factory):
     return folder
 
 
+@pytest.mark.nightly
 def test_the_new_solvers_and_strengths_are_flags(flow, tmp_path):
     out = tmp_path / "x.npz"
     for flags in (
@@ -85,6 +86,7 @@ def test_noise_is_written_and_makes_the_same_image_again(flow, tmp_path):
     np.testing.assert_allclose(again, first["images"].astype(int), atol=1)
 
 
+@pytest.mark.nightly
 def test_reflow_trains_on_noise_and_image_pairs(flow, tmp_path, capsys):
     pairs = tmp_path / "pairs.npz"
     assert run(flow, pairs, "--num", "16", "--steps", "4", "--with_noise") == 0
@@ -101,6 +103,7 @@ def test_reflow_trains_on_noise_and_image_pairs(flow, tmp_path, capsys):
     assert "train.init_from: " in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_a_film_is_a_gif_of_the_moments(plain, tmp_path):
     film = tmp_path / "film.gif"
     assert run(plain, tmp_path / "x.png", "--num", "4", "--steps", "5", "--trace", str(film)) == 0
@@ -149,6 +152,7 @@ class TestImages:
         with Image.open(out) as picture:
             assert picture.size == (2 + 2 * 34, 2 + 2 * 34)  # two rows, before and after
 
+    @pytest.mark.nightly
     def test_between_images_through_their_noise(self, plain, given, tmp_path):
         out = tmp_path / "x.npz"
         flags = ["--image", str(given / "images.npz"), "--interpolate", "3", "--num", "2"]
@@ -271,6 +275,7 @@ class TestLongJobs:
         assert images_of(out)["images"][:16].any()
 
 
+@pytest.mark.nightly
 class TestClassifier:
     @pytest.fixture(scope="class")
     def judge(self, tmp_path_factory):
@@ -299,6 +304,7 @@ class TestClassifier:
         assert 0 <= found["class_accuracy_samples"] <= 1
         assert found["frechet_features_samples_to_test"] >= 0
 
+    @pytest.mark.nightly
     def test_a_guided_job_goes_on(self, judge, plain, tmp_path, monkeypatch):
         monkeypatch.setattr(parts, "PART", 8)
         monkeypatch.setattr(parts, "clear", lambda out: None)
@@ -308,6 +314,7 @@ class TestClassifier:
             assert run(plain, out, *line) == 0
         assert run(plain, out, *line, "--classifier_scale", "2") == 7
 
+    @pytest.mark.nightly
     def test_classes_must_be_the_same(self, judge, tmp_path, capsys):
         line = ("configs/ddpm_digits.py:tiny", "model.num_classes=11", "diffusion.num_steps=20")
         model = train(tmp_path / "w", *line)
@@ -323,6 +330,7 @@ class TestClassifier:
 
 
 class TestLikelihood:
+    @pytest.mark.nightly
     def test_the_bound_is_a_table_of_terms(self, plain, capsys):
         line = ["evaluate", "--workdir", str(plain), "--num", "8", "--steps", "2"]
         assert main(line) == 0
@@ -334,6 +342,7 @@ class TestLikelihood:
         terms = json.loads((plain / "eval" / "2_test_bound.json").read_text())
         assert len(terms["steps_bits_per_dim"]) == 20
 
+    @pytest.mark.nightly
     def test_the_flow_s_density_has_both_errors(self, plain):
         line = ["evaluate", "--workdir", str(plain), "--num", "8", "--steps", "2"]
         line += ["--likelihood_num", "4", "--likelihood", "flow", "--probes", "2"]
@@ -343,6 +352,7 @@ class TestLikelihood:
         assert found["bits_per_dim_test_stderr"] > 0
 
 
+@pytest.mark.nightly
 def test_a_smaller_image_is_made_larger(tmp_path, given, capsys):
     work = train(
         tmp_path / "w",
@@ -359,6 +369,7 @@ def test_a_smaller_image_is_made_larger(tmp_path, given, capsys):
     assert images_of(out)["images"].shape == (2, *SHAPE)
 
 
+@pytest.mark.nightly
 def test_a_sequence_comes_with_the_data(tmp_path, capsys):
     rng = np.random.default_rng(0)
     arrays = {

@@ -27,6 +27,8 @@ from gen_jax.train.optimizers import by_subtree
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 GAUSSIAN = likelihoods.gaussian()
 X = jax.random.normal(jax.random.key(0), (64, 2, 3, 1)) @ jnp.ones((1, 1))
@@ -144,14 +146,16 @@ def test_grids_of_codes_can_be_standardised():
         for standardise in (False, True)
     )
     x = jax.random.normal(jax.random.key(0), (64, 4, 4, 1))
-    params, stats = scaled.init(jax.random.key(1), {"x": x})
-    _, aux = scaled.losses["reconstruction"].fn(params, stats, {"x": x}, KEYS, context())
-    stats, _ = scaled.update_stats(stats, {"net": aux.observed}, KEYS[0], jnp.int32(0))
-    z = scaled.encode(params, stats, x)
+    params, stats = jax.jit(scaled.init)(jax.random.key(1), {"x": x})
+    loss = jax.jit(
+        lambda x: scaled.losses["reconstruction"].fn(params, stats, {"x": x}, KEYS, context())
+    )
+    stats, _ = scaled.update_stats(stats, {"net": loss(x)[1].observed}, KEYS[0], jnp.int32(0))
+    z = jax.jit(scaled.encode)(params, stats, x)
     np.testing.assert_allclose(z.mean(axis=(0, 1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(z.std(axis=(0, 1, 2)), 1, atol=1e-3)
-    expected = plain.decode(params, stats, plain.encode(params, stats, x))
-    np.testing.assert_allclose(scaled.decode(params, stats, z), expected, atol=1e-4)
+    expected = jax.jit(lambda x: plain.decode(params, stats, plain.encode(params, stats, x)))(x)
+    np.testing.assert_allclose(jax.jit(scaled.decode)(params, stats, z), expected, atol=1e-4)
 
 
 def test_l1_makes_codes_smaller_and_the_penalty_is_their_sum():
@@ -201,7 +205,7 @@ def test_each_turn_moves_what_it_trains_and_nothing_else():
         "net": by_subtree({"encoder": optax.adam(1e-3), "decoder": optax.adam(1e-3)}),
         "disc": optax.adam(1e-3),
     }
-    state = init_state(model, optimizers, jax.random.key(2), BATCH)
+    state = jax.jit(lambda key: init_state(model, optimizers, key, BATCH))(jax.random.key(2))
     moved = {
         "reconstruct": {"encoder", "decoder"},
         "discriminate": {"disc"},

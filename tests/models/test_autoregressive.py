@@ -11,7 +11,11 @@ from gen_jax.nn.pixelcnn import PixelCNN
 from gen_jax.nn.transformer import CausalTransformer
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import LOCAL, Context
+from tests.weights import filled
 
+pytestmark = pytest.mark.slow
+
+CONTEXT = Context({}, jnp.int32(0), LOCAL, train=False)
 KEYS = rng.per_example(jax.random.key(3), 0, 4)
 SMALL = {"num_categories": 3, "shape": (2, 2), "width": 8, "depth": 2, "num_heads": 2}
 BANDS = {"num_categories": 3, "width": 6, "depth": 3, "kernel": 3, "hidden": 10}
@@ -35,19 +39,21 @@ def run(network, variables, *arguments):
     return network.apply(variables, *arguments)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def randomised(network, *arguments):
-    params = network.init(jax.random.key(0), *arguments)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return {"params": jax.tree.unflatten(tree, leaves)}
-
-
 @pytest.fixture(scope="module", params=sorted(NETWORKS))
 def small(request):
     network = NETWORKS[request.param]
-    return network, randomised(network, jnp.zeros((1, 4), jnp.int32))
+    return network, filled(network.init, jnp.zeros((1, 4), jnp.int32))
+
+
+def log_prob(model, params, batch, keys=KEYS):
+    """Give nats, as one program."""
+    return jax.jit(lambda *rest: model.log_prob(*rest, {}).nats)(params, {}, batch, keys)
+
+
+def loss_of(model, name, params, batch):
+    """Give a loss and what it observed, as one program."""
+    fn = model.losses[name].fn
+    return jax.jit(lambda *rest: fn(*rest, CONTEXT))(params, {}, batch, KEYS)
 
 
 def every_sequence(categories=3, length=4):
@@ -58,7 +64,7 @@ def test_probabilities_of_all_sequences_sum_to_one(small):
     network, variables = small
     model = autoregressive(network, (2, 2, 1))
     x = every_sequence().reshape(-1, 2, 2, 1)
-    nats = model.log_prob({"net": variables["params"]}, {}, {"x": x}, KEYS, {}).nats
+    nats = log_prob(model, {"net": variables["params"]}, {"x": x})
     assert float(jnp.exp(nats).sum()) == pytest.approx(1.0, abs=1e-5)
     assert float(nats.std()) > 0.1, "and they are not all alike"
 
@@ -67,7 +73,7 @@ def test_a_token_knows_nothing_of_itself_or_of_later_ones(small):
     network, variables = small
 
     def logits(tokens):
-        return network.apply(variables, tokens)
+        return run(network, variables, tokens)
 
     x = jnp.array([[0, 1, 2, 0]])
     base = logits(x)
@@ -79,7 +85,9 @@ def test_a_token_knows_nothing_of_itself_or_of_later_ones(small):
 
 def decode_all(network, variables, x, label=None, above=()):
     """Give the logits of every token, one after another through the cache."""
-    context = network.apply(variables, len(x), label, above, method="context")
+    context = jax.jit(
+        lambda label, above: network.apply(variables, len(x), label, above, method="context")
+    )(label, above)
 
     @jax.jit
     def step(cache, token, index):
@@ -110,7 +118,7 @@ def test_the_cache_changes_nothing_with_classes_and_coarser_codes(name):
     x = jax.random.randint(jax.random.key(0), (3, network.length), 0, 3)
     codes = jax.random.randint(jax.random.key(1), (3, *(s // 2 for s in network.shape[:2])), 0, 5)
     label = jnp.array([0, 3, 4])
-    variables = randomised(network, x, label, (codes,))
+    variables = filled(network.init, x, label, (codes,))
     expected = run(network, variables, x, label, (codes,))
     np.testing.assert_allclose(
         decode_all(network, variables, x, label, (codes,)), expected, atol=1e-4
@@ -126,7 +134,7 @@ def test_the_cache_changes_nothing_with_classes_and_coarser_codes(name):
 def test_a_token_sees_those_before_it_and_no_other(name):
     """By gradients with respect to embedded tokens: none from itself or from a later one."""
     network = WIDE[name]
-    variables = randomised(network, jnp.zeros((1, network.length), jnp.int32))
+    variables = filled(network.init, jnp.zeros((1, network.length), jnp.int32))
     x = jax.random.randint(jax.random.key(0), (1, network.length), 0, 3)
     others = jnp.repeat(x, network.length, axis=0)
     others = others.at[jnp.arange(network.length), jnp.arange(network.length)].add(1) % 3
@@ -153,7 +161,7 @@ def test_samples_have_the_model_s_probabilities(small):
     keys = rng.per_example(jax.random.key(5), 0, 20_000)
     samples = np.asarray(jax.jit(model.sample)(params, {}, keys, {}))
     found = np.bincount(samples @ 3 ** np.arange(3, -1, -1), minlength=81) / len(keys)
-    expected = np.exp(model.log_prob(params, {}, {"x": every_sequence()}, KEYS, {}).nats)
+    expected = np.exp(log_prob(model, params, {"x": every_sequence()}))
     np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(expected.max() / len(keys)))
 
 
@@ -161,13 +169,12 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_tokens(small):
     network, variables = small
     model = autoregressive(network, (2, 2, 1))
     params, x = {"net": variables["params"]}, every_sequence()[:4].reshape(4, 2, 2, 1)
-    context = Context({}, jnp.int32(0), LOCAL, train=True)
-    value, aux = model.losses["likelihood"].fn(params, {}, {"x": x}, KEYS, context)
-    nats = model.log_prob(params, {}, {"x": x}, KEYS, {}).nats
+    value, aux = loss_of(model, "likelihood", params, {"x": x})
+    nats = log_prob(model, params, {"x": x})
     assert float(value) == pytest.approx(-float(nats.mean()) / 4, rel=1e-5)
     assert float(aux.metrics["bits_per_dim"]) == pytest.approx(float(value) / np.log(2), rel=1e-6)
     weight = jnp.array([1.0, 1.0, 0.0, 0.0])
-    padded, _ = model.losses["likelihood"].fn(params, {}, {"x": x, "weight": weight}, KEYS, context)
+    padded, _ = loss_of(model, "likelihood", params, {"x": x, "weight": weight})
     assert float(padded) == pytest.approx(-float(nats[:2].sum()) / 16, rel=1e-5)
 
 
@@ -175,13 +182,13 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_tokens(small):
 def test_classes_matter_and_are_asked_for(network):
     network = network.clone(num_classes=2)
     x, label = jnp.zeros((2, 4), jnp.int32), jnp.array([0, 1])
-    variables = randomised(network, x, label)
+    variables = filled(network.init, x, label)
     logits = run(network, variables, x, label)
     assert float(jnp.abs(logits[0] - logits[1]).max()) > 0.01
     with pytest.raises(ValueError, match="label: missing with num_classes=2"):
         network.apply(variables, x)
     model = autoregressive(network, (4,), num_classes=2)
-    samples = model.sample({"net": variables["params"]}, {}, KEYS[:2], {}, label)
+    samples = jax.jit(model.sample)({"net": variables["params"]}, {}, KEYS[:2], {}, label)
     assert samples.shape == (2, 4)
 
 
@@ -189,7 +196,7 @@ def test_layers_drop_different_elements():
     """All layers stand at one place of the scanned network."""
     network = CausalTransformer(**{**SMALL, "depth": 2}, dropout=0.5)
     x = jnp.zeros((4, 4), jnp.int32)
-    variables = randomised(network, x)
+    variables = filled(network.init, x)
     same = jax.tree.map(
         lambda p: jnp.stack([p[0]] * 2) if p.shape[0] == 2 else p, variables["params"]["blocks"]
     )
@@ -200,11 +207,11 @@ def test_layers_drop_different_elements():
     np.testing.assert_allclose(alone[0], dropped[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["matmuls", "full"])
+@pytest.mark.parametrize("remat", ["full", pytest.param("matmuls", marks=pytest.mark.nightly)])
 def test_computing_again_changes_no_gradient(remat):
     plain, again = (CausalTransformer(**SMALL, dropout=0.3, remat=r) for r in ("none", remat))
     x = every_sequence()[:4]
-    variables = randomised(plain, x)
+    variables = filled(plain.init, x)
 
     def loss(variables, network):
         return jnp.mean(jnp.square(run(network, variables, x, None, (), KEYS) - 1.0))
@@ -216,7 +223,7 @@ def test_computing_again_changes_no_gradient(remat):
 def test_bfloat16_computes_and_float32_remains():
     network = CausalTransformer(**SMALL, dtype=jnp.bfloat16)
     x = jnp.zeros((1, 4), jnp.int32)
-    variables = network.init(jax.random.key(0), x)
+    variables = filled(network.init, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert run(network, variables, x).dtype == jnp.float32
     assert network.empty_cache(1).key.dtype == jnp.bfloat16
@@ -232,7 +239,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="kernel: 4; an odd number from 3"):
         PixelCNN(shape=(2, 2), **{**BANDS, "kernel": 4})
     for network in (NETWORKS["pixelcnn"], NETWORKS["table"]):
-        variables = randomised(network, jnp.zeros((1, 4), jnp.int32))
+        variables = filled(network.init, jnp.zeros((1, 4), jnp.int32))
         with pytest.raises(ValueError, match="tokens: 4 are needed, got 5"):
             network.apply(variables, jnp.zeros((1, 5), jnp.int32))
     with pytest.raises(ValueError, match=r"network: length 9 is needed for \(3, 3, 1\), got 4"):
@@ -245,7 +252,7 @@ def test_what_does_not_fit_is_refused():
 def test_guidance_goes_from_no_class_over_the_class_to_more_of_it(kind):
     network = NETWORKS[kind].clone(num_classes=2)
     x, label = every_sequence(), jnp.zeros(81, jnp.int32)
-    params = {"net": randomised(network, x[:1], label[:1])["params"]}
+    params = {"net": filled(network.init, x[:1], label[:1])["params"]}
     model = autoregressive(network, (2, 2), num_classes=2, class_dropout=0.5)
     assert model.sample_options["guidance"].default is None
     assert "guidance" not in autoregressive(network, (2, 2), num_classes=2).sample_options
@@ -269,7 +276,7 @@ def test_guidance_goes_from_no_class_over_the_class_to_more_of_it(kind):
 def test_labels_are_left_out_of_a_share_of_the_examples():
     network = NETWORKS["table"].clone(num_classes=2)
     x, label = jnp.zeros((400, 2, 2), jnp.int32), jnp.ones(400, jnp.int32)
-    params = {"net": randomised(network, x.reshape(400, 4)[:1], label[:1])["params"]}
+    params = {"net": filled(network.init, x.reshape(400, 4)[:1], label[:1])["params"]}
     keys = rng.per_example(jax.random.key(5), 0, 400)
 
     def value(share, train):
@@ -283,7 +290,7 @@ def test_labels_are_left_out_of_a_share_of_the_examples():
     with_class, mixed = value(0.0, True), value(0.3, True)
     assert value(0.3, False) == pytest.approx(with_class)
     model = autoregressive(network, (2, 2), num_classes=2)
-    none = -model.log_prob(params, {}, {"x": x[:1], "label": jnp.array([2])}, KEYS[:1], {}).nats / 4
+    none = -log_prob(model, params, {"x": x[:1], "label": jnp.array([2])}, KEYS[:1]) / 4
     share = (mixed - with_class) / (float(none[0]) - with_class)
     assert share == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 400))
 
@@ -292,7 +299,7 @@ def test_tokens_of_one_position_leave_no_trace_in_their_own_logits():
     """Not even by rounding: in bfloat16 a sum less one of its terms would."""
     network = PixelCNN(shape=(2, 2, 3), **BANDS, dtype=jnp.bfloat16)
     x = jax.random.randint(jax.random.key(0), (1, 12), 0, 3)
-    variables = randomised(network, x)
+    variables = filled(network.init, x)
     for index in range(12):
         every = jnp.repeat(x, 3, axis=0).at[:, index].set(jnp.arange(3))
         logits = np.asarray(run(network, variables, every))[:, : index + 1]
@@ -319,7 +326,7 @@ def pyramid(request):
         ),
     }
     params = {
-        name: randomised(network, x[name][:1].reshape(1, -1), None, above)["params"]
+        name: filled(network.init, x[name][:1].reshape(1, -1), None, above)["params"]
         for (name, network), above in zip(networks.items(), ((), (x["top"][:1],)), strict=True)
     }
     return model, params, x
@@ -327,7 +334,7 @@ def pyramid(request):
 
 def test_probabilities_of_a_hierarchy_sum_to_one(pyramid):
     model, params, x = pyramid
-    nats = model.log_prob(params, {}, {"x": x}, KEYS, {}).nats
+    nats = log_prob(model, params, {"x": x})
     assert float(jnp.exp(nats).sum()) == pytest.approx(1.0, abs=1e-5)
     # And the bottom hangs on the top.
     by_top = nats.reshape(3, 4) - jax.nn.logsumexp(nats.reshape(3, 4), axis=1, keepdims=True)
@@ -340,18 +347,14 @@ def test_samples_of_a_hierarchy_have_its_probabilities(pyramid):
     samples = jax.jit(model.sample)(params, {}, keys, {})
     index = 4 * samples["top"][:, 0, 0] + samples["bottom"][:, :, 0] @ jnp.array([2, 1])
     found = np.bincount(np.asarray(index), minlength=12) / len(keys)
-    expected = np.exp(model.log_prob(params, {}, {"x": x}, KEYS, {}).nats)
+    expected = np.exp(log_prob(model, params, {"x": x}))
     np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(expected.max() / len(keys)))
 
 
 def test_each_grid_has_a_loss_of_its_own(pyramid):
     model, params, x = pyramid
-    context = Context({}, jnp.int32(0), LOCAL, train=False)
-    nats = [
-        float(model.losses[name].fn(params, {}, {"x": x}, KEYS, context)[0])
-        for name in ("top", "bottom")
-    ]
-    total = -float(jnp.mean(model.log_prob(params, {}, {"x": x}, KEYS, {}).nats))
+    nats = [float(loss_of(model, name, params, {"x": x})[0]) for name in ("top", "bottom")]
+    total = -float(jnp.mean(log_prob(model, params, {"x": x})))
     assert nats[0] + 2 * nats[1] == pytest.approx(total, rel=1e-5)
     assert {name: loss.player for name, loss in model.losses.items()} == {
         "top": "top", "bottom": "bottom",

@@ -12,6 +12,8 @@ from gen_jax.models.diffusion import diffusion
 from gen_jax.train.engines import make_engine
 from gen_jax.train.sharding import Rules, make_mesh
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (4, 4, 1)
 BATCH = {"x": np.random.default_rng(0).standard_normal((16, *SHAPE)).astype(np.float32)}
 

@@ -23,6 +23,8 @@ from gen_jax.protocols import LOCAL, Context
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 
+pytestmark = pytest.mark.slow
+
 KEYS = rng.per_example(jax.random.key(3), 0, 8)
 # Smooth, so that a few codes can say much.
 CORNERS = jax.random.uniform(jax.random.key(0), (8, 2, 2, 3), minval=-1.0)
@@ -49,7 +51,7 @@ def make(grids=1, quantizer=None, **options):
     return vqvae(network, (quantizer,) * grids, likelihoods.gaussian(), (8, 8, 3), **options)
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, 2, pytest.param(3, marks=pytest.mark.nightly)])
 def built(request):
     model = make(request.param)
     params, stats = jax.jit(model.init)(jax.random.key(0), {"x": X})

@@ -11,13 +11,14 @@ from gen_jax.nn.autoencoder import (
     MLPDecoder,
     MLPEncoder,
 )
+from tests.weights import filled
 
 X = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
 CONV = {"channels": 8, "multipliers": (1, 2), "num_res_blocks": 1, "groups": 4}
 
 
 def run(module, *inputs):
-    return module.apply(module.init(jax.random.key(0), *inputs), *inputs)
+    return jax.jit(module.apply)(filled(module.init, *inputs), *inputs)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_shapes_and_precision(encoder, decoder, code):
     assert outputs.shape == (3, 8, 8, 2)
     half = run(decoder.clone(dtype=jnp.bfloat16), z)
     assert half.dtype == jnp.float32
-    params = decoder.clone(dtype=jnp.bfloat16).init(jax.random.key(0), z)
+    params = jax.eval_shape(decoder.clone(dtype=jnp.bfloat16).init, jax.random.key(0), z)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
@@ -47,9 +48,10 @@ def test_a_grid_code_sees_its_own_place_first():
     """The encoder is convolutional: a change in a corner changes the far corner's code less."""
     encoder = ConvEncoder(16, 4, channels=8, multipliers=(1, 1), num_res_blocks=1, groups=8)
     x = jnp.zeros((1, 16, 16, 1))
-    params = encoder.init(jax.random.key(0), x)
+    params = jax.jit(encoder.init)(jax.random.key(0), x)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
-    change = encoder.apply(params, x.at[0, 0, 0].set(5.0)) - encoder.apply(params, x)
+    apply = jax.jit(encoder.apply)
+    change = apply(params, x.at[0, 0, 0].set(5.0)) - apply(params, x)
     size = jnp.abs(change).sum(axis=(0, 3))
     assert float(size[0, 0]) > 3 * float(size[-1, -1])
 
@@ -63,9 +65,8 @@ def test_a_grid_code_sees_its_own_place_first():
 )
 def test_labels_matter_and_must_be_there(module):
     x, label = X[:1], jnp.array([0])
-    params = module.init(jax.random.key(0), x, label)
-    params = jax.tree.map(lambda p: p + 0.1, params)
-    outputs = [module.apply(params, x, jnp.array([c])) for c in (0, 1)]
+    params, apply = filled(module.init, x, label), jax.jit(module.apply)
+    outputs = [apply(params, x, jnp.array([c])) for c in (0, 1)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
     with pytest.raises(ValueError, match="label: missing with num_classes=3"):
         module.apply(params, x)

@@ -11,7 +11,10 @@ from gen_jax.nn.dit import DiT, _from_patches, _to_patches, grid_positions
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.unet import UNet
 from gen_jax.ops import keys as rng
-from tests.nn.test_unet import KEYS, TINY, T, X, count, randomised
+from tests.nn.test_unet import KEYS, TINY, T, X, count
+from tests.weights import begun, filled
+
+pytestmark = pytest.mark.slow
 
 CONTEXT = rng.normal(KEYS, (5, 6))
 OPTIONS = {
@@ -27,6 +30,7 @@ OPTIONS = {
     "context": {"context_dim": 6, "num_heads": 2},
     "context twice": {"context_dim": 6, "context_depth": 2},
 }
+ONE_LEVEL = {"multipliers": (1,), "attention_resolutions": (8,)}
 DIT = DiT(resolution=8, out_channels=1, width=16, depth=2, num_heads=2, dropout=0.2)
 
 
@@ -64,12 +68,14 @@ def test_the_papers_networks_have_the_papers_parameters():
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_starts_at_zero_and_each_example_stands_alone(name):
-    network = UNet(**{**TINY, **OPTIONS[name]})
+    options = OPTIONS[name]
+    levels = {} if "resample" in options or name == "scale_skips" else ONE_LEVEL
+    network = UNet(**{**TINY, **levels, **options})
     extra = (None, None, CONTEXT) if "context_dim" in OPTIONS[name] else ()
-    variables = network.init(jax.random.key(0), X, T, *extra)
     apply = jax.jit(network.apply)
+    variables = begun(network, ["conv_out"], X, T, *extra)  # whatever stands before it
     np.testing.assert_array_equal(apply(variables, X, T, *extra), 0.0)
-    variables = randomised(network, X, T, *extra)
+    variables = filled(network.init, X, T, *extra)
     together = apply(variables, X, T, *extra)
     assert together.shape == X.shape
     changed = apply(variables, X.at[0].set(3.0), T, *extra)
@@ -84,15 +90,15 @@ def test_options_do_what_they_say():
     assert count(UNet(**TINY, adaptive=True), X, T) > plain
     assert count(UNet(**TINY, head_dim=4), X, T) == plain
     assert count(UNet(**TINY, middle_attention=False), X, T) < plain
-    variables = randomised(UNet(**TINY), X, T)
+    variables = filled(UNet(**TINY).init, X, T)
     for change in ({"scale_skips": True}, {"activation": "gelu"}, {"centred": True}):
-        a, b = (UNet(**{**TINY, **c}).apply(variables, X, T) for c in ({}, change))
+        a, b = (jax.jit(UNet(**{**TINY, **c}).apply)(variables, X, T) for c in ({}, change))
         assert float(jnp.abs(a - b).max()) > 1e-4, change
 
 
 def test_the_sequence_matters_and_its_order_does_not():
     network = UNet(**{**TINY, "context_dim": 6, "num_heads": 2})
-    variables = randomised(network, X, T, None, None, CONTEXT)
+    variables = filled(network.init, X, T, None, None, CONTEXT)
     apply = jax.jit(lambda context: network.apply(variables, X, T, None, None, context))
     out = apply(CONTEXT)
     np.testing.assert_allclose(apply(CONTEXT[:, ::-1]), out, atol=1e-5)
@@ -131,7 +137,8 @@ def test_blocks_start_as_resampling_and_nothing_else(block, how, side):
     x = jnp.tile(X, (1, 1, 1, 8))
     module = block(8, 4, 0.0, resample=how)
     embedding = rng.normal(KEYS, (4,))
-    out, _ = module.init_with_output(jax.random.key(0), x, embedding, None)
+    begin = jax.jit(lambda: module.init_with_output(jax.random.key(0), x, embedding, None)[0])
+    out = begin()
     assert out.shape == (3, side, side, 8)
     np.testing.assert_allclose(out.mean(), x.mean(), atol=1e-5)
     if how == "":
@@ -153,37 +160,37 @@ class TestDiT:
         np.testing.assert_array_equal(table[:4, 8:], table[[0, 0, 0, 0], 8:])  # one row
 
     def test_it_starts_at_zero_and_every_pixel_reaches_every_other(self):
-        variables = DIT.init(jax.random.key(0), X, T)
-        np.testing.assert_array_equal(DIT.apply(variables, X, T), 0.0)
-        variables = randomised(DIT, X, T)
         apply = jax.jit(DIT.apply)
+        np.testing.assert_array_equal(apply(begun(DIT, ["out"], X, T), X, T), 0.0)
+        variables = filled(DIT.init, X, T)
         together = apply(variables, X, T)
         changed = apply(variables, X.at[0].set(3.0), T)
         np.testing.assert_allclose(changed[1:], together[1:], atol=1e-5)
-        slope = jax.grad(lambda x: apply(variables, x[None], T[:1])[0, 0, 0, 0])(X[0])
+        slope = jax.jit(jax.grad(lambda x: apply(variables, x[None], T[:1])[0, 0, 0, 0]))(X[0])
         assert (np.abs(slope) > 0).all()
         assert float(jnp.abs(apply(variables, X, T[::-1]) - together).max()) > 1e-3
 
     def test_labels_dropout_and_remat(self):
         network = DiT(resolution=8, out_channels=1, width=16, depth=2, num_heads=2, num_classes=3)
         label = jnp.array([0, 1, 2])
-        variables = randomised(network, X, T, label)
-        out = network.apply(variables, X, T, label)
-        other = network.apply(variables, X, T, label[::-1])
+        variables = filled(network.init, X, T, label)
+        apply = jax.jit(network.apply)
+        out, other = (apply(variables, X, T, classes) for classes in (label, label[::-1]))
         np.testing.assert_allclose(out[1], other[1], atol=1e-5)
         assert float(jnp.abs(out[0] - other[0]).max()) > 1e-4
         with pytest.raises(ValueError, match="label: missing"):
             network.apply(variables, X, T)
         with pytest.raises(ValueError, match="context: not expected"):
             network.apply(variables, X, T, label, None, CONTEXT)
-        variables = randomised(DIT, X, T)
-        dropped = [DIT.apply(variables, X, T, None, keys) for keys in (KEYS, KEYS, None)]
+        variables = filled(DIT.init, X, T)
+        apply = jax.jit(DIT.apply)
+        dropped = [apply(variables, X, T, None, keys) for keys in (KEYS, KEYS, None)]
         np.testing.assert_array_equal(dropped[0], dropped[1])
         assert float(jnp.abs(dropped[0] - dropped[2]).max()) > 1e-3
         full = DiT(
             resolution=8, out_channels=1, width=16, depth=2, num_heads=2, dropout=0.2, remat="full"
         )
-        np.testing.assert_allclose(full.apply(variables, X, T), dropped[2], atol=1e-5)
+        np.testing.assert_allclose(jax.jit(full.apply)(variables, X, T), dropped[2], atol=1e-5)
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -209,11 +216,12 @@ def test_the_options_of_the_time_embedding():
 
 def test_a_classifier_sees_noise_levels_and_gives_features():
     network = Classifier(resolution=8, num_classes=5, channels=8, multipliers=(1, 2), groups=4)
-    variables = randomised(network, X, T)
-    logits, features = network.apply(variables, X, T)
+    variables = filled(network.init, X, T)
+    apply = jax.jit(network.apply)
+    logits, features = apply(variables, X, T)
     assert logits.shape == (3, 5)
     assert features.shape == (3, 16)
-    other, _ = network.apply(variables, X, T[::-1])
+    other, _ = apply(variables, X, T[::-1])
     assert float(jnp.abs(other - logits).max()) > 1e-3
     kernel, bias = (variables["params"]["logits"][name] for name in ("kernel", "bias"))
     np.testing.assert_allclose(features @ kernel + bias[None], logits, rtol=1e-5, atol=1e-5)

@@ -9,6 +9,9 @@ from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import unet_faults, unet_resolutions
 from gen_jax.nn.unet import UNet
 from gen_jax.ops import keys as rng
+from tests.weights import begun, filled
+
+pytestmark = pytest.mark.slow
 
 TINY = {
     "resolution": 8,
@@ -24,19 +27,10 @@ X = rng.normal(KEYS, (8, 8, 1))
 T = jnp.array([0.1, 0.5, 1.0])
 
 
-def randomised(network, *arguments):
-    """Give parameters with nothing at zero, so that every path matters."""
-    params = network.init(jax.random.key(0), *arguments)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return {"params": jax.tree.unflatten(tree, leaves)}
-
-
 @pytest.fixture(scope="module")
 def tiny():
     network = UNet(**TINY, dropout=0.2)
-    return jax.jit(network.apply), randomised(network, X, T)
+    return jax.jit(network.apply), filled(network.init, X, T)
 
 
 def count(network, *shapes):
@@ -52,12 +46,13 @@ def test_the_paper_s_network_has_the_paper_s_parameters():
 
 def test_the_output_starts_at_zero_and_is_float32():
     network = UNet(**TINY, dtype=jnp.bfloat16)
-    variables = network.init(jax.random.key(0), X, T)
-    output = network.apply(variables, X, T)
+    variables = begun(network, ["conv_out"], X, T)  # whatever stands before it
+    output = jax.jit(network.apply)(variables, X, T)
     assert output.dtype == jnp.float32
     assert output.shape == X.shape
     np.testing.assert_array_equal(output, 0.0)
-    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    shapes = jax.eval_shape(network.init, jax.random.key(0), X, T)
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
 
 
 def test_examples_do_not_see_each_other(tiny):
@@ -75,12 +70,12 @@ def test_time_matters_and_every_pixel_reaches_every_other(tiny):
     def one(x):
         return apply(variables, x[None], T[:1])[0, 0, 0, 0]
 
-    assert (np.abs(jax.grad(one)(X[0])) > 0).all()
+    assert (np.abs(jax.jit(jax.grad(one))(X[0])) > 0).all()
 
 
 def test_every_parameter_gets_a_gradient(tiny):
     apply, variables = tiny
-    grads = jax.grad(lambda v: jnp.sum(jnp.square(apply(v, X, T))))(variables)
+    grads = jax.jit(jax.grad(lambda v: jnp.sum(jnp.square(apply(v, X, T)))))(variables)
     names = jax.tree_util.tree_flatten_with_path(grads)[0]
     # A constant added to every key changes no softmax: this bias alone can have none.
     silent = [jax.tree_util.keystr(path) for path, g in names if not np.abs(g).max() > 1e-6]
@@ -108,9 +103,9 @@ def test_dropout_keeps_the_mean():
 def test_labels_matter():
     network = UNet(**TINY, num_classes=3)
     label = jnp.array([0, 1, 2])
-    variables = randomised(network, X, T, label)
-    a = network.apply(variables, X, T, label)
-    b = network.apply(variables, X, T, label[::-1])
+    variables = filled(network.init, X, T, label)
+    apply = jax.jit(network.apply)
+    a, b = (apply(variables, X, T, classes) for classes in (label, label[::-1]))
     assert float(jnp.abs(a[0] - b[0]).max()) > 1e-3
     np.testing.assert_allclose(a[1], b[1], atol=1e-5)
     with pytest.raises(ValueError, match="label: missing with num_classes=3"):
@@ -169,7 +164,7 @@ def test_attention_is_softmax_attention():
 
     block = AttentionBlock(num_heads=2, groups=1)
     x = rng.normal(KEYS[:1], (2, 2, 4))
-    variables = randomised(block, x)
+    variables = filled(block.init, x)
     p = jax.tree.map(np.asarray, variables["params"])
     h = np.asarray(x).reshape(4, 4)
     normed = (h - h.mean()) / np.sqrt(h.var() + 1e-6) * p["norm"]["scale"] + p["norm"]["bias"]
@@ -189,7 +184,7 @@ def test_a_residual_block_is_what_the_paper_draws():
 
     block = ResBlock(channels=4, groups=2, dropout=0.0)
     x, embedding = rng.normal(KEYS[:1], (1, 1, 2)), rng.normal(KEYS[1:2], (3,))
-    variables = randomised(block, x, embedding, None)
+    variables = filled(block.init, x, embedding, None)
     p = jax.tree.map(np.asarray, variables["params"])
 
     def silu(h):
@@ -225,12 +220,12 @@ def test_sinusoids():
         sinusoidal(t, 5)
 
 
-@pytest.mark.parametrize("remat", ["matmuls", "full"])
+@pytest.mark.parametrize("remat", ["full", pytest.param("matmuls", marks=pytest.mark.nightly)])
 def test_computing_again_changes_no_gradient_and_no_parameter(remat):
     """Dropout included: its masks belong to the layer's place in the network."""
-    options = {**TINY, "dropout": 0.3}
+    options = {**TINY, "multipliers": (1,), "attention_resolutions": (), "dropout": 0.3}
     plain, again = UNet(**options), UNet(**options, remat=remat)
-    variables = randomised(plain, X, T)
+    variables = filled(plain.init, X, T)
     shapes = jax.eval_shape(again.init, KEYS[0], X, T)
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
 

@@ -7,6 +7,8 @@ from scipy.cluster.vq import kmeans2
 from gen_jax.ops import keys as rng
 from gen_jax.ops import quantization as vq
 
+pytestmark = pytest.mark.slow
+
 CODEBOOK = jax.random.normal(jax.random.key(0), (37, 5))
 Z = jax.random.normal(jax.random.key(1), (8, 4, 4, 5))
 

@@ -6,6 +6,8 @@ import pytest
 from gen_jax.ops import keys as rng
 from gen_jax.ops.quantizers import finite_scalar, vector
 
+pytestmark = pytest.mark.slow
+
 Z = jax.random.normal(jax.random.key(1), (16, 4, 4, 5))
 KEYS = rng.per_example(jax.random.key(2), 0, 16)
 

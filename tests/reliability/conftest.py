@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +7,12 @@ from gen_jax.train import checkpoint
 from gen_jax.train.integrity import inspect_leaves
 from tests.reliability.job import write_images
 from tests.reliability.saved import BATCH, one_device_engine
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("tiered")
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ print("quiet", code, len(looks))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_process_speaks_to_nobody(tmp_path):
     """Training and sampling, watched from their first import to their end."""
     lines = [

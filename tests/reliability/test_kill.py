@@ -21,8 +21,8 @@ from tests.reliability.job import (
     record,
     run,
     train_line,
-    tries,
 )
+from tests.tiers import tries
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,9 @@ SAVE_EVERY = 2
 KILLS = {DDPM: tries(2, 30), AAE: tries(4, 35), VAE: tries(4, 35)}
 
 
-@pytest.mark.parametrize("name", KILLS)
+@pytest.mark.parametrize(
+    "name", [VAE, *(pytest.param(name, marks=pytest.mark.nightly) for name in (DDPM, AAE))]
+)
 def test_kill_9_at_any_moment_costs_no_bit(name, tmp_path):
     """Also while it starts, and mostly while it saves: every second step is saved."""
     kills, rng = KILLS[name], random.Random(name)
@@ -86,7 +88,7 @@ def test_kill_9_at_any_moment_costs_no_bit(name, tmp_path):
 MOMENTS = ("training", "starting", "saving", "compiling")
 
 
-@pytest.mark.parametrize("name", ["TERM", "INT"])
+@pytest.mark.parametrize("name", ["TERM", pytest.param("INT", marks=pytest.mark.nightly)])
 def test_a_signal_saves_the_step_at_hand(name, tmp_path):
     number = {"TERM": signal.SIGTERM, "INT": signal.SIGINT}[name]
     count, rng = {"TERM": tries(4, 50), "INT": tries(2, 10)}[name], random.Random(name)

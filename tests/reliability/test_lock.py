@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 
-from tests.reliability.job import ROOT, record, tries
+from tests.reliability.job import ROOT, record
+from tests.tiers import tries
 
 RACER = """
 import sys, time

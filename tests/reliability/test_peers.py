@@ -25,7 +25,6 @@ from tests.reliability.job import (
     record,
     run,
     train_line,
-    tries,
 )
 
 pytestmark = pytest.mark.slow
@@ -64,9 +63,10 @@ def finish(line, folder):
             assert code == 0, text
 
 
+@pytest.mark.nightly
 def test_kill_9_of_one_of_two(tmp_path):
     """The other one ends by itself, and the same line goes on to the same bits."""
-    kills, rng = tries(2, 20), random.Random(0)
+    kills, rng = 20, random.Random(0)
     work = tmp_path / "w"
     line = train_line(VAE, work, steps=40 * kills)
     longest, inside = {0: 0.0, 1: 0.0}, 0
@@ -99,7 +99,7 @@ def test_kill_9_of_one_of_two(tmp_path):
     )
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_process_that_hangs_is_not_waited_for(victim, tmp_path):
     """Stopped, not killed: nothing is closed, it only no longer answers."""
     line = train_line(VAE, tmp_path / "w", steps=100_000, save_every=10**6)
@@ -115,6 +115,7 @@ def test_a_process_that_hangs_is_not_waited_for(victim, tmp_path):
     record("F10", stopped="first" if victim == 0 else "second", other_ended_s=round(took, 1))
 
 
+@pytest.mark.nightly  # it waits for most of a minute
 def test_launch_local_ends_also_the_one_that_hangs(tmp_path):
     line = train_line(VAE, tmp_path / "w", steps=100_000, save_every=10**6)
     arguments = ["launch", "local", "-n", "2", "--", *line, f"--heartbeat_timeout={HEARTBEAT}"]
@@ -132,6 +133,7 @@ def test_launch_local_ends_also_the_one_that_hangs(tmp_path):
         assert not [pid for pid in pids if is_alive(pid)]
 
 
+@pytest.mark.nightly
 def test_two_processes_take_over_a_first_stage(tmp_path):
     """The first of them reads and copies it while the other waits."""
     assert run(train_line(KLAE, tmp_path / "one", steps=2), tmp_path / "log")[0] == 0
@@ -148,6 +150,7 @@ def test_two_processes_take_over_a_first_stage(tmp_path):
     assert checkpoint_steps(tmp_path / "two") == [2, 4]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("index", [0, 1])
 def test_damage_that_one_of_two_sees_is_passed_over_by_both(index, tmp_path):
     """As when one host's part of a split state, or its view of a file system, is bad."""

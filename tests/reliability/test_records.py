@@ -130,7 +130,7 @@ class TestWorkers:
         code, text = run(arguments, tmp_path / f"{name}.log", module="tests.reliability.faulty")
         return code, text, time.monotonic() - begin
 
-    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.nightly)])
     def test_one_that_raises_ends_the_run(self, tmp_path, workers):
         code, text, _ = self.faulty(tmp_path, {"raise": "a/06.png"}, workers=workers)
         assert code == 3, text
@@ -145,7 +145,7 @@ class TestWorkers:
         error = text.strip().splitlines()[-1]
         assert re.match(r"gen_jax: data: .*a/06\.png: not a usable image", error), text
 
-    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.nightly)])
     def test_one_that_hangs_ends_the_run_in_time(self, tmp_path, workers):
         timeout = "--config.data.timeout_s=6"
         code, text, took = self.faulty(tmp_path, {"hang": "a/06.png"}, timeout, workers=workers)

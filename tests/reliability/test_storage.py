@@ -12,7 +12,8 @@ from PIL import Image
 from gen_jax.errors import StorageError
 from gen_jax.files import npz_bytes, png_bytes, write_file
 from gen_jax.launch.resume import checkpoint_steps
-from tests.reliability.job import VAE, Job, digests, newest_step, record, run, train_line, tries
+from tests.reliability.job import VAE, Job, digests, newest_step, record, run, train_line
+from tests.tiers import tries
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +83,9 @@ def test_a_run_that_cannot_keep_its_checkpoints_is_not_begun(small_disk, tmp_pat
     assert "compiled" not in text
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", pytest.param("tensorboard", marks=pytest.mark.nightly)]
+)
 def test_a_log_that_cannot_be_written_ends_the_run(name, small_disk, tmp_path):
     """It would be silence otherwise, or, with TensorBoard's own thread, a hang."""
     work = tmp_path / "w"
