@@ -29,9 +29,9 @@ BUDGET = {
     "nn": 80,
     "ops": 80,
     "reliability": 270,
-    "train": 50,
+    "train": 55,
     "configs": 120,
-    "docs": 40,
+    "docs": 45,
     "protocols": 110,
     "others": 10,
 }

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from gen_jax.train.moments import in_16_bits, pack, unpack
 from gen_jax.train.optimizers import adamw
 
+pytestmark = pytest.mark.slow
+
 # Within the range of both formats.
 SIZES = st.floats(2.0**-59, 15.875, width=32)
 
