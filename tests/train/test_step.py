@@ -82,12 +82,13 @@ def test_turns_repeat_with_noise_of_their_own():
     assert int(twice.step) == 1
 
 
-@pytest.mark.parametrize("microbatches", [2, 4])
-def test_accumulation_is_the_big_batch_for_means_over_examples(microbatches):
+@pytest.mark.parametrize(("microbatches", "unroll"), [(2, False), (4, False), (4, True)])
+def test_accumulation_is_the_big_batch_for_means_over_examples(microbatches, unroll):
     """The discriminator's loss is one; its noise belongs to the example, not to the part."""
     model = toy()
     whole, big = run(make_train_step(model, SGD, turns=("disc",)), start(model))
-    step = make_train_step(model, SGD, turns=("disc",), microbatches=microbatches)
+    options = {"microbatches": microbatches, "unroll": unroll}
+    step = make_train_step(model, SGD, turns=("disc",), **options)
     parts, small = run(step, start(model))
     np.testing.assert_allclose(whole.params["disc"]["w"], parts.params["disc"]["w"], atol=1e-6)
     assert float(big["disc/loss"]) == pytest.approx(float(small["disc/loss"]), rel=1e-5)
