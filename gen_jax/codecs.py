@@ -4,7 +4,8 @@ Models see ``batch["x"]`` and nothing of pixels; :func:`with_codec` puts a codec
 """
 
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,13 +16,19 @@ from gen_jax.protocols import (
     Aux,
     Batch,
     Codec,
+    Cond,
     Context,
+    Density,
+    Input,
+    Latents,
     LogProb,
     Loss,
     Model,
     Params,
     Predicted,
+    Sampler,
     Stats,
+    Weights,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, UInt8
 
@@ -161,177 +168,202 @@ def binary(how: str = "stochastic") -> Codec:
 def pretrained(model: Model) -> Codec:
     """Make the map between images and the codes of a trained first stage.
 
-    Codes are drawn from the first stage's posterior, where it has one. The codec's weights are
-    ``{"params": ..., "stats": ...}`` of that model.
+    Codes are drawn from the first stage's posterior, where it has one. The codec's weights are the
+    :class:`Weights` of that model.
 
     Args:
-        model: of images (see :func:`with_codec`), with ``encode`` and ``decode``.
+        model: of images (see :func:`with_codec`), with latents that can be encoded.
 
     Raises:
         ValueError: if it has none.
     """
-    encode_image, decode_code = model.encode, model.decode
-    if encode_image is None or decode_code is None:
-        raise ValueError("model: encode and decode are needed, this family has none")
+    latents = model.latents
+    if latents is None or latents.encode is None:
+        raise ValueError("model: latents with encode and decode are needed, this family has none")
+    encode_image, decode_code = latents.encode, latents.decode
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> PyTree:
-        return encode_image(frozen["params"], frozen["stats"], image, keys)
+        return encode_image(frozen, image, {}, keys)
 
     def decode(frozen: PyTree, x: PyTree) -> Array:
-        return decode_code(frozen["params"], frozen["stats"], x)
+        return decode_code(frozen, x, {})
 
-    return Codec(encode, decode, num_categories=model.num_codes, log_scale=None)
+    return Codec(encode, decode, num_categories=latents.num_codes, log_scale=None)
 
 
-def with_codec(model: Model, codec: Codec, weights: PyTree = None) -> Model:
+def with_codec(model: Model, codec: Codec) -> Model:
     """Let a model of x be trained on images and give images.
 
-    Batches that already hold ``x``, or ``codes`` in its place, skip the encoder.
-    ``frozen["codec"]`` holds the codec's weights.
-    ``init`` is given no frozen weights: if the codec has any, the model's own ``init`` sees zeros
-    of x's shape in place of encoded images.
+    Every array of the kind ``image`` passes the codec, in a batch and in a request alike, as does a
+    mask of one; arrays that are not uint8 are in the range of x already. Batches that hold ``x``,
+    or ``codes`` in its place, skip the encoder. ``weights.frozen["codec"]`` holds the codec's
+    weights, if it has any.
 
     Args:
         model: models ``batch["x"]``.
         codec: between images and x.
-        weights: of the codec, or their shapes; None if it has none.
 
     Returns:
-        A model whose batches may hold ``image``, whose samples are uint8 images, whose ``encode``
-        takes and whose ``decode`` gives such images (of codecs without weights), and whose
-        log-density is over pixels, in units of one grey level, where the codec passes one on, and
-        over x elsewhere.
+        A model whose batches may hold ``image``, whose samples are uint8 images, whose latents are
+        encoded from and decoded to such images, and whose log-density is over pixels, in units of
+        one grey level, where the codec passes one on, and over x elsewhere.
     """
+    images = tuple(name for name, given in model.inputs.items() if given.kind == "image")
+    return model._replace(
+        init=_encoded_init(model, codec, images),
+        losses={name: _encoded_loss(loss, codec, images) for name, loss in model.losses.items()},
+        inputs={name: _encoded_input(given, codec) for name, given in model.inputs.items()},
+        sampler=None if model.sampler is None else _decoded_sampler(model.sampler, codec, images),
+        latents=None if model.latents is None else _decoded_latents(model.latents, codec, images),
+        density=None if model.density is None else _encoded_density(model.density, codec, images),
+        predict=None if model.predict is None else _encoded_predict(model.predict, codec, images),
+    )
 
-    def encoded(frozen: PyTree, batch: Batch, keys: Keys) -> Batch:
-        if "x" in batch:
-            return batch
-        if "codes" in batch:
-            x = batch["codes"]
-        else:
-            x = codec.encode(frozen, batch["image"], rng.fold_in(keys, _CODEC))
-        batch = _without_images(batch)
-        if "low_res" in batch and batch["low_res"].dtype == jnp.uint8:
-            low_res = codec.encode(frozen, batch["low_res"], rng.fold_in(keys, _CODEC))
-            batch = {**batch, "low_res": low_res}
-        return {**batch, "x": x}
 
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+def _weights_of(frozen: PyTree) -> PyTree:
+    return frozen.get("codec", {})
+
+
+def _fixed_keys(num: int) -> Keys:
+    """Make keys for a codec's noise where none are given: the same wherever an image stands."""
+    return jnp.repeat(rng.per_example(jax.random.key(0), 0, 1), num)
+
+
+def _encode(codec: Codec, frozen: PyTree, name: str, array: Array, keys: Keys | None) -> PyTree:
+    if array.dtype != jnp.uint8:
+        return array
+    keys = _fixed_keys(len(array)) if keys is None else keys
+    keys = rng.fold_in(keys, _CODEC)
+    if name != "x":  # what stands beside x has noise of its own
+        keys = rng.fold_in(keys, zlib.crc32(name.encode()) >> 1)
+    return codec.encode(_weights_of(frozen), array, keys)
+
+
+def _encoded_batch(
+    codec: Codec, images: tuple[str, ...], frozen: PyTree, batch: Batch, keys: Keys | None
+) -> Batch:
+    """Put x in place of images, or of codes, and bring what stands beside them to its range."""
+    made = {name: value for name, value in batch.items() if name not in ("image", "codes")}
+    if "x" not in batch:
+        x = batch.get("codes")
+        made["x"] = _encode(codec, frozen, "x", batch["image"], keys) if x is None else x
+    for name in images:
+        if name in made:
+            made[name] = _encode(codec, frozen, name, made[name], keys)
+    return made
+
+
+def _encoded_cond(
+    codec: Codec, images: tuple[str, ...], frozen: PyTree, cond: Cond, keys: Keys | None
+) -> Cond:
+    """Bring the images of a request to the range of x, and a mask of their pixels to its grid."""
+    made, mask = dict(cond), cond.get("mask")
+    for name in images:
+        if name not in cond:
+            continue
+        array = cond[name]
+        if name == "image" and mask is not None:  # what is under it must not show in codes nearby
+            array = jnp.where(mask > 0, array, jnp.uint8(128))
+        made[name] = _encode(codec, frozen, name, array, keys)
+    if mask is not None and "image" in made:
+        made["mask"] = _pooled_mask(mask, made["image"])
+    return made
+
+
+def _pooled_mask(mask: Array, x: Array) -> Array:
+    """Call a code known where all of its pixels are."""
+    mask = mask.astype(jnp.float32)
+    factor = mask.shape[1] // x.shape[1]
+    if factor > 1:
+        pooled = jnp.reshape(mask, (len(mask), x.shape[1], factor, x.shape[2], factor, -1))
+        mask = jnp.min(pooled, axis=(2, 4))
+    return jnp.broadcast_to(mask, x.shape)
+
+
+def _encoded_init(model: Model, codec: Codec, images: tuple[str, ...]) -> Callable[..., Any]:
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
         keys = rng.per_example(key, 0, len(jax.tree.leaves(batch)[0]))
-        if weights is None or "image" not in batch:
-            batch = encoded({}, batch, keys)
-        else:
-            x = jax.eval_shape(codec.encode, weights, batch["image"], keys)
-            x = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), x)
-            batch = {**_without_images(batch), "x": x}
-        return model.init(key, batch)
+        return model.init(key, _encoded_batch(codec, images, frozen, batch, keys), frozen)
 
-    def wrap(loss: Loss) -> Loss:
-        def fn(
-            params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-        ) -> tuple[Scalar, Aux]:
-            batch = encoded(context.frozen["codec"], batch, keys)
-            return loss.fn(params, stats, batch, keys, context)
+    return init
 
-        return Loss(loss.player, fn)
 
-    def sample(
-        params: Params,
-        stats: Stats,
-        keys: Keys,
-        frozen: PyTree,
-        cond: PyTree = None,
-        **options: Any,
-    ) -> Array:
-        if given := options.get("given"):
-            options["given"] = _encoded_givens(codec, frozen["codec"], given, keys)
-        assert model.sample is not None
-        x = model.sample(params, stats, keys, frozen, cond, **options)
-        if not options.get("trace"):
-            images = codec.decode(frozen["codec"], x)
-            if given and "mask" in given:  # also where a code covers known and unknown pixels
-                images = jnp.where(given["mask"] > 0, given["image"], images)
-            return images
-        # [batch, times, ...], one time after another: decoders are large.
-        images = jax.lax.map(lambda x: codec.decode(frozen["codec"], x), jnp.swapaxes(x, 0, 1))
-        return jnp.swapaxes(images, 0, 1)
+def _encoded_loss(loss: Loss, codec: Codec, images: tuple[str, ...]) -> Loss:
+    def fn(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
+        batch = _encoded_batch(codec, images, weights.frozen, batch, keys)
+        return loss.fn(weights, batch, keys, context)
 
-    def noise_of(
-        params: Params,
-        stats: Stats,
-        keys: Keys,
-        frozen: PyTree,
-        image: Array,
-        cond: PyTree = None,
-        **options: Any,
+    return Loss(loss.player, fn)
+
+
+def _encoded_input(given: Input, codec: Codec) -> Input:
+    derive = given.derive
+    if given.kind != "image" or derive is None:
+        return given
+
+    def derive_from_image(image: Array) -> Array:
+        return derive(_encode(codec, {}, "x", image, None))
+
+    return given._replace(derive=derive_from_image)
+
+
+def _decoded_sampler(sampler: Sampler, codec: Codec, images: tuple[str, ...]) -> Sampler:
+    def draw(weights: Weights, keys: Keys, cond: Cond, **options: Any) -> Array:
+        told = _encoded_cond(codec, images, weights.frozen, cond, keys)
+        x = sampler.draw(weights, keys, told, **options)
+        return _decoded(codec, weights.frozen, x, cond, traced=bool(options.get("trace")))
+
+    return sampler._replace(draw=draw)
+
+
+def _decoded(codec: Codec, frozen: PyTree, x: PyTree, cond: Cond, *, traced: bool) -> Array:
+    def decode(x: PyTree) -> Array:
+        return codec.decode(_weights_of(frozen), x)
+
+    if traced:  # [batch, times, ...], one time after another: decoders are large
+        return jnp.swapaxes(jax.lax.map(decode, jnp.swapaxes(x, 0, 1)), 0, 1)
+    made = decode(x)
+    if "mask" in cond and "image" in cond:  # also where a code covers known and unknown pixels
+        made = jnp.where(cond["mask"] > 0, cond["image"], made)
+    return made
+
+
+def _decoded_latents(latents: Latents, codec: Codec, images: tuple[str, ...]) -> Latents:
+    encode_x = latents.encode
+
+    def encode(
+        weights: Weights, image: Array, cond: Cond, keys: Keys | None = None, **options: Any
     ) -> PyTree:
-        assert model.noise_of is not None
-        x = codec.encode(frozen["codec"], image, rng.fold_in(keys, _CODEC))
-        return model.noise_of(params, stats, keys, frozen, x, cond, **options)
+        assert encode_x is not None
+        x = _encode(codec, weights.frozen, "x", image, keys)
+        told = _encoded_cond(codec, images, weights.frozen, cond, keys)
+        return encode_x(weights, x, told, keys, **options)
 
-    def log_prob(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree, **options: object
-    ) -> LogProb:
-        batch = encoded(frozen["codec"], batch, keys)
-        estimate = model.log_prob(params, stats, batch, keys, frozen, **options)
+    def decode(weights: Weights, z: PyTree, cond: Cond, **options: Any) -> Array:
+        told = _encoded_cond(codec, images, weights.frozen, cond, None)
+        x = latents.decode(weights, z, told, **options)
+        return _decoded(codec, weights.frozen, x, cond, traced=bool(options.get("trace")))
+
+    return latents._replace(decode=decode, encode=None if encode_x is None else encode)
+
+
+def _encoded_density(density: Density, codec: Codec, images: tuple[str, ...]) -> Density:
+    def log_prob(weights: Weights, batch: Batch, keys: Keys, **options: Any) -> LogProb:
+        batch = _encoded_batch(codec, images, weights.frozen, batch, keys)
+        estimate = density.log_prob(weights, batch, keys, **options)
         if codec.log_scale is None:
             return estimate
         num_dims = math.prod(batch["x"].shape[1:])
         return estimate._replace(nats=estimate.nats + num_dims * codec.log_scale)
 
-    def predict(params: Params, stats: Stats, x: Array, t: Array | None = None) -> Predicted:
-        assert model.predict is not None
-        if x.dtype == jnp.uint8:  # what a classifier guides is noisy x already
-            x = codec.encode({}, x, jnp.repeat(rng.per_example(jax.random.key(0), 0, 1), len(x)))
-        return model.predict(params, stats, x, t)
-
-    def encode(
-        params: Params, stats: Stats, image: Array, keys: Keys | None = None, label: PyTree = None
-    ) -> PyTree:
-        # A codec's noise without keys is always the same, wherever in a batch an image stands.
-        own = jnp.repeat(rng.per_example(jax.random.key(0), 0, 1), len(image))
-        own = own if keys is None else keys
-        x = codec.encode({}, image, rng.fold_in(own, _CODEC))
-        return model.encode(params, stats, x, keys, label)
-
-    def decode(params: Params, stats: Stats, z: PyTree, label: PyTree = None) -> Array:
-        return codec.decode({}, model.decode(params, stats, z, label))
-
-    chained = weights is None
-    return model._replace(
-        init=init,
-        losses={name: wrap(loss) for name, loss in model.losses.items()},
-        sample=None if model.sample is None else sample,
-        predict=None if model.predict is None else predict,
-        noise_of=None if model.noise_of is None else noise_of,
-        log_prob=None if model.log_prob is None else log_prob,
-        over_pixels=codec.log_scale is not None,
-        encode=encode if model.encode and chained else None,
-        decode=decode if model.decode and chained else None,
-    )
+    return density._replace(log_prob=log_prob, over_pixels=codec.log_scale is not None)
 
 
-def _encoded_givens(
-    codec: Codec, weights: PyTree, given: Mapping[str, Array], keys: Keys
-) -> dict[str, Array]:
-    """Bring given images, and a mask of their pixels, to where a model's x is."""
-    given = dict(given)
-    if "image" not in given:
-        return given
-    image = given["image"]
-    if "mask" in given:  # what is under it must not be seen in codes nearby
-        image = jnp.where(given["mask"] > 0, image, jnp.uint8(128))
-    x = codec.encode(weights, image, rng.fold_in(keys, _CODEC))
-    if "mask" in given:
-        # A code is known where all of its pixels are: there the average is 1.
-        mask = given["mask"].astype(jnp.float32)
-        factor = mask.shape[1] // x.shape[1]
-        if factor > 1:
-            pooled = jnp.reshape(mask, (len(mask), x.shape[1], factor, x.shape[2], factor, -1))
-            mask = jnp.min(pooled, axis=(2, 4))
-        given["mask"] = jnp.broadcast_to(mask, x.shape)
-    return {**given, "image": x}
+def _encoded_predict(
+    predict: Callable[[Weights, PyTree, Cond], Predicted], codec: Codec, images: tuple[str, ...]
+) -> Callable[[Weights, PyTree, Cond], Predicted]:
+    def predict_image(weights: Weights, x: PyTree, cond: Cond) -> Predicted:
+        x = _encode(codec, weights.frozen, "x", x, None)
+        return predict(weights, x, _encoded_cond(codec, images, weights.frozen, cond, None))
 
-
-def _without_images(batch: Batch) -> dict[str, PyTree]:
-    return {name: value for name, value in batch.items() if name not in ("image", "codes")}
+    return predict_image

@@ -3,6 +3,8 @@
 The message is one line: what and where, what is wrong, and what would be accepted or done.
 """
 
+from collections.abc import Mapping
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -14,6 +16,7 @@ __all__ = [
     "StalledError",
     "StorageError",
     "WorkdirInUseError",
+    "check_arguments",
     "one_line",
 ]
 
@@ -21,6 +24,19 @@ __all__ = [
 def one_line(error: BaseException, number: int = 0) -> str:
     """Give one line, by default the first, of what an error says; its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[number]
+
+
+def check_arguments(faults: Mapping[str, str]) -> None:
+    """Refuse arguments that rules found fault with.
+
+    Args:
+        faults: ``{argument: what is wrong with it}``.
+
+    Raises:
+        ValueError: telling all of them; nothing where there are none.
+    """
+    if faults:
+        raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
 
 
 class GenJaxError(Exception):

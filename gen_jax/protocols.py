@@ -1,11 +1,12 @@
 """The few signatures everything else is built from.
 
-Behaviour is a NamedTuple of pure functions made by a lower-case factory. What a training step
-carries (params, stats) is kept apart from what it reports (metrics).
+Behavior is a NamedTuple of pure functions made by a lower-case factory. What a training step
+carries (weights) is kept apart from what it reports (metrics), and whatever a model does takes
+:class:`Weights` first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +19,73 @@ __all__ = [
     "Aux",
     "Batch",
     "Codec",
+    "Cond",
     "Context",
+    "Density",
+    "Faults",
+    "Input",
+    "Latents",
     "LogProb",
     "Loss",
     "Model",
+    "Option",
     "Params",
     "Predicted",
-    "SampleOption",
+    "Sampler",
     "Stats",
+    "Turn",
+    "Weights",
     "batch_mean",
     "global_mean",
+    "label_input",
+    "no_faults",
     "no_statistics",
 ]
 
 Batch = Mapping[str, PyTree]
 """``image`` uint8 [B, H, W, C], or ``x`` (model space), or ``codes`` (a first stage's, made
-beforehand); optional ``label`` int [B], ``eps`` (given noise), ``context`` [B, L, D] (a sequence,
-of a text for example), ``low_res`` [B, h, w, C] (uint8, or in the range of x) and ``weight`` [B] (0
-marks the padding of a last, short batch)."""
+beforehand); what ``Model.inputs`` names; optional ``eps`` (given noise) and ``weight`` [B] (0 marks
+the padding of a last, short batch)."""
+
+Cond = Mapping[str, Array]
+"""What a model is told beside x, by the names of ``Model.inputs``: a batch without x."""
 
 Params = Mapping[str, PyTree]
 """One subtree for each player, for example ``{"net": ...}`` or ``{"gen": ..., "disc": ...}``."""
 
 Stats = Mapping[str, PyTree]
 """One subtree for each player; carried from step to step, but never given a gradient."""
+
+
+class Weights(NamedTuple):
+    """All arrays of a model, by what moves them: the first argument of everything it does."""
+
+    params: Params  # by player; gradients move them
+    stats: Stats = {}  # noqa: RUF012 by player; ``Model.update_stats`` moves them
+    # A first stage, a text encoder: nobody moves them, and yet they are no constants.
+    frozen: PyTree = {}  # noqa: RUF012
+
+
+class Input(NamedTuple):
+    """One array that a model is told beside x, in a batch and in a request alike.
+
+    ``shape`` is that of one example; a length of -1 may vary, and an image or a mask without a
+    shape has that of the data's images. ``size`` is the number of classes of a label, or of the
+    vocabulary of tokens. What is not ``needed`` may be left out. ``derive`` makes the array of
+    ``x``, so that a batch need not bring it; a request must.
+    """
+
+    kind: Literal["label", "tokens", "vectors", "image", "mask"]
+    shape: tuple[int, ...] = ()
+    size: int | None = None
+    needed: bool = True
+    derive: Callable[[Array], Array] | None = None
+    help: str = ""
+
+
+def label_input(num_classes: int | None) -> dict[str, Input]:
+    """Declare a class label, or nothing where there are no classes."""
+    return {} if num_classes is None else {"label": Input("label", size=num_classes, help="class")}
 
 
 class Across(NamedTuple):
@@ -64,7 +108,6 @@ LOCAL = Across(mean=lambda tree: tree, gather=lambda tree: tree, own=lambda tree
 class Context(NamedTuple):
     """What a loss may know beside its arguments."""
 
-    frozen: PyTree  # weights nobody trains: arguments of the compiled step, never constants
     step: Array  # int32 scalar; every annealing schedule reads this
     across: Across
     train: bool
@@ -81,7 +124,21 @@ class Loss(NamedTuple):
     """One turn of training: whose subtree gets the gradient, and of what."""
 
     player: str
-    fn: Callable[[Params, Stats, Batch, Keys, Context], tuple[Scalar, Aux]]
+    fn: Callable[[Weights, Batch, Keys, Context], tuple[Scalar, Aux]]
+
+
+class Turn(NamedTuple):
+    """When a step takes a loss: every ``every``-th step from ``start`` on, before ``stop``.
+
+    ``part`` (i, n) shows it only the examples i, i + n, ... of the batch, so that losses taken in
+    one step need not see the same examples. A turn that waits computes nothing and reports NaN.
+    """
+
+    loss: str
+    every: int = 1
+    start: int = 0
+    stop: int | None = None
+    part: tuple[int, int] = (0, 1)
 
 
 class LogProb(NamedTuple):
@@ -103,11 +160,11 @@ class Predicted(NamedTuple):
     features: Array  # [B, D], of the layer before
 
 
-class SampleOption(NamedTuple):
-    """One option of ``Model.sample`` or ``Model.log_prob``; the command line is built from it.
+class Option(NamedTuple):
+    """One option of a sampler or of a density; the command line is built from it.
 
     ``static`` options are compiled in; the others are traced, so that changing them compiles
-    nothing.
+    nothing. ``needs`` names the input without which it has no meaning.
     """
 
     kind: type
@@ -116,53 +173,110 @@ class SampleOption(NamedTuple):
     ok: Callable[[Any], bool]
     static: bool
     help: str
-    # Another option's name and the values of which it needs one.
-    goes_with: tuple[str, Sequence[Any]] | None = None
+    needs: str | None = None
+
+
+Faults = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, str]]
+"""``(options that were chosen, names in cond) -> {option or input: what is wrong with it}``: each
+relation between options and inputs, once and in the model's own words. Names of options and inputs
+in the words stand in backquotes, which a command line makes flags of."""
+
+
+def no_faults(options: Mapping[str, Any], told: Collection[str]) -> Mapping[str, str]:
+    """Accept everything: the ``faults`` of models whose options are free of each other."""
+    del options, told
+    return {}
+
+
+class Sampler(NamedTuple):
+    """How a model draws.
+
+    ``draw(weights, keys, cond, **options)`` draws ``len(keys)`` samples, one from each key, so that
+    a sample does not depend on the batch it was drawn in.
+    """
+
+    draw: Callable[..., PyTree]
+    options: Mapping[str, Option] = {}
+    faults: Faults = no_faults
+
+
+class Latents(NamedTuple):
+    """A space that x is decoded from.
+
+    ``decode(weights, z, cond, **options)`` and ``encode(weights, x, cond, keys=None, **options)``
+    take the sampler's options, if there are any. Without keys a random code is replaced by its
+    mean. ``encode`` is None where nothing leads back (a GAN).
+    ``prior(keys)`` draws z; None where a second stage has to learn it.
+    ``num_codes`` is the number of values of discrete codes, in the structure of z; None for real
+    numbers.
+    ``cost`` is how often ``encode`` runs the network: above 1, z is the start of a path rather than
+    a code, and no first stage; the sampler then gives the whole path with ``trace=True``.
+    ``undo`` are options with which ``decode`` leads back to what ``encode`` came from.
+    ``faults`` finds options with which z does not decide x, or, with ``"image"`` among what the
+    model is told, x does not decide z.
+    """
+
+    decode: Callable[..., PyTree]
+    encode: Callable[..., PyTree] | None = None
+    prior: Callable[[Keys], PyTree] | None = None
+    num_codes: PyTree = None
+    cost: int = 1
+    undo: Mapping[str, Any] = {}
+    faults: Faults = no_faults
+
+
+class Density(NamedTuple):
+    """What a model says of log p(x).
+
+    ``log_prob(weights, batch, keys, **options)`` is over ``batch["x"]``, or, if ``over_pixels``,
+    over 8-bit pixels. An ``"exact"`` density needs no keys, a ``"bound"`` errs downward, an
+    ``"estimate"`` either way. ``cost`` is how often it runs the network for an example.
+    """
+
+    log_prob: Callable[..., LogProb]
+    kind: Literal["exact", "bound", "estimate"]
+    over_pixels: bool = False
+    options: Mapping[str, Option] = {}
+    cost: int = 1
+    faults: Faults = no_faults
+
+
+def no_statistics(
+    weights: Weights, observed: Mapping[str, PyTree], key: jax.Array, step: Array
+) -> tuple[Stats, Mapping[str, Scalar]]:
+    """Keep the statistics as they are: the ``update_stats`` of families that carry none."""
+    del observed, key, step
+    return weights.stats, {}
 
 
 class Model(NamedTuple):
     """A family of generative models as pure functions.
 
-    ``init(key, batch)`` sees the real first batch and gives ``(params, stats)``.
-    ``losses`` holds one :class:`Loss` for each turn a training step may take.
-    ``update_stats(stats, {player: observed}, key, step)`` runs once a turn, after the reduction,
-    and gives ``(stats, metrics)``.
-    ``sample(params, stats, keys, frozen, cond=None, **options)`` draws ``len(keys)`` samples, one
-    from each key, so that a sample does not depend on the batch it was drawn in. Of the arrays that
-    ``givens`` names it takes any as ``given={name: [B, ...]}``: ``"image"``, in the form of
-    ``batch["x"]``, and what belongs to it. ``start_noise(keys)`` gives what ``sample`` begins with
-    where no ``"noise"`` is given, and ``noise_of(params, stats, keys, frozen, x, cond=None,
-    **options)`` what a deterministic sampler would make x of.
-    ``log_prob(params, stats, batch, keys, frozen, **options)`` is exact or a bound, as
-    ``log_prob_kind`` says. It is over ``batch["x"]``, or, if ``over_pixels``, over 8-bit pixels.
-    ``log_prob_cost`` is how often it runs the network for an example.
-    ``encode(params, stats, x, keys=None, label=None)`` and ``decode(params, stats, z, label=None)``
-    are what a second stage models; families without them have None. Without keys a random code is
-    replaced by its mean. Discrete codes are whole numbers from 0 to below ``num_codes``, which has
-    the structure of what ``encode`` gives; None for codes that are real numbers.
-    ``predict(params, stats, x, t=None)`` is what a classifier says of x, or of x_t at times t [B].
-    Families that do not generate have no ``sample``.
+    ``init(key, batch, frozen)`` sees the real first batch and the real frozen weights, and gives
+    ``(params, stats)``.
+    ``losses`` holds one :class:`Loss` for each turn a training step may take; ``turns`` is the
+    order of a step, by default each loss once.
+    ``inputs`` declares what the model is told beside x.
+    ``update_stats(weights, {player: observed}, key, step)`` runs after each turn, with that turn's
+    parameters, and gives ``(stats, metrics)``.
+    ``averaged`` are the players worth an exponential moving average, by default all; a
+    discriminator is not, and nothing but its own losses may need it.
+    An ability is whole or absent: ``sampler``, ``latents``, ``density``, and
+    ``predict(weights, x, cond)`` of a classifier.
     """
 
-    init: Callable[[jax.Array, Batch], tuple[Params, Stats]]
+    init: Callable[[jax.Array, Batch, PyTree], tuple[Params, Stats]]
     losses: Mapping[str, Loss]
+    turns: Sequence[str | Turn] | None = None
+    inputs: Mapping[str, Input] = {}
     update_stats: Callable[
-        [Stats, Mapping[str, PyTree], jax.Array, Array], tuple[Stats, Mapping[str, Scalar]]
-    ]
-    sample: Callable[..., PyTree] | None = None
-    sample_options: Mapping[str, SampleOption] = {}
-    log_prob: Callable[[Params, Stats, Batch, Keys, PyTree], LogProb] | None = None
-    log_prob_kind: str | None = None
-    log_prob_options: Mapping[str, SampleOption] = {}
-    log_prob_cost: int = 1
-    over_pixels: bool = False
-    encode: Callable[..., PyTree] | None = None
-    decode: Callable[..., PyTree] | None = None
-    num_codes: PyTree = None
-    givens: Sequence[str] = ()
-    start_noise: Callable[[Keys], Array] | None = None
-    noise_of: Callable[..., PyTree] | None = None
-    predict: Callable[..., Predicted] | None = None
+        [Weights, Mapping[str, PyTree], jax.Array, Array], tuple[Stats, Mapping[str, Scalar]]
+    ] = no_statistics
+    averaged: Sequence[str] | None = None
+    sampler: Sampler | None = None
+    latents: Latents | None = None
+    density: Density | None = None
+    predict: Callable[[Weights, PyTree, Cond], Predicted] | None = None
 
 
 class Codec(NamedTuple):
@@ -176,14 +290,6 @@ class Codec(NamedTuple):
     decode: Callable[[PyTree, PyTree], Array]
     num_categories: PyTree
     log_scale: float | None
-
-
-def no_statistics(
-    stats: Stats, observed: Mapping[str, PyTree], key: jax.Array, step: Array
-) -> tuple[Stats, Mapping[str, Scalar]]:
-    """Keep ``stats`` as they are: the ``update_stats`` of families that carry none."""
-    del observed, key, step
-    return stats, {}
 
 
 def batch_mean(batch: Batch, values: Array) -> Scalar:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gen_jax import codecs
-from gen_jax.models.vae import vae
+from gen_jax.models.vae import vae_model
 from gen_jax.nn.autoencoder import MLPDecoder
 from gen_jax.ops import keys as rng
 from gen_jax.ops import likelihoods
@@ -61,7 +61,7 @@ def test_without_keys_a_code_belongs_to_its_image_and_not_to_its_place():
         def __call__(self, x, label):
             return nn.Dense(2)(x.reshape(len(x), -1))
 
-    model = vae(Sum(), MLPDecoder((), (16, 16), 1), likelihoods.bernoulli(), (1,))
+    model = vae_model(Sum(), MLPDecoder((), (16, 16), 1), likelihoods.bernoulli(), (1,))
     model = codecs.with_codec(model, codecs.binary("stochastic"))
     image = jnp.stack([GREY[0], GREY[0] // 2, GREY[0] // 3])
     params, stats = model.init(jax.random.key(0), {"image": image})

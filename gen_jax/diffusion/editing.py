@@ -86,7 +86,12 @@ def inpainting(
         solver: of one step of memory.
         x_0: known data; what stands where the mask is 0 does not matter.
         mask: 1 where the data is known, 0 where it is to be filled in.
+
+    Raises:
+        ValueError: for a solver with memory, whose last prediction would be of other pixels.
     """
+    if solver.memory:
+        raise ValueError("solver: one of a single step is needed with a mask, not one with memory")
 
     def step(
         denoiser: Denoiser, schedule: Schedule, state: Any, t: Array, s: Array, keys: Keys

@@ -12,7 +12,7 @@ from gen_jax.diffusion.parameterization import Denoiser, Prediction, eps_from_x_
 from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, like
 from gen_jax.typing import Array, Float, ScalarLike
 
-__all__ = ["classifier", "classifier_free", "clip_x_0", "dynamic_threshold"]
+__all__ = ["classifier_free", "classifier_guidance", "clip_x_0", "dynamic_threshold"]
 
 Times = Float[Array, "*t"] | float
 Pair = Callable[[Float[Array, "batch *dims"], Times], tuple[Prediction, Prediction]]
@@ -101,7 +101,7 @@ def classifier_free(
     return denoise
 
 
-def classifier(
+def classifier_guidance(
     denoiser: Denoiser,
     schedule: Schedule,
     log_prob: Callable[[Float[Array, "batch *dims"], Times], Float[Array, "batch"]],

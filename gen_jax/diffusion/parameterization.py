@@ -49,12 +49,13 @@ class Parameterization(NamedTuple):
     ``target(x_0, eps, alpha, sigma)`` is what the network should give, and
     ``read(output, x_t, alpha, sigma)`` the :class:`Prediction` that an output stands for.
     ``show(x_t, t, alpha, sigma)`` is what the network is given: x_t and t as they are, unless a
-    preconditioning scales them.
+    preconditioning scales them. ``name`` is what configs and errors call it.
     """
 
     target: Callable[[Array, Array, Array, Array], Array]
     read: Callable[[Array, Array, Array, Array], Prediction]
     show: Callable[[Array, Array, Array, Array], tuple[Array, Array]] = lambda x_t, t, *_: (x_t, t)
+    name: str = ""
 
 
 def _x_0_from_eps(eps: Array, x_t: Array, alpha: Array, sigma: Array) -> Array:
@@ -71,6 +72,7 @@ epsilon = Parameterization(
     read=lambda output, x_t, alpha, sigma: Prediction(
         x_0=_x_0_from_eps(output, x_t, alpha, sigma), eps=output
     ),
+    name="eps",
 )
 """The noise itself (Ho et al. 2020, Eq. 12)."""
 
@@ -79,6 +81,7 @@ x_0 = Parameterization(
     read=lambda output, x_t, alpha, sigma: Prediction(
         x_0=output, eps=eps_from_x_0(output, x_t, alpha, sigma)
     ),
+    name="x_0",
 )
 """The clean example."""
 
@@ -94,6 +97,7 @@ def _read_v(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction
 v = Parameterization(
     target=lambda x_0, eps, alpha, sigma: alpha * eps - sigma * x_0,
     read=_read_v,
+    name="v",
 )
 """v = alpha eps - sigma x_0 (Salimans & Ho 2022, Appendix D); defined at both ends of time."""
 
@@ -106,6 +110,7 @@ def _read_velocity(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Pre
 velocity = Parameterization(
     target=lambda x_0, eps, alpha, sigma: eps - x_0,
     read=_read_velocity,
+    name="velocity",
 )
 """eps - x_0, the velocity dx_t / dt of a rectified flow (Liu et al. 2023, Eq. 1, where time runs
 the other way); defined at both ends of time, for any schedule."""
@@ -150,7 +155,7 @@ def edm(sigma_data: float = 0.5) -> Parameterization:
         level = jnp.log(jnp.maximum(sigma, MIN_ALPHA)) - jnp.log(jnp.maximum(alpha, MIN_ALPHA))
         return x_t / norm(alpha, sigma), jnp.reshape(level, t.shape) / 4
 
-    return Parameterization(target, read, show)
+    return Parameterization(target, read, show, "edm")
 
 
 def denoiser(

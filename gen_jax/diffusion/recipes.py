@@ -30,9 +30,9 @@ def make_solver(
     eta: ScalarLike | None = None,
     variance: Variance = "beta",
     churn: ScalarLike | None = None,
-    churn_from: ScalarLike = 0.0,
-    churn_to: ScalarLike = 1e9,
-    churn_noise: ScalarLike = 1.0,
+    churn_from: ScalarLike | None = None,
+    churn_to: ScalarLike | None = None,
+    churn_noise: ScalarLike | None = None,
 ) -> Solver:
     """Make a solver by its name.
 
@@ -42,13 +42,17 @@ def make_solver(
         eta: of ddim, by default 0, and euler_ancestral, by default 1.
         variance: of ddpm.
         churn: S_churn of :func:`churned`; None for no churn.
-        churn_from: S_tmin.
-        churn_to: S_tmax.
-        churn_noise: S_noise.
+        churn_from: S_tmin, by default 0.
+        churn_to: S_tmax, by default without a limit.
+        churn_noise: S_noise, by default 1.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, or a setting of what there is none.
     """
+    settings = {"churn_from": churn_from, "churn_to": churn_to, "churn_noise": churn_noise}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if churn is None and given:
+        raise ValueError(f"{next(iter(given))}: has a meaning only with churn")
     if name not in SOLVERS:
         raise ValueError(f"solver: one of {', '.join(SOLVERS)} is needed, got {name!r}")
     if eta is None:
@@ -64,7 +68,11 @@ def make_solver(
     solver = makers[name]()
     if churn is None:
         return solver
-    return churned(solver, churn, num_steps, churn_from, churn_to, churn_noise)
+    low, high, noise = (
+        default if value is None else value
+        for value, default in zip(settings.values(), (0.0, 1e9, 1.0), strict=True)
+    )
+    return churned(solver, churn, num_steps, low, high, noise)
 
 
 def make_times(

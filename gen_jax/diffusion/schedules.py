@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.diffusion.rules import MIN_ALPHA
 from gen_jax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -26,14 +27,16 @@ __all__ = [
 ]
 
 
-MIN_ALPHA = 1e-18  # its square is still a normal number in single precision
-
-
 class Schedule(NamedTuple):
-    """Signal and noise levels as functions of time t in [0, 1], of any shape."""
+    """Signal and noise levels as functions of time t in [0, 1], of any shape.
+
+    ``end`` holds alpha(1) and sigma(1) as plain numbers, so that asking for them compiles nothing;
+    None where nobody has written them down.
+    """
 
     alpha: Callable[[ArrayLike], Float[Array, "*t"]]
     sigma: Callable[[ArrayLike], Float[Array, "*t"]]
+    end: tuple[float, float] | None = None
 
 
 def from_betas(betas: np.ndarray) -> Schedule:
@@ -97,7 +100,8 @@ def from_betas(betas: np.ndarray) -> Schedule:
 
         return snap(alphas, alpha), snap(sigmas, sigma)
 
-    return Schedule(alpha=lambda t: read(t)[0], sigma=lambda t: read(t)[1])
+    end = float(alphas[-1]), float(sigmas[-1])
+    return Schedule(alpha=lambda t: read(t)[0], sigma=lambda t: read(t)[1], end=end)
 
 
 def linear_beta(
@@ -159,7 +163,9 @@ def rectified_flow() -> Schedule:
     from noise to data).
     """
     return Schedule(
-        alpha=lambda t: 1 - jnp.asarray(t, jnp.float32), sigma=lambda t: jnp.asarray(t, jnp.float32)
+        alpha=lambda t: 1 - jnp.asarray(t, jnp.float32),
+        sigma=lambda t: jnp.asarray(t, jnp.float32),
+        end=(0.0, 1.0),
     )
 
 
@@ -179,6 +185,7 @@ def variance_exploding(sigma_max: float = 80.0) -> Schedule:
     return Schedule(
         alpha=lambda t: jnp.ones_like(jnp.asarray(t, jnp.float32)),
         sigma=lambda t: sigma_max * jnp.asarray(t, jnp.float32),
+        end=(1.0, float(sigma_max)),
     )
 
 

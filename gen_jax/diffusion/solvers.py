@@ -59,11 +59,13 @@ class Solver(NamedTuple):
     """A way to move points through time.
 
     ``init(x)`` gives a state that has ``.x``, and
-    ``step(denoiser, schedule, state, t, s, keys)`` moves it from time t to time s.
+    ``step(denoiser, schedule, state, t, s, keys)`` moves it from time t to time s. ``memory``:
+    whether a step looks at the ones before it, which must then not be changed in between.
     """
 
     init: Callable[[Array], Any]
     step: Callable[[Denoiser, Schedule, Any, Array, Array, Keys], Any]
+    memory: bool = False
 
 
 class Transition(NamedTuple):
@@ -268,7 +270,7 @@ def dpmpp_2m() -> Solver:
         gain = schedule.alpha(s) - schedule.alpha(t) * kept  # alpha_s (1 - e^-h)
         return MultistepState(kept * state.x + gain * d, x_0, t)
 
-    return Solver(init=init, step=step)
+    return Solver(init=init, step=step, memory=True)
 
 
 def churned(
@@ -312,4 +314,4 @@ def churned(
         x = kept * state.x + std * rng.normal(noise_keys, state.x.shape[1:], state.x.dtype)
         return solver.step(denoiser, schedule, state._replace(x=x), up, s, step_keys)
 
-    return Solver(init=solver.init, step=step)
+    return Solver(init=solver.init, step=step, memory=solver.memory)

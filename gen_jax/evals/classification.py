@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from gen_jax.protocols import Model, Params, Stats
+from gen_jax.ops.rows import map_rows
+from gen_jax.protocols import Model, Weights
 
 __all__ = ["Judgement", "judge"]
 
@@ -22,9 +23,7 @@ class Judgement(NamedTuple):
         return float(np.mean(self.labels == labels))
 
 
-def judge(
-    model: Model, params: Params, stats: Stats, images: np.ndarray, batch_size: int = 256
-) -> Judgement:
+def judge(model: Model, weights: Weights, images: np.ndarray, batch_size: int = 256) -> Judgement:
     """Classify images, uint8 [N, H, W, C].
 
     Raises:
@@ -33,13 +32,6 @@ def judge(
     predict: Callable | None = model.predict
     if predict is None:
         raise ValueError("model: a classifier is needed")
-    run = jax.jit(predict)
-    size = min(batch_size, len(images))
-    labels, features = [], []
-    for first in range(0, len(images), size):
-        rows = np.minimum(np.arange(first, first + size), len(images) - 1)
-        made = run(params, stats, images[rows])
-        kept = len(images) - first
-        labels.append(np.argmax(made.log_probs, axis=1)[:kept])
-        features.append(np.asarray(made.features)[:kept])
-    return Judgement(np.concatenate(labels), np.concatenate(features))
+    run = jax.jit(lambda images: predict(weights, images, {}))
+    made = map_rows(lambda images, _: run(images), images, batch_size)
+    return Judgement(np.argmax(made.log_probs, axis=1), made.features)

@@ -10,8 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gen_jax.ops import keys as rng
-from gen_jax.protocols import Batch, LogProb, Model, Params, Stats
-from gen_jax.typing import PyTree
+from gen_jax.protocols import Batch, Density, LogProb, Weights
 
 __all__ = ["MeanLogProb", "bits_per_dim", "mean_log_prob"]
 
@@ -31,10 +30,8 @@ def bits_per_dim(nats: float, num_dims: int) -> float:
 
 
 def mean_log_prob(
-    model: Model,
-    params: Params,
-    stats: Stats,
-    frozen: PyTree,
+    density: Density,
+    weights: Weights,
     batches: Iterable[Mapping[str, np.ndarray]],
     key: jax.Array,
     options: Mapping[str, Any],
@@ -43,22 +40,20 @@ def mean_log_prob(
     """Average log p(x), or the model's bound on it, over examples.
 
     Args:
-        model: with a ``log_prob``.
-        params: of the model; usually the averaged ones.
-        stats: of the model.
-        frozen: weights that are not trained.
+        density: of a model.
+        weights: of the model; usually the averaged ones.
         batches: of one shape, with ``weight`` [B] (0 for padding).
         key: names all noise; example i gets its own key.
-        options: of ``Model.log_prob``.
+        options: of the density.
         num_batches: to show a bar on a terminal; None for no bar.
 
     """
-    evaluate = _evaluator(model.log_prob, tuple(sorted(options.items())))
+    evaluate = _evaluator(density.log_prob, tuple(sorted(options.items())))
     nats, errors, first = [], [], 0
     terms: dict[str, list[np.ndarray]] = {}
     bar = tqdm(total=num_batches, unit="batch", disable=None if num_batches else True)
     for batch in batches:
-        estimate = evaluate(params, stats, batch, key, first, frozen)
+        estimate = evaluate(weights, batch, key, first)
         real = batch["weight"] > 0
         nats.append(np.asarray(estimate.nats, np.float64)[real])
         errors.append(np.asarray(estimate.stderr, np.float64)[real])
@@ -83,10 +78,8 @@ def _evaluator(
     """Keep the jitted density: each split of the data would compile it anew."""
 
     @jax.jit
-    def evaluate(
-        params: Params, stats: Stats, batch: Batch, key: jax.Array, first: jax.Array, frozen: PyTree
-    ) -> LogProb:
+    def evaluate(weights: Weights, batch: Batch, key: jax.Array, first: jax.Array) -> LogProb:
         keys = rng.per_example(key, first, len(batch["weight"]))
-        return log_prob(params, stats, batch, keys, frozen, **dict(options))
+        return log_prob(weights, batch, keys, **dict(options))
 
     return evaluate

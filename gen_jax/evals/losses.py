@@ -8,17 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.ops import keys as rng
-from gen_jax.protocols import LOCAL, Batch, Context, Loss, Model, Params, Stats
-from gen_jax.typing import PyTree
+from gen_jax.protocols import LOCAL, Batch, Context, Loss, Model, Weights
 
 __all__ = ["mean_losses"]
 
 
 def mean_losses(
     model: Model,
-    params: Params,
-    stats: Stats,
-    frozen: PyTree,
+    weights: Weights,
     batches: Iterable[Mapping[str, np.ndarray]],
     key: jax.Array,
     draws: int = 1,
@@ -27,9 +24,7 @@ def mean_losses(
 
     Args:
         model: whose losses.
-        params: of the model; usually the averaged ones.
-        stats: of the model.
-        frozen: weights that are not trained.
+        weights: of the model; usually the averaged ones.
         batches: of one shape, with ``weight`` [B] (0 for padding).
         key: names all noise; example i of draw d gets its own key.
         draws: how many times each example is seen, each time with other noise.
@@ -44,7 +39,7 @@ def mean_losses(
         weight = float(np.mean(batch["weight"]))
         for draw in range(draws):
             draw_key = jax.random.fold_in(key, draw)
-            losses = evaluate(params, stats, frozen, batch, draw_key, first)
+            losses = evaluate(weights, batch, draw_key, first)
             for name, value in losses.items():
                 sums[name] += float(value)
             total += weight
@@ -58,10 +53,10 @@ def _evaluator(losses: tuple[tuple[str, Loss], ...]) -> Callable[..., Mapping[st
 
     @jax.jit
     def evaluate(
-        params: Params, stats: Stats, frozen: PyTree, batch: Batch, key: jax.Array, first: jax.Array
+        weights: Weights, batch: Batch, key: jax.Array, first: jax.Array
     ) -> Mapping[str, jax.Array]:
-        context = Context(frozen, jnp.zeros((), jnp.int32), LOCAL, train=False)
+        context = Context(jnp.zeros((), jnp.int32), LOCAL, train=False)
         keys = rng.per_example(key, first, len(batch["weight"]))
-        return {name: loss.fn(params, stats, batch, keys, context)[0] for name, loss in losses}
+        return {name: loss.fn(weights, batch, keys, context)[0] for name, loss in losses}
 
     return evaluate

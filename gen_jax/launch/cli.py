@@ -15,13 +15,14 @@ from gen_jax.launch.flags import (
     HelpGiven,
     define_data,
     define_sampling,
+    load_alone,
+    model_flags,
     need,
     parse,
     parse_known,
     read_override,
     see_that_it_can_be_written,
     take_overrides,
-    trained_and_options,
     with_data,
 )
 
@@ -256,17 +257,14 @@ def _sample(arguments: list[str]) -> int:
     flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
     flags.DEFINE_integer("num", 64, "how many samples", flag_values=values, lower_bound=1)
     flags.DEFINE_string("out", None, "FILE.png for a grid, FILE.npz for arrays", flag_values=values)
-    flags.DEFINE_integer("label", None, "class; by default all in turn", flag_values=values)
-    for name, text in (
-        ("image", "image to begin from: a picture, or an npz with images"),
-        ("mask", "with --image: white where its pixels are kept; the others are filled in"),
-        ("context", "npz with context [N, L, D], for models that look at a sequence"),
-        ("trace", "FILE.gif: also show how the samples come about"),
-        ("classifier", "work directory of a classifier of noisy images, to guide with"),
-    ):
-        flags.DEFINE_string(name, None, text, flag_values=values)
-    flags.DEFINE_float(
-        "classifier_scale", 1.0, "strength of that guidance", flag_values=values, lower_bound=0
+    flags.DEFINE_string(
+        "trace", None, "FILE.gif: also show how the samples come about", flag_values=values
+    )
+    flags.DEFINE_string(
+        "classifier",
+        None,
+        "work directory of a classifier of noisy images, to guide with",
+        flag_values=values,
     )
     flags.DEFINE_boolean(
         "with_noise", False, "also write the noise that each sample began as", flag_values=values
@@ -274,7 +272,7 @@ def _sample(arguments: list[str]) -> int:
     flags.DEFINE_integer(
         "interpolate",
         None,
-        "rows of so many samples, from one noise to the next; with --image between images",
+        "rows of so many samples, from one latent to the next; with --image between images",
         flag_values=values,
         lower_bound=2,
     )
@@ -283,31 +281,43 @@ def _sample(arguments: list[str]) -> int:
         return 0
     if "--help" in rest:  # also the flags of the model's sampler
         need(values, "workdir")
-        trained_and_options("sample", values, rest)
-    need(values, "workdir", "out")
-    out = Path(values.out)
-    if out.suffix not in (".png", ".npz"):
-        raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is needed")
-    see_that_it_can_be_written(out)
-    paths: dict[str, Any] = {
-        name: Path(str(values[name].value)) if values[name].value else None
-        for name in ("image", "mask", "context", "trace", "classifier")
-    }
-    if paths["trace"] is not None:
-        if paths["trace"].suffix != ".gif":
-            raise ConfigError(f"--trace: {values.trace!r}; a name ending in .gif is needed")
-        see_that_it_can_be_written(paths["trace"])
-    if values["classifier_scale"].present and paths["classifier"] is None:
-        raise ConfigError("--classifier_scale: has a meaning only with --classifier")
-    trained, options = trained_and_options("sample", values, rest)
+    else:
+        need(values, "workdir", "out")
+        _check_outputs(values)
 
     from gen_jax.launch.request import Request
     from gen_jax.launch.sample import run_sampling
 
-    names = ("num", "seed", "label", "batch_size", "with_noise", "interpolate", "classifier_scale")
+    trained = load_alone("sample", Path(values.workdir))
+    if trained.experiment.model.sampler is None:
+        raise ConfigError(f"sample: family {trained.config['family']!r} does not generate")
+    guide = None
+    if values.classifier:
+        from gen_jax.launch.guides import with_classifier
+
+        trained, guide = with_classifier(trained, Path(values.classifier))
+    elif any(argument.lstrip("-").startswith("classifier_scale") for argument in rest):
+        raise ConfigError("--classifier_scale: has a meaning only with --classifier")
+    model = trained.experiment.model
+    options, inputs = model_flags("sample", model, rest, model.sampler.options, inputs=True)
+    names = ("num", "seed", "batch_size", "with_noise", "interpolate")
     given: dict[str, Any] = {name: values[name].value for name in names}
-    run_sampling(trained, Request(out=out, options=options, **given, **paths))
+    trace = Path(values.trace) if values.trace else None
+    request = Request(out=Path(values.out), options=options, inputs=inputs, trace=trace, **given)
+    run_sampling(trained, request, guide)
     return 0
+
+
+def _check_outputs(values: flags.FlagValues) -> None:
+    """See before anything is loaded that the files can be written."""
+    out = Path(values.out)
+    if out.suffix not in (".png", ".npz"):
+        raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is needed")
+    see_that_it_can_be_written(out)
+    if values.trace:
+        if Path(values.trace).suffix != ".gif":
+            raise ConfigError(f"--trace: {values.trace!r}; a name ending in .gif is needed")
+        see_that_it_can_be_written(Path(values.trace))
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -335,7 +345,10 @@ def _evaluate(arguments: list[str]) -> int:
     if (rest := parse_known("evaluate", values, arguments)) is None:
         return 0
     need(values, "workdir")
-    trained, options = trained_and_options("evaluate", values, rest, density=True)
+    trained = load_alone("evaluate", Path(values.workdir), whole=True)
+    options, _ = model_flags(
+        "evaluate", trained.experiment.model, rest, _measured(trained.experiment.model)
+    )
     trained = with_data(trained, values)
 
     from gen_jax.launch.evaluate import run_evaluation
@@ -352,6 +365,15 @@ def _evaluate(arguments: list[str]) -> int:
         classifier=Path(values.classifier) if values.classifier else None,
     )
     return 0
+
+
+def _measured(model: Any) -> dict[str, Any]:
+    """List the options that evaluation may choose: of the density, and of samples of the data."""
+    sampler, density = model.sampler, model.density
+    told = {name for name, given in model.inputs.items() if given.needed}
+    options = {} if sampler is None else dict(sampler.options)
+    options = {n: option for n, option in options.items() if option.needs in (None, *told)}
+    return options | ({} if density is None else dict(density.options))
 
 
 def _import(arguments: list[str]) -> int:

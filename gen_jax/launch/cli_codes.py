@@ -135,7 +135,7 @@ def _latents(
     from gen_jax.launch.workdir import load_trained
 
     trained = load_trained(Path(values.workdir))
-    _see_that_it_applies(command, trained.config["family"])
+    _check_ability(command, trained.config["family"], trained.experiment.model)
     if num is None:
         return values, trained, None
 
@@ -145,14 +145,15 @@ def _latents(
     return values, trained, open_checked(trained.config, values.split)
 
 
-def _see_that_it_applies(command: str, family: str) -> None:
-    from gen_jax.launch.schema import families_with
-
-    known = families_with("PRIOR" if command == "manifold" else "LATENTS")
-    if command not in ("reconstruct", "encode"):  # ways between codes need real numbers
-        known = tuple(name for name in known if name not in families_with("DISCRETE"))
-    if family not in known:
-        raise ConfigError(f"{command}: not for {family!r}; it is for {', '.join(known)}")
+def _check_ability(command: str, family: str, model: Any) -> None:
+    """See that a model's latents are what a command needs."""
+    latents = model.latents
+    if latents is None or latents.encode is None or latents.cost > 1:
+        raise ConfigError(f"{command}: not for {family!r}, which has no codes of images")
+    if command != "reconstruct" and latents.num_codes is not None:  # ways need real numbers
+        raise ConfigError(f"{command}: not for {family!r}, whose codes are whole numbers")
+    if command == "manifold" and latents.prior is None:
+        raise ConfigError(f"{command}: not for {family!r}, whose codes have no prior")
 
 
 def _encode(arguments: list[str]) -> int:
@@ -174,7 +175,6 @@ def _encode(arguments: list[str]) -> int:
     from gen_jax.launch.configfile import from_json
 
     config = from_json(Path(values.workdir) / "config.json")
-    _see_that_it_applies("encode", config["family"])
 
     from gen_jax.data import open_source
     from gen_jax.launch.encode import run_encoding

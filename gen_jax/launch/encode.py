@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from tqdm import tqdm
 
 from gen_jax.data import Source
@@ -24,6 +25,7 @@ from gen_jax.errors import DataError
 from gen_jax.files import npz_bytes, write_file
 from gen_jax.launch.stage1 import Stage1
 from gen_jax.ops import keys as rng
+from gen_jax.ops.rows import map_rows
 from gen_jax.train.sharding import batch_sharding, make_mesh, replicated
 from gen_jax.typing import PyTree
 
@@ -73,7 +75,7 @@ def run_encoding(
             )
     write_file(out / INDEX, (json.dumps(index, indent=2) + "\n").encode())
 
-    encode, weights = _encoder(stage1)
+    encode, weights, sharding = _encoder(stage1)
     todo = [
         (split, number)
         for split, source in sources.items()
@@ -90,6 +92,7 @@ def run_encoding(
             source,
             indices,
             batch_size,
+            sharding,
         )
         arrays = shard_arrays(codes, labels, num_codes, origin(index, split, number))
         write_file(shard_path(out, split, number), npz_bytes(arrays))
@@ -114,34 +117,30 @@ def _is_there(out: Path, index: Mapping[str, Any], split: str, number: int) -> b
     return True
 
 
-def _encoder(stage1: Stage1) -> tuple[Callable[..., PyTree], PyTree]:
+def _encoder(stage1: Stage1) -> tuple[Callable[..., PyTree], PyTree, NamedSharding]:
     """Compile the encoder once, its batches spread over all devices of this machine."""
     mesh = make_mesh()
-    rows = batch_sharding(mesh)
 
     @jax.jit
     def encode(
         weights: PyTree, image: jax.Array, first: jax.Array, *, seed: jax.Array, split: jax.Array
     ) -> PyTree:
-        image = jax.lax.with_sharding_constraint(image, rows)
         key = jax.random.fold_in(jax.random.key(seed), split)
         return stage1.codec.encode(weights, image, rng.per_example(key, first, len(image)))
 
-    return encode, jax.device_put(stage1.weights, replicated(mesh))
+    return encode, jax.device_put(stage1.weights, replicated(mesh)), batch_sharding(mesh)
 
 
 def _shard(
-    encode: Callable[..., PyTree], source: Source, indices: np.ndarray, batch_size: int
+    encode: Callable[..., PyTree],
+    source: Source,
+    indices: np.ndarray,
+    batch_size: int,
+    sharding: NamedSharding,
 ) -> tuple[Any, np.ndarray | None]:
-    codes, labels = [], []
-    size = -(-batch_size // jax.device_count()) * jax.device_count()
-    for begin in range(0, len(indices), size):
-        rows = np.minimum(np.arange(begin, begin + size), len(indices) - 1)
-        batch = source.read(indices[rows])
-        kept = min(size, len(indices) - begin)
-        made = encode(batch["image"], np.int32(indices[begin]))
-        codes.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], made))
-        if "label" in batch:
-            labels.append(batch["label"][:kept])
-    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *codes)
-    return whole, np.concatenate(labels) if labels else None
+    examples = source.read(indices)
+
+    def make(image: jax.Array, first: np.int32) -> PyTree:
+        return encode(image, np.int32(indices[first]))
+
+    return map_rows(make, examples["image"], batch_size, sharding), examples.get("label")

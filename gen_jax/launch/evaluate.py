@@ -16,8 +16,9 @@ from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
 from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import write_file
-from gen_jax.launch.sampling import condition_of, draw_samples
-from gen_jax.launch.sources import check_codes, open_checked
+from gen_jax.launch.request import as_flags
+from gen_jax.launch.sampling import Draw, conditions_from_data, draw_samples
+from gen_jax.launch.sources import check_source, open_split
 from gen_jax.launch.workdir import Trained, load_weights
 
 __all__ = ["run_evaluation"]
@@ -68,73 +69,96 @@ def run_evaluation(
     Raises:
         DataError: if a split cannot be opened, or has a single image.
     """
-    splits = {name: open_checked(trained.config, name) for name in ("train", split)}
+    model = trained.experiment.model
+    chosen = _options(trained, options)
+    splits = {name: open_split(trained.config, name) for name in ("train", split)}
     for source in splits.values():
         if source.size < 2:
             raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
-        check_codes(source, trained.experiment.stage1_digest)
+        check_source(source, trained.experiment, trained.config)
     judged = None if classifier is None else _judge(classifier, trained)
-    if options.get("likelihood") == "flow":
-        _see_that_the_flow_can_be_followed(trained)
     results: dict[str, Any] = {"step": trained.step, "seed": seed}
     results |= {f"option_{name}": value for name, value in sorted(options.items())}
+    results |= _losses(trained, splits, split, seed, batch_size)
+    results |= _density(
+        trained, workdir, splits[split], split, seed, batch_size, chosen["density"], likelihood_num
+    )
+    if model.predict is not None:
+        results |= _accuracy(trained, splits)
+    if model.sampler is None:
+        return _write(trained, workdir, results, split)
+    if any(source.stage1 for source in splits.values()):
+        print("no Fréchet distance: the data holds codes; --data names images", flush=True)
+        return _write(trained, workdir, results, split)
+    draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
+    results |= _distances(trained, splits, split, draw, num, judged)
+    return _write(trained, workdir, results, split)
+
+
+def _options(trained: Trained, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Share the options out between sampler and density, and see that they go together."""
+    model = trained.experiment.model
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, ability in (("sampler", model.sampler), ("density", model.density)):
+        chosen[name] = {}
+        if ability is None:
+            continue
+        chosen[name] = {key: x for key, x in options.items() if key in ability.options}
+        told = {key for key, given in model.inputs.items() if given.needed}
+        for key, fault in ability.faults(chosen[name], told).items():
+            raise ConfigError(as_flags(f"--{key}: {fault}"))
+    return chosen
+
+
+def _losses(
+    trained: Trained, splits: Mapping[str, Source], split: str, seed: int, batch_size: int
+) -> dict[str, float]:
+    results: dict[str, float] = {}
     for name, source in splits.items():
         size = min(source.size, splits[split].size)
         losses = mean_losses(
             trained.experiment.model,
-            trained.params,
-            trained.stats,
-            trained.experiment.frozen,
+            trained.weights,
             ordered_batches(source, min(batch_size, size), size),
             jax.random.key(seed),
             draws=max(1, MIN_LOSS_DRAWS // size),
         )
         results |= {f"{loss}_loss_{name}": value for loss, value in losses.items()}
-    results |= _density(
-        trained, workdir, splits[split], split, seed, batch_size, options, likelihood_num
-    )
-    if trained.experiment.model.predict is not None:
-        results |= _accuracy(trained, splits)
-    if trained.experiment.model.sample is None:
-        return _write(trained, workdir, results, split)
+    return results
 
-    if any(source.stage1 for source in splits.values()):
-        print("no Fréchet distance: the data holds codes; --data names images", flush=True)
-        return _write(trained, workdir, results, split)
+
+def _distances(
+    trained: Trained,
+    splits: Mapping[str, Source],
+    split: str,
+    draw: Draw,
+    num: int,
+    judged: Callable[[np.ndarray], Judgement] | None,
+) -> dict[str, Any]:
+    """Draw samples, and measure how far they, and as many training images, are from the split."""
+    model = trained.experiment.model
+    results: dict[str, Any] = {}
     num = min(num, splits["train"].size)
-    labels = None
-    train_images, train_labels = _images(splits["train"], num)
-    condition = _conditions(trained.config, splits["train"], num)
-    if trained.experiment.num_classes:
-        labels = train_labels  # as many samples of each class as there are real images
+    examples = _read(splits["train"], num)
+    # As many samples of each class, and of each condition, as there are real images.
+    cond = conditions_from_data(model, examples, every_class=False)
     samples = draw_samples(
-        trained.experiment,
-        trained.params,
-        trained.stats,
-        num=num,
-        seed=seed,
-        options={k: v for k, v in options.items() if k in trained.experiment.model.sample_options},
-        labels=labels,
-        condition=condition,
-        mesh=trained.mesh,
-        batch_size=batch_size,
-        progress=True,
+        model, trained.weights, draw._replace(cond=cond), trained.mesh, num, progress=True
     )
-    held_out = _images(splits[split])[0]
+    held_out = _read(splits[split])["image"]
     spaces: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pixels": raw_pixels}
     if judged is not None:
         spaces["features"] = lambda images: judged(images).features
-        if labels is not None:
-            results["class_accuracy_samples"] = judged(samples).accuracy(labels)
-            results["class_accuracy_train"] = judged(train_images).accuracy(labels)
+        if "label" in cond:
+            results["class_accuracy_samples"] = judged(samples).accuracy(cond["label"])
+            results["class_accuracy_train"] = judged(examples["image"]).accuracy(cond["label"])
     results["frechet_num"] = num
     for space, read in spaces.items():
         reference = fit_gaussian(read(held_out))
-        for name, images in (("samples", samples), ("train", train_images)):
+        for name, images in (("samples", samples), ("train", examples["image"])):
             distance = frechet_distance(fit_gaussian(read(images)), reference)
             results[f"frechet_{space}_{name}_to_{split}"] = distance
-
-    return _write(trained, workdir, results, split)
+    return results
 
 
 def _write(trained: Trained, workdir: Path, results: dict[str, Any], split: str) -> dict[str, Any]:
@@ -155,7 +179,7 @@ def _write(trained: Trained, workdir: Path, results: dict[str, Any], split: str)
 
 def _judge(workdir: Path, trained: Trained) -> Callable[[np.ndarray], Judgement]:
     saved = load_weights(workdir)
-    if trained.experiment.model.sample is None:
+    if trained.experiment.model.sampler is None:
         raise ConfigError("--classifier: has a meaning only for models that generate")
     model = saved.experiment.model
     if model.predict is None:
@@ -164,25 +188,15 @@ def _judge(workdir: Path, trained: Trained) -> Callable[[np.ndarray], Judgement]
         )
     if tuple(saved.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
         raise ConfigError(f"--classifier: {workdir}: was trained on images of another shape")
-    return lambda images: judge(model, saved.params, saved.stats, images)
-
-
-def _see_that_the_flow_can_be_followed(trained: Trained) -> None:
-    process = trained.config.get("diffusion", {})
-    if (process.get("schedule"), process.get("prediction")) == ("cosine", "eps"):
-        raise ConfigError(
-            "--likelihood: flow: at t = 1 of a cosine schedule, eps says too little of x_0; a "
-            "model of 'v', or the bound, is needed"
-        )
+    return lambda images: judge(model, saved.weights, images)
 
 
 def _accuracy(trained: Trained, splits: Mapping[str, Source]) -> dict[str, float]:
     model, found = trained.experiment.model, {}
     for name, source in splits.items():
-        images, labels = _images(source)
-        assert labels is not None
-        judged = judge(model, trained.params, trained.stats, images)
-        found[f"accuracy_{name}"] = judged.accuracy(labels)
+        examples = _read(source)
+        judged = judge(model, trained.weights, examples["image"])
+        found[f"accuracy_{name}"] = judged.accuracy(examples["label"])
     return found
 
 
@@ -197,21 +211,19 @@ def _density(
     num: int | None,
 ) -> dict[str, Any]:
     """Measure -log p(x), in nats an example, and its standard error over examples."""
-    model = trained.experiment.model
-    if model.log_prob is None:
+    density = trained.experiment.model.density
+    if density is None:
         return {}
-    if num is None and model.log_prob_cost > 1:
-        cost = f"{model.log_prob_cost} network runs an image"
+    if num is None and density.cost > 1:
+        cost = f"{density.cost} network runs an image"
         print(f"no likelihood: it takes {cost}; --likelihood_num chooses how many", flush=True)
         return {}
-    known = model.log_prob_options
-    options = {name: options.get(name, option.default) for name, option in known.items()}
+    known = density.options
+    told = {name: options.get(name, option.default) for name, option in known.items()}
     size = min(source.size, num or source.size)
     mean = mean_log_prob(
-        model,
-        trained.params,
-        trained.stats,
-        trained.experiment.frozen,
+        density,
+        trained.weights,
         ordered_batches(source, min(batch_size, size), size),
         jax.random.fold_in(jax.random.key(seed), _DENSITY),
         options,
@@ -223,8 +235,8 @@ def _density(
         results["likelihood_num"] = size
     if mean.estimator_stderr > 0:
         results[f"nats_{split}_estimator_stderr"] = mean.estimator_stderr
-    results["log_prob"] = f"{model.log_prob_kind} {options or ''}".strip()
-    if model.over_pixels:
+    results["log_prob"] = f"{density.kind} {told or ''}".strip()
+    if density.over_pixels:
         num_dims = math.prod(source.image_shape)
         results[f"bits_per_dim_{split}"] = bits_per_dim(-nats, num_dims)
         results[f"bits_per_dim_{split}_stderr"] = bits_per_dim(mean.stderr, num_dims)
@@ -234,14 +246,6 @@ def _density(
         tokens = trained.experiment.num_tokens
         results[f"bits_per_token_{split}"] = bits_per_dim(-nats, tokens)
     return results
-
-
-def _conditions(config: Mapping[str, Any], source: Source, num: int) -> dict[str, np.ndarray]:
-    """Take what samples are told beside labels from training examples."""
-    model = config["model"]
-    if not (model.get("context_dim") or model.get("low_res_factor")):
-        return {}
-    return condition_of(config, source.read(spread_indices(source, num)))
 
 
 def _terms(
@@ -267,10 +271,8 @@ def _terms(
     }
 
 
-def _images(source: Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read images, and labels where there are any, spread over the source."""
+def _read(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
+    """Read examples, spread over the source, a thousand at a time."""
     indices = spread_indices(source, limit)
     parts = [source.read(part) for part in np.array_split(indices, -(-len(indices) // 1024))]
-    images = np.concatenate([part["image"] for part in parts])
-    labels = np.concatenate([part["label"] for part in parts]) if "label" in parts[0] else None
-    return images, labels
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,7 +1,7 @@
 """From a config to something that can be trained and sampled."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,25 +12,40 @@ import optax
 from gen_jax.errors import CheckpointError
 from gen_jax.launch.schema import fields_of, flatten
 from gen_jax.launch.stage1 import load_codec
-from gen_jax.protocols import Batch, Model
+from gen_jax.protocols import Batch, Input, Model
 from gen_jax.train.optimizers import adamw, learning_rate
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.typing import PyTree
 
-__all__ = ["Experiment", "abstract_state", "build", "make_optimizer"]
+__all__ = ["Experiment", "abstract_batch", "abstract_state", "build", "make_optimizer"]
 
 
 class Experiment(NamedTuple):
-    """A model of images, one optimiser for each player, and the weights nobody trains."""
+    """A model of images, one optimizer for each player, and the weights nobody trains.
+
+    ``training_frozen`` loads what only losses need (a perceptual network): ``train`` and
+    ``evaluate`` put it beside ``frozen``, and sampling never asks for it.
+    """
 
     model: Model
     optimizers: Mapping[str, optax.GradientTransformation]
     frozen: PyTree
-    num_classes: int | None  # what sampling may be conditioned on
+    training_frozen: Callable[[], Mapping[str, PyTree]] | None = None
     tensor_dims: Mapping[str, int] = {}  # see gen_jax.train.sharding.Rules
     stage1_digest: str | None = None  # of a second stage
     num_tokens: int | None = None  # of one x, where x is tokens
-    extras: Mapping[str, tuple[int, ...]] = {}  # shapes of what else a batch holds, float32
+
+    @property
+    def num_classes(self) -> int | None:
+        """Give the number of classes that the model is told, or None."""
+        label = self.model.inputs.get("label")
+        return None if label is None else label.size
+
+    def with_training_frozen(self) -> "Experiment":
+        """Load what only losses need."""
+        if self.training_frozen is None:
+            return self
+        return self._replace(frozen={**self.frozen, **self.training_frozen()})
 
 
 def build(config: Mapping[str, Any], stage1: Path | None = None) -> Experiment:
@@ -76,18 +91,45 @@ def make_optimizer(values: Mapping[str, Any], turns: int = 1) -> optax.GradientT
     return adamw(rate, **{name: values[f"optimizer.{name}"] for name in names})
 
 
-def abstract_state(experiment: Experiment, shape: tuple[int, int, int]) -> TrainState:
-    """Give the shapes and types of a training state, without making one."""
-    batch: Batch = {
-        "image": jax.ShapeDtypeStruct((1, *shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+_KINDS = {
+    "label": jnp.int32,
+    "tokens": jnp.int32,
+    "vectors": jnp.float32,
+    "image": jnp.uint8,
+    "mask": jnp.float32,
+}
+
+
+def abstract_batch(model: Model, shape: tuple[int, ...], size: int = 1) -> Batch:
+    """Give the shapes and types of a batch of what a model is trained on.
+
+    Args:
+        model: of images.
+        shape: of one image.
+        size: of the batch.
+    """
+
+    def abstract(given: Input) -> jax.ShapeDtypeStruct:
+        own = shape if given.kind == "image" and not given.shape else given.shape
+        own = tuple(1 if dim == -1 else dim for dim in own)
+        return jax.ShapeDtypeStruct((size, *own), _KINDS[given.kind])
+
+    return {
+        "image": jax.ShapeDtypeStruct((size, *shape), jnp.uint8),
         **{
-            name: jax.ShapeDtypeStruct((1, *extra), jnp.float32)
-            for name, extra in experiment.extras.items()
+            name: abstract(given)
+            for name, given in model.inputs.items()
+            if given.needed and given.derive is None
         },
     }
+
+
+def abstract_state(experiment: Experiment, shape: tuple[int, ...]) -> TrainState:
+    """Give the shapes and types of a training state, without making one."""
+    model, optimizers = experiment.model, experiment.optimizers
     return jax.eval_shape(
-        lambda key, batch: init_state(experiment.model, experiment.optimizers, key, batch),
+        lambda key, batch, frozen: init_state(model, optimizers, key, batch, frozen),
         jax.eval_shape(lambda: jax.random.key(0)),
-        batch,
+        abstract_batch(model, shape),
+        experiment.frozen,
     )

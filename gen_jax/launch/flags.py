@@ -14,19 +14,20 @@ __all__ = [
     "HelpGiven",
     "define_data",
     "define_sampling",
+    "load_alone",
+    "model_flags",
     "need",
     "parse",
     "parse_known",
     "read_override",
     "see_that_it_can_be_written",
     "take_overrides",
-    "trained_and_options",
     "with_data",
 ]
 
 
-# Options of samplers that have a meaning only with an image.
-EDITING = ("strength", "invert", "resamples", "jump")
+# What models may be told, so that a flag which this one is not told is no mere slip of the pen.
+INPUTS = ("label", "image", "mask", "context", "no_context", "low_res", "source", "prompt")
 
 
 def define_data(values: flags.FlagValues) -> None:
@@ -66,10 +67,13 @@ def define_sampling(values: flags.FlagValues, batch_size: int) -> None:
     )
 
 
-def trained_and_options(
-    command: str, values: flags.FlagValues, rest: list[str], *, density: bool = False
-) -> tuple[Any, dict[str, Any]]:
-    """Load a work directory, and read the flags that its model's sampler, or density, takes."""
+def load_alone(command: str, workdir: Path, *, whole: bool = False) -> Any:
+    """Load a work directory in a command that runs as one process.
+
+    Raises:
+        ConfigError: if it was started as several.
+        CheckpointError: as :func:`gen_jax.launch.workdir.load_trained`.
+    """
     from gen_jax.launch.cluster import find_place
     from gen_jax.launch.workdir import load_trained
 
@@ -79,38 +83,82 @@ def trained_and_options(
             f"{command}: runs as one process, and here are {place.num_processes} ({place.found_in})"
             "; each would write the same file; start it once"
         )
-    trained = load_trained(Path(values.workdir))
-    model = trained.experiment.model
-    if command == "sample" and model.sample is None:
-        raise ConfigError(f"sample: family {trained.config['family']!r} does not generate")
-    options = {**model.sample_options, **(model.log_prob_options if density else {})}
-    if command != "sample":  # where no image, and no mask, is given
-        options = {name: option for name, option in options.items() if name not in EDITING}
+    return load_trained(workdir, whole=whole)
+
+
+_DEFINE: Mapping[type, Callable[..., Any]] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_boolean,
+}
+_VALUES = {
+    "label": "a class",
+    "image": "a picture, or an npz with images",
+    "mask": "a picture, or an npz with mask: white where pixels are kept",
+    "vectors": "an npz",
+    "tokens": "an npz",
+}
+
+
+def model_flags(
+    command: str,
+    model: Any,
+    rest: list[str],
+    options: Mapping[str, Any],
+    *,
+    inputs: bool = False,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read the flags that follow from a model: options, and what it is told.
+
+    Args:
+        command: for errors.
+        model: whose flags they are.
+        rest: arguments that the command itself does not know.
+        options: of its sampler, or its density.
+        inputs: whether the model is told something here.
+
+    Returns:
+        The options that were chosen, and the flags of inputs that were given.
+
+    Raises:
+        ConfigError: for an unknown flag, or a value that is out of range.
+        HelpGiven: after ``--help``.
+    """
     own = flags.FlagValues()
-    define: Mapping[type, Callable[..., Any]] = {
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-        bool: flags.DEFINE_boolean,
-    }
     for name, option in options.items():
-        define[option.kind](
-            name,
-            None,
-            f"{option.help} ({option.accepts})" if option.accepts else option.help,
-            flag_values=own,
-        )
+        about = f"{option.help} ({option.accepts})" if option.accepts else option.help
+        _DEFINE[option.kind](name, None, about, flag_values=own)
+    told = _define_inputs(model, own) if inputs else {}
+    for argument in rest:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name in INPUTS and name not in own:
+            known = ", ".join(f"--{name}" for name in told) or "nothing"
+            raise ConfigError(f"--{name}: this model is not told it; it is told {known}")
     if parse(command, own, rest):
         raise HelpGiven
-    chosen = {name: own[name].value for name in options if own[name].value is not None}
+    chosen: dict[str, Any] = {
+        name: own[name].value for name in options if own[name].value is not None
+    }
     for name, value in chosen.items():
         if not options[name].ok(value):
             raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is needed")
-        other, needed = options[name].goes_with or (name, (value,))
-        if chosen.get(other, options[other].default) not in needed:
-            names = " or ".join(map(str, needed))
-            raise ConfigError(f"--{name}: has a meaning only with --{other} {names}")
-    return trained, chosen
+    given = {of: str(own[flag].value) for flag, of in told.items() if own[flag].value}
+    return chosen, given
+
+
+def _define_inputs(model: Any, own: flags.FlagValues) -> dict[str, str]:
+    """Define a flag for each input; gives the input of each flag."""
+    told = {name: name for name in model.inputs}
+    # What a model makes larger is an image by any name.
+    if "low_res" in model.inputs and "image" not in model.inputs:
+        told["image"] = "low_res"
+    for flag, name in told.items():
+        given = model.inputs[name]
+        below = f" from 0 to {given.size - 1}" if given.size else ""
+        about = f"{given.help}: {_VALUES[given.kind]}{below}"
+        flags.DEFINE_string(flag, None, about, flag_values=own)
+    return told
 
 
 class HelpGiven(Exception):

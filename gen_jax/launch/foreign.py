@@ -109,7 +109,7 @@ def _write(
     import jax
     import jax.numpy as jnp
 
-    from gen_jax.launch.experiment import abstract_state, build
+    from gen_jax.launch.experiment import abstract_batch, abstract_state, build
     from gen_jax.train import checkpoint
     from gen_jax.train.state import init_state
 
@@ -125,12 +125,10 @@ def _write(
         raise CheckpointError(f"{source}: {error}") from error
 
     def begin(key: jax.Array) -> Any:
-        batch = {
-            "image": jnp.zeros((2, *config["data"]["shape"]), jnp.uint8),
-            "label": jnp.zeros(2, jnp.int32),
-            **{name: jnp.zeros((2, *shape)) for name, shape in experiment.extras.items()},
-        }
-        state = init_state(experiment.model, experiment.optimizers, key, batch)
+        shapes = abstract_batch(experiment.model, tuple(config["data"]["shape"]), 2)
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        frozen = experiment.frozen
+        state = init_state(experiment.model, experiment.optimizers, key, batch, frozen)
         return state.replace(params={}, ema_params={})  # neither drawn nor compiled
 
     state = jax.jit(begin)(jax.random.key(0))
@@ -249,8 +247,8 @@ def run_export(workdir: Path, target: Path) -> None:
     foreign = read_architecture(original)
     _see_that_it_is_the_same(workdir, foreign, values)
     if foreign.family == "vae":
-        original = {**original, **_scale_of(saved.stats, original)}
-    tensors = export_weights(saved.params["net"], foreign.entries)
+        original = {**original, **_scale_of(saved.weights.stats, original)}
+    tensors = export_weights(saved.weights.params["net"], foreign.entries)
     kept = {n: x for n, x in values.items() if n.startswith(("model.", "diffusion."))}
     if foreign.family != "diffusion":
         write_folder(target, original, tensors)

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from gen_jax.data.decode import decode_image, fit_image
-from gen_jax.errors import DataError
+from gen_jax.errors import ConfigError, DataError
+from gen_jax.protocols import Input
 from gen_jax.reading import read_file, read_npz
 
-__all__ = ["read_context", "read_images", "read_mask"]
+__all__ = ["read_images", "read_input", "read_mask", "read_vectors"]
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _LARGEST = 1 << 28  # bytes of a picture's file
@@ -64,34 +65,76 @@ def read_mask(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarray:
     return _repeated(mask.astype(np.float32), num)
 
 
-def read_context(path: Path, dim: int, num: int) -> dict[str, np.ndarray]:
-    """Read sequences of vectors from an npz: ``context`` [N, L, dim], and perhaps ``no_context``.
+def read_vectors(path: Path, name: str, shape: tuple[int, ...], num: int) -> dict[str, np.ndarray]:
+    """Read an array [N, ...] of numbers from an npz, and perhaps ``no_<name>``.
 
-    The latter, [L, dim] or [1, L, dim], is what guidance leads away from, of an empty text for
-    example; without it that is a sequence of zeros, as in our own training.
+    The latter, one row, is what guidance leads away from, of an empty text for example.
+
+    Args:
+        path: of the npz.
+        name: of the array.
+        shape: of one row; -1 for any length.
+        num: rows that are wanted.
 
     Returns:
-        float32 [num, L, dim] of each that is there.
+        float32 [num, ...] of each that is there.
 
     Raises:
         DataError: naming the file and what is wrong with it.
     """
     found = {}
-    for name, rows in _arrays(path, ("context", "no_context")).items():
-        x = rows[None] if rows.ndim == 2 else rows
-        if x.ndim != 3 or x.shape[-1] != dim or not x.size:
-            raise DataError(f"{path}: {name}: [N, L, {dim}] is needed, got {list(x.shape)}")
+    needed = ", ".join("L" if dim == -1 else str(dim) for dim in shape)
+    for key, rows in _arrays(path, (name, f"no_{name}")).items():
+        x = rows[None] if rows.ndim == len(shape) else rows
+        fits = x.ndim == len(shape) + 1 and all(
+            wanted in (-1, size) for wanted, size in zip(shape, x.shape[1:], strict=False)
+        )
+        if not fits or not x.size:
+            raise DataError(f"{path}: {key}: [N, {needed}] is needed, got {list(x.shape)}")
         if x.dtype.kind != "f" or not np.isfinite(x).all():
-            raise DataError(f"{path}: {name}: finite floating-point numbers are needed")
-        found[name] = _repeated(x.astype(np.float32), num)
-    if "context" not in found:
-        raise DataError(f"{path}: no context; found no_context alone")
-    if "no_context" in found and found["no_context"].shape != found["context"].shape:
+            raise DataError(f"{path}: {key}: finite floating-point numbers are needed")
+        found[key] = _repeated(x.astype(np.float32), num)
+    if name not in found:
+        raise DataError(f"{path}: no {name}; found no_{name} alone")
+    if f"no_{name}" in found and found[f"no_{name}"].shape != found[name].shape:
         raise DataError(
-            f"{path}: no_context: one sequence as long as those of context is needed, got "
-            f"{list(found['no_context'].shape[1:])}"
+            f"{path}: no_{name}: one sequence as long as those of {name} is needed, got "
+            f"{list(found[f'no_{name}'].shape[1:])}"
         )
     return found
+
+
+def read_input(
+    name: str, given: Input, value: str, image_shape: tuple[int, ...], num: int
+) -> dict[str, np.ndarray]:
+    """Read what a flag of an input names, for ``num`` samples.
+
+    Args:
+        name: of the input.
+        given: its declaration.
+        value: of the flag: a class, or a file.
+        image_shape: of the data's images.
+        num: rows that are wanted; fewer are repeated.
+
+    Raises:
+        ConfigError: for a class that is not known.
+        DataError: naming the file and what is wrong with it.
+    """
+    if given.kind == "label":
+        try:
+            label = int(value)
+        except ValueError:
+            label = -1
+        if not 0 <= label < (given.size or 0):
+            size = (given.size or 0) - 1
+            raise ConfigError(f"--{name}: {value}; a class from 0 to {size} is needed")
+        return {name: np.full(num, label, np.int32)}
+    path = Path(value)
+    if given.kind == "image":
+        return {name: read_images(path, given.shape or image_shape, num)}
+    if given.kind == "mask":
+        return {name: read_mask(path, given.shape or image_shape, num)}
+    return read_vectors(path, name, given.shape, num)
 
 
 def _repeated(x: np.ndarray, num: int) -> np.ndarray:

@@ -1,11 +1,13 @@
 """A trained classifier, to guide a diffusion model with."""
 
+import functools
+import math
 from pathlib import Path
-from typing import Any
 
 from gen_jax.errors import ConfigError
 from gen_jax.launch.workdir import Trained
-from gen_jax.typing import Array, PyTree
+from gen_jax.protocols import Input, Model, Option, Weights
+from gen_jax.typing import Array
 
 __all__ = ["with_classifier"]
 
@@ -19,25 +21,21 @@ _MEANS = {
 }
 
 
-def with_classifier(
-    trained: Trained, workdir: Path, scale: float
-) -> tuple[Trained, int, str, dict[str, Any]]:
+def with_classifier(trained: Trained, workdir: Path) -> tuple[Trained, str]:
     """Give a diffusion model a classifier of noisy images.
 
     Args:
         trained: the diffusion model.
         workdir: of the classifier.
-        scale: strength of its guidance.
 
     Returns:
-        The model with the classifier's weights among its frozen ones, how many classes there are,
-        its digest, and the options that the sampler needs.
+        The model, which is then told a label, has the option ``classifier_scale`` and the
+        classifier's weights among its frozen ones; and the classifier's digest.
 
     Raises:
         ConfigError: if it is no classifier, or was trained on other noise or images.
     """
     import jax
-    import jax.numpy as jnp
 
     from gen_jax.launch.workdir import load_weights
     from gen_jax.train.sharding import replicated
@@ -63,16 +61,43 @@ def with_classifier(
         )
     if tuple(saved.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
         raise ConfigError(f"--classifier: {workdir}: was trained on images of another shape")
-    predict = saved.experiment.model.predict
-    assert predict is not None
+    classes = saved.config["model"]["num_classes"]
+    own = trained.experiment.num_classes
+    if own not in (None, classes):
+        raise ConfigError(f"--classifier: knows {classes} classes; the model's {own} are needed")
+    weights = jax.device_put(saved.weights, replicated(trained.mesh))
+    frozen = {**trained.experiment.frozen, "classifier": weights}
+    model = _guided(trained.experiment.model, saved.experiment.model, classes)
+    experiment = trained.experiment._replace(model=model, frozen=frozen)
+    trained = trained._replace(
+        experiment=experiment, weights=trained.weights._replace(frozen=frozen)
+    )
+    return trained, saved.digest
 
-    def guide(weights: PyTree, x: Array, t: Array, label: Array) -> Array:
-        log_probs = predict(weights, {}, x, t).log_probs
+
+def _guided(model: Model, classifier: Model, classes: int) -> Model:
+    import jax.numpy as jnp
+
+    predict = classifier.predict
+    assert predict is not None
+    assert model.sampler is not None
+    assert model.latents is not None
+
+    def log_prob(weights: Weights, x: Array, t: Array, label: Array) -> Array:
+        log_probs = predict(weights, x, {"t": t}).log_probs
         return jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
 
-    weights = jax.device_put(saved.params, replicated(trained.mesh))
-    frozen = {**trained.experiment.frozen, "classifier": weights}
-    experiment = trained.experiment._replace(frozen=frozen)
-    options = {"classifier": guide, "classifier_scale": scale}
-    trained = trained._replace(experiment=experiment)
-    return trained, saved.config["model"]["num_classes"], saved.digest, options
+    scale = Option(
+        float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
+        "strength of the classifier's guidance",
+    )  # fmt: skip
+    return model._replace(
+        inputs={**model.inputs, "label": Input("label", size=classes, help="class to guide to")},
+        sampler=model.sampler._replace(
+            draw=functools.partial(model.sampler.draw, classifier=log_prob),
+            options={**model.sampler.options, "classifier_scale": scale},
+        ),
+        latents=model.latents._replace(
+            decode=functools.partial(model.latents.decode, classifier=log_prob)
+        ),
+    )

@@ -1,8 +1,6 @@
 """The commands that look into a latent space, from ``reconstruct`` to ``scatter``."""
 
-import functools
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from gen_jax.errors import ConfigError, DataError
 from gen_jax.evals.reconstruction import mean_squared_error, psnr, ssim
 from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.pictures import grid, pairs, scatter
-from gen_jax.launch.sampling import check_label
+from gen_jax.launch.sampling import Draw, decode, encode, interpolate
 from gen_jax.launch.workdir import Trained
 from gen_jax.ops import latents
 from gen_jax.ops.quantization import perplexity
@@ -27,9 +25,6 @@ __all__ = [
     "run_resynthesis",
     "run_scatter",
 ]
-
-# Codes are made and decoded in batches of this one shape.
-_BATCH = 128
 
 
 def run_reconstruction(trained: Trained, source: Source, *, num: int, out: Path) -> None:
@@ -53,7 +48,9 @@ def run_reconstruction(trained: Trained, source: Source, *, num: int, out: Path)
         f"{psnr(images, again):.2f} dB, SSIM {ssim(images, again):.4f}; in {out}",
         flush=True,
     )
-    for line in _use_of(codes, trained.experiment.model.num_codes):
+    latents_of = trained.experiment.model.latents
+    assert latents_of is not None
+    for line in _use_of(codes, latents_of.num_codes):
         print(line, flush=True)
 
 
@@ -93,11 +90,10 @@ def run_interpolation(
     """
     images, labels = _examples(trained, source, 2 * num)
     z = _encode(trained, images, labels)
-    go = jax.vmap({"lerp": latents.lerp, "slerp": latents.slerp}[path], in_axes=(0, 0, None))
-    between = go(jnp.asarray(z[:num]), jnp.asarray(z[num:]), jnp.linspace(0.0, 1.0, steps))
     # A class-conditional model keeps the class of the row's first image.
-    wide = None if labels is None else np.repeat(labels[:num], steps)
-    pictures = _decode(trained, np.asarray(between).reshape(num * steps, *z.shape[1:]), wide)
+    draw = _draw(None if labels is None else labels[:num])
+    draw = interpolate(draw, z[:num], z[num:], steps, path)
+    pictures = decode(trained.experiment.model, trained.weights, draw)
     _write(out, grid(pictures, steps), trained)
     print(f"{num} interpolations ({path}) of step {trained.step} in {out}", flush=True)
 
@@ -205,43 +201,34 @@ def _examples(
 
 
 def _labels(trained: Trained, label: int | None, num: int) -> np.ndarray | None:
-    check_label(trained.experiment.num_classes, label)
-    if trained.experiment.num_classes is None:
+    size = trained.experiment.num_classes
+    if label is not None and size is None:
+        raise ConfigError("--label: this model knows no classes (model.num_classes is 0)")
+    if size is None:
         return None
+    if not 0 <= (label or 0) < size:
+        raise ConfigError(f"--label: {label}; a class from 0 to {size - 1} is needed")
     return np.full(num, label or 0, np.int32)
 
 
+def _draw(labels: np.ndarray | None, z: Any = None) -> Draw:
+    return Draw(0, {}, {} if labels is None else {"label": labels}, z=z)
+
+
 def _code_shape(trained: Trained) -> tuple[int, ...]:
+    """Give the shape of a code, without making one."""
+    model = trained.experiment.model
+    assert model.latents is not None
+    assert model.latents.encode is not None
     image = jax.ShapeDtypeStruct((1, *trained.config["data"]["shape"]), jnp.uint8)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if trained.experiment.num_classes else None
-    encode = _compiled(trained.experiment.model.encode)
-    z = jax.eval_shape(encode, trained.params, trained.stats, image, label)
-    return tuple(z.shape[1:])
+    classes = trained.experiment.num_classes
+    cond = {"label": jax.ShapeDtypeStruct((1,), jnp.int32)} if classes else {}
+    return tuple(jax.eval_shape(model.latents.encode, trained.weights, image, cond).shape[1:])
 
 
 def _encode(trained: Trained, images: np.ndarray, labels: np.ndarray | None) -> Any:
-    function = _compiled(trained.experiment.model.encode)
-    return _in_batches(lambda *part: function(trained.params, trained.stats, *part), images, labels)
+    return encode(trained.experiment.model, trained.weights, _draw(labels), images)
 
 
 def _decode(trained: Trained, z: Any, labels: np.ndarray | None) -> np.ndarray:
-    function = _compiled(trained.experiment.model.decode)
-    return _in_batches(lambda *part: function(trained.params, trained.stats, *part), z, labels)
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(lambda params, stats, x, label: function(params, stats, x, label=label))
-
-
-def _in_batches(function: Callable[..., Any], inputs: Any, labels: np.ndarray | None) -> Any:
-    """Apply to all, in batches of one shape; the last is padded with its last row."""
-    parts = []
-    total = len(jax.tree.leaves(inputs)[0])
-    for first in range(0, total, _BATCH):
-        rows = np.minimum(np.arange(first, first + _BATCH), total - 1)
-        label = None if labels is None else labels[rows]
-        made = function(jax.tree.map(operator.itemgetter(rows), inputs), label)
-        kept = slice(total - first)
-        parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[kept], made))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    return decode(trained.experiment.model, trained.weights, _draw(labels, z))

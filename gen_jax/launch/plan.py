@@ -259,31 +259,26 @@ def _arguments(config: Mapping[str, Any], topology: Topology) -> tuple[Any, Any,
     import jax
     import jax.numpy as jnp
 
-    from gen_jax.launch.experiment import build
+    from gen_jax.launch.experiment import abstract_batch, build
     from gen_jax.launch.parallel import build_engine, build_mesh
     from gen_jax.launch.stage1 import load_codec
 
-    experiment = build(config)
+    experiment = build(config).with_training_frozen()
     engine = build_engine(config, experiment, build_mesh(config, topology.devices))
     size, shape = config["data"]["batch_size"], tuple(config["data"]["shape"])
-    whole: dict[str, Any] = {"label": jax.ShapeDtypeStruct((size,), jnp.int32)}
+    whole = dict(abstract_batch(experiment.model, shape, size))
     if config["data"]["source"].startswith("codes:"):  # the encoder does not run
         first = load_codec(Path(config["stage1"]))
         kind = jnp.float32 if first.codec.num_categories is None else jnp.int32
+        del whole["image"]
         whole["codes"] = jax.tree.map(
             lambda grid: jax.ShapeDtypeStruct((size, *grid), kind),
             first.code_shape,
             is_leaf=lambda grid: isinstance(grid, tuple),
         )
-    else:
-        whole["image"] = jax.ShapeDtypeStruct((size, *shape), jnp.uint8)
-    whole |= {
-        name: jax.ShapeDtypeStruct((size, *extra), jnp.float32)
-        for name, extra in experiment.extras.items()
-    }
     batch, key = engine.inputs(whole)
     frozen = jax.eval_shape(lambda: experiment.frozen)
-    return experiment, engine, (engine.abstract(batch), frozen, batch, key)
+    return experiment, engine, (engine.abstract(batch, frozen), frozen, batch, key)
 
 
 def _bytes(tree: Any) -> int:

@@ -4,8 +4,6 @@ import hashlib
 import io
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -13,20 +11,11 @@ from tqdm import tqdm
 from gen_jax.errors import ConfigError
 from gen_jax.files import npz_bytes, png_bytes, write_file
 from gen_jax.launch import parts
-from gen_jax.launch.givens import read_context, read_images, read_mask
-from gen_jax.launch.guides import with_classifier
+from gen_jax.launch.givens import read_input
 from gen_jax.launch.pictures import grid
 from gen_jax.launch.request import Request, check_request
-from gen_jax.launch.sampling import (
-    Draw,
-    check_label,
-    draw_noise,
-    draw_some,
-    invert_images,
-    to_low_res,
-)
+from gen_jax.launch.sampling import Draw, draw_prior, draw_some, encode, interpolate
 from gen_jax.launch.workdir import Trained
-from gen_jax.ops.latents import slerp
 
 __all__ = ["run_sampling"]
 
@@ -34,7 +23,7 @@ __all__ = ["run_sampling"]
 FILM_IMAGES, FILM_FRAMES = 64, 60
 
 
-def run_sampling(trained: Trained, request: Request) -> None:
+def run_sampling(trained: Trained, request: Request, guide: str | None = None) -> None:
     """Draw samples and write them as a grid (``.png``) or as arrays (``.npz``).
 
     Sample i depends on the seed and on i. Without a label all classes come in turn. The file
@@ -44,6 +33,7 @@ def run_sampling(trained: Trained, request: Request) -> None:
     Args:
         trained: a work directory's model.
         request: what is asked for.
+        guide: digest of the classifier that guides, if one does.
 
     Raises:
         ConfigError: if the model has no such class, or does not take what is given.
@@ -51,17 +41,13 @@ def run_sampling(trained: Trained, request: Request) -> None:
         StorageError: if the file cannot be written.
     """
     check_request(trained, request)
-    asked = request._asdict()
-    trained, request, guide = _guided(trained, request)
     draw, num, columns = _plan(trained, request)
-    noise = None
-    if request.with_noise:
-        noise = draw_noise(trained.experiment, seed=request.seed, num=num)
-
+    model = trained.experiment.model
+    noise = draw_prior(model, seed=request.seed, num=num) if request.with_noise else None
     bar = tqdm(total=num, unit="sample", disable=None)
 
     def draw_part(first: int, end: int) -> np.ndarray:
-        arguments = (trained.experiment, trained.params, trained.stats, draw, trained.mesh)
+        arguments = (model, trained.weights, draw, trained.mesh)
         return np.concatenate(list(draw_some(*arguments, first, end, bar)))
 
     out = request.out
@@ -73,7 +59,7 @@ def run_sampling(trained: Trained, request: Request) -> None:
             "step": trained.step,
             "guide": guide,
             "given": _digest(draw),
-            **{name: x for name, x in asked.items() if name not in ("batch_size", "out")},
+            **{n: x for n, x in request._asdict().items() if n not in ("batch_size", "out")},
         }
         images = parts.in_parts(out, num, origin, draw_part, bar.update)
     else:
@@ -87,22 +73,6 @@ def run_sampling(trained: Trained, request: Request) -> None:
     print(f"{num} samples of step {trained.step} in {out}", flush=True)
 
 
-def _guided(trained: Trained, request: Request) -> tuple[Trained, Request, str | None]:
-    """Load a classifier, where one is to guide; the last is its digest."""
-    if request.classifier is None:
-        return trained, request, None
-    trained, classes, guide, options = with_classifier(
-        trained, request.classifier, request.classifier_scale
-    )
-    check_label(classes, request.label)
-    if trained.experiment.num_classes not in (None, classes):
-        raise ConfigError(
-            f"--classifier: knows {classes} classes; the model's "
-            f"{trained.experiment.num_classes} are needed"
-        )
-    return trained, request._replace(options={**request.options, **options}), guide
-
-
 def _write(
     trained: Trained,
     request: Request,
@@ -113,18 +83,17 @@ def _write(
 ) -> None:
     out, num = request.out, len(images)
     if out.suffix == ".npz":
-        arrays: dict[str, np.ndarray] = {"images": images} | (
-            {} if draw.labels is None else {"labels": draw.labels}
-        )
+        arrays: dict[str, np.ndarray] = {"images": images}
+        if "label" in draw.cond:
+            arrays["labels"] = draw.cond["label"]
         if noise is not None:  # a pair, with all that made it
-            arrays |= {"noise": noise, **draw.condition}
+            arrays |= {"noise": noise, **{n: x for n, x in draw.cond.items() if n != "label"}}
         arrays |= {"step": np.asarray(trained.step), "digest": np.array(trained.digest)}
         write_file(out, npz_bytes(arrays))
     else:
         weights = f"step {trained.step}, weights {trained.digest}"
-        shown = {n: x for n, x in request.options.items() if not callable(x)}
-        origin = {"gen_jax": f"{weights}, seed {request.seed}, {shown}"}
-        if draw.given.get("image") is not None:
+        origin = {"gen_jax": f"{weights}, seed {request.seed}, {dict(request.options)}"}
+        if "image" in draw.cond:
             images = _beside_originals(draw, images)
             columns = columns or 2 * max(1, round((num / 2) ** 0.5))
         write_file(out, png_bytes(grid(images, columns), origin))
@@ -133,7 +102,7 @@ def _write(
 def _digest(draw: Draw) -> str:
     """Name what samples are made of beside the model: a file may change while a job is stopped."""
     sha = hashlib.sha256()
-    arrays = {**draw.given, **{f"condition/{name}": x for name, x in draw.condition.items()}}
+    arrays = dict(draw.cond) if draw.z is None else {**draw.cond, "z": draw.z}
     for name, x in sorted(arrays.items()):
         sha.update(f"{name} {x.shape} {x.dtype}".encode())
         same = x.strides[0] == 0  # one row, looked at again and again
@@ -143,65 +112,38 @@ def _digest(draw: Draw) -> str:
 
 def _plan(trained: Trained, request: Request) -> tuple[Draw, int, int | None]:
     """Read what is given; how many samples that makes, and how many of them a row has."""
-    num, columns = request.num, None
+    num, steps = request.num, request.interpolate
     shape = tuple(trained.config["data"]["shape"])
-    steps = request.interpolate
+    model, weights = trained.experiment.model, trained.weights
     ends = num + 1 if steps else num
-    labels, num_classes = None, trained.experiment.num_classes
-    if num_classes is not None:
-        labels = np.arange(ends) % num_classes
-        labels = np.full(ends, request.label) if request.label is not None else labels
-        labels = labels.astype(np.int32)
-    condition: dict[str, np.ndarray] = {}
-    given: dict[str, np.ndarray] = {}
-    if factor := trained.config["model"].get("low_res_factor"):
-        assert request.image is not None
-        small = (shape[0] // factor, shape[1] // factor, shape[2])
-        condition["low_res"] = to_low_res(read_images(request.image, small, ends))
-    elif request.image is not None:
-        given["image"] = read_images(request.image, shape, ends)
-    if request.context is not None:
-        dim = trained.config["model"]["context_dim"]
-        condition |= read_context(request.context, dim, ends)
-    if request.mask is not None:
-        given["mask"] = read_mask(request.mask, shape, ends)
-    if request.classifier is not None and num_classes is None:
-        given["target"] = np.full(ends, request.label, np.int32)  # of the classifier alone
-    draw = Draw(request.seed, request.options, labels, condition, given, request.batch_size)
+    cond: dict[str, np.ndarray] = {}
+    for name, given in model.inputs.items():
+        if name in request.inputs:
+            cond |= read_input(name, given, request.inputs[name], shape, ends)
+        elif given.kind == "label" and given.needed:
+            assert given.size is not None
+            cond[name] = (np.arange(ends) % given.size).astype(np.int32)
+    draw = Draw(request.seed, request.options, cond, request.batch_size)
     if not steps:
-        return draw, num, columns
-    if request.image is not None:
-        images = given.pop("image")
+        return draw, num, None
+    if "image" in cond:
+        images = cond.pop("image")
         if len(images) > 1 and not (images[0] != images[1]).any():
             raise ConfigError("--interpolate: between images takes an npz with two or more")
-        noise = invert_images(
-            trained.experiment, trained.params, trained.stats, draw, trained.mesh, images
-        )
-        draw = draw._replace(options={**draw.options, "clipped": False})
+        z = encode(model, weights, draw, images, trained.mesh)
+        assert model.latents is not None
+        draw = draw._replace(options={**draw.options, **model.latents.undo})
     else:
-        noise = draw_noise(trained.experiment, seed=request.seed, num=ends)
-    weights = jnp.linspace(0.0, 1.0, steps)
-    paths = jax.vmap(lambda a, b: slerp(a, b, weights))(noise[:-1], noise[1:])
-    rows = np.repeat(np.arange(num), steps)
-    return (
-        draw._replace(
-            labels=None if labels is None else labels[rows],
-            condition={name: x[rows] for name, x in condition.items()},
-            given={
-                **{name: x[rows] for name, x in given.items()},
-                "noise": np.asarray(paths).reshape(-1, *noise.shape[1:]),
-            },
-        ),
-        num * steps,
-        steps,
-    )
+        z = draw_prior(model, seed=request.seed, num=ends)
+    draw = draw._replace(cond={name: x[:-1] for name, x in draw.cond.items()})
+    return interpolate(draw, z[:-1], z[1:], steps), num * steps, steps
 
 
 def _beside_originals(draw: Draw, images: np.ndarray) -> np.ndarray:
-    """Put each result right of the image that it was made of; unknown pixels of it are grey."""
-    originals = draw.given["image"][: len(images)]
-    if "mask" in draw.given:
-        mask = draw.given["mask"][: len(images)]
+    """Put each result right of the image that it was made of; unknown pixels of it are gray."""
+    originals = draw.cond["image"][: len(images)]
+    if "mask" in draw.cond:
+        mask = draw.cond["mask"][: len(images)]
         originals = np.where(mask > 0, originals, 128).astype(np.uint8)
     return np.stack([originals, images], axis=1).reshape(-1, *images.shape[1:])
 
@@ -210,7 +152,7 @@ def _write_film(trained: Trained, draw: Draw, num: int, path: Path) -> None:
     """Show how the first samples came about, as a GIF."""
     num = min(num, FILM_IMAGES)
     draw = draw._replace(options={**draw.options, "trace": True})
-    arguments = (trained.experiment, trained.params, trained.stats, draw, trained.mesh)
+    arguments = (trained.experiment.model, trained.weights, draw, trained.mesh)
     bar = tqdm(total=num, unit="sample", disable=None, desc="film")
     points = np.concatenate(list(draw_some(*arguments, 0, num, bar)))  # [num, times, H, W, C]
     bar.close()

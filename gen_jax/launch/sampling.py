@@ -5,63 +5,51 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
-from gen_jax.errors import ConfigError
-from gen_jax.launch.experiment import Experiment
 from gen_jax.ops import keys as rng
+from gen_jax.ops import latents as paths
+from gen_jax.ops.rows import each_batch, map_rows
+from gen_jax.protocols import Model, Weights
 from gen_jax.train.sharding import batch_sharding
 from gen_jax.typing import PyTree
 
 __all__ = [
     "Draw",
-    "check_label",
-    "condition_of",
-    "draw_noise",
+    "conditions_from_data",
+    "decode",
+    "draw_prior",
     "draw_samples",
     "draw_some",
-    "invert_images",
-    "to_low_res",
+    "encode",
+    "interpolate",
 ]
 
 
 class Draw(NamedTuple):
     """What samples are drawn with: the same for all of a job.
 
-    ``condition`` and ``given`` are host arrays [num, ...], row i for sample i.
+    ``cond`` and ``z`` are host arrays [num, ...], row i for sample i. With ``z`` samples are what
+    it decodes to; without, each begins with noise of its own.
     """
 
     seed: int
     options: Mapping[str, Any]
-    labels: np.ndarray | None = None
-    condition: Mapping[str, np.ndarray] = {}  # beside the label
-    given: Mapping[str, np.ndarray] = {}
+    cond: Mapping[str, np.ndarray] = {}
     batch_size: int = 128
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled(
-    sample: Callable[..., Any], static: tuple[tuple[str, Any], ...]
-) -> Callable[..., Any]:
-    """Keep the jitted sampler: a new one for every picture of a run would be compiled anew."""
-    return jax.jit(functools.partial(sample, **dict(static)))
+    z: PyTree = None
 
 
 def draw_samples(
-    experiment: Experiment,
-    params: PyTree,
-    stats: PyTree,
-    *,
-    num: int,
-    seed: int,
-    options: Mapping[str, Any],
+    model: Model,
+    weights: Weights,
+    draw: Draw,
     mesh: Mesh,
-    labels: np.ndarray | None = None,
-    condition: Mapping[str, np.ndarray] | None = None,
-    batch_size: int = 128,
+    num: int,
+    *,
     progress: bool = False,
 ) -> np.ndarray:
     """Draw samples, spread over all devices of a mesh.
@@ -70,133 +58,71 @@ def draw_samples(
     all processes of a job get all samples.
 
     Args:
-        experiment: what to sample from; its frozen weights are on the devices of the mesh.
-        params: the averaged parameters, also there.
-        stats: of the model, also there.
-        num: how many samples.
-        seed: in [0, 2**32).
-        options: of ``Model.sample``; those left out have their defaults.
+        model: what to sample from.
+        weights: of the model, usually the averaged ones, on the devices of the mesh.
+        draw: with what.
         mesh: whose axes ``data`` and ``fsdp`` share the samples out.
-        labels: int [num] for a class-conditional model.
-        condition: arrays [num, ...] that the model is told beside labels.
-        batch_size: samples drawn at once; rounded up to a multiple of the devices.
+        num: how many samples.
         progress: whether to show a bar on a terminal.
 
     Returns:
         uint8 [num, H, W, C].
     """
-    draw = Draw(seed, options, labels, condition or {}, batch_size=batch_size)
     bar = tqdm(total=num, unit="sample", disable=None if progress else True)
-    images = list(draw_some(experiment, params, stats, draw, mesh, 0, num, bar))
+    images = list(draw_some(model, weights, draw, mesh, 0, num, bar))
     bar.close()
     return np.concatenate(images)
 
 
 def draw_some(
-    experiment: Experiment,
-    params: PyTree,
-    stats: PyTree,
-    draw: Draw,
-    mesh: Mesh,
-    first: int,
-    end: int,
-    bar: tqdm,
+    model: Model, weights: Weights, draw: Draw, mesh: Mesh, first: int, end: int, bar: tqdm
 ) -> Iterator[np.ndarray]:
     """Draw samples ``first`` to ``end - 1`` of a job, a batch at a time."""
-    rows = batch_sharding(mesh)
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-min(draw.batch_size, end - first) // parts) * parts
-    known = experiment.model.sample_options
-    # A function, as a classifier, is compiled in like the options that are; numbers are not.
+    sampler = model.sampler
+    assert sampler is not None
+    static, traced = _split(model, draw.options)
+    sharding = batch_sharding(mesh)
+    rows = {"cond": dict(draw.cond), "index": np.broadcast_to(np.int8(0), end)}
+    if draw.z is None:
+        run = _compiled(sampler.draw, static)
+
+        def make(batch: Mapping[str, Any], index: np.int32) -> jax.Array:
+            keys = _key_maker(sharding, len(batch["index"]))(np.uint32(draw.seed), index)
+            return run(weights, keys, batch["cond"], **traced)
+    else:
+        assert model.latents is not None
+        decode_z = _compiled(model.latents.decode, static)
+        rows["z"] = draw.z
+
+        def make(batch: Mapping[str, Any], index: np.int32) -> jax.Array:
+            del index
+            return decode_z(weights, batch["z"], batch["cond"], **traced)
+
+    for images in each_batch(make, rows, draw.batch_size, sharding, first, end):
+        yield images
+        bar.update(len(images))
+
+
+def _split(
+    model: Model, options: Mapping[str, Any]
+) -> tuple[tuple[tuple[str, Any], ...], dict[str, Any]]:
+    """Tell options that are compiled in from numbers that are not."""
+    known = model.sampler.options if model.sampler is not None else {}
     static = {
-        name: x
-        for name, x in draw.options.items()
-        if (known[name].static if name in known else not isinstance(x, float))
+        name: value
+        for name, value in options.items()
+        if (known[name].static if name in known else not isinstance(value, float))
     }
-    traced = {name: x for name, x in draw.options.items() if name not in static}
-    sampler = _compiled(experiment.model.sample, tuple(sorted(static.items())))
-    make_keys = _key_maker(rows, size)
-    for begin in range(first, end, size):
-        place = functools.partial(_place, rows, np.minimum(np.arange(begin, begin + size), end - 1))
-        condition: Any = None if draw.labels is None else place(draw.labels)
-        if draw.condition:
-            condition = {"label": condition, **{n: place(x) for n, x in draw.condition.items()}}
-        if draw.given:
-            traced["given"] = {name: place(x) for name, x in draw.given.items()}
-        keys = make_keys(np.uint32(draw.seed), np.int32(begin))
-        batch = sampler(params, stats, keys, experiment.frozen, condition, **traced)
-        kept = min(size, end - begin)
-        yield multihost_utils.process_allgather(batch, tiled=True)[:kept]
-        bar.update(kept)
+    traced = {name: value for name, value in options.items() if name not in static}
+    return tuple(sorted(static.items())), traced
 
 
-def draw_noise(experiment: Experiment, *, seed: int, num: int) -> np.ndarray:
-    """Draw the noise that samples 0 to ``num - 1`` begin with, float32 [num, ...]."""
-    start_noise = experiment.model.start_noise
-    assert start_noise is not None
-
-    @jax.jit
-    def draw(seed: jax.Array, first: jax.Array) -> jax.Array:
-        return start_noise(rng.per_example(jax.random.key(seed), first, size))
-
-    size = min(num, 1024)
-    parts = [draw(np.uint32(seed), np.int32(first)) for first in range(0, num, size)]
-    return np.concatenate([np.asarray(part) for part in parts])[:num]
-
-
-def invert_images(
-    experiment: Experiment,
-    params: PyTree,
-    stats: PyTree,
-    draw: Draw,
-    mesh: Mesh,
-    images: np.ndarray,
-) -> np.ndarray:
-    """Find the noise of images, float32 [num, ...], spread over all devices of a mesh."""
-    noise_of = experiment.model.noise_of
-    assert noise_of is not None
-    names = ("solver", "steps", "grid")
-    options = {name: draw.options[name] for name in names if name in draw.options}
-    run = jax.jit(functools.partial(noise_of, **options))
-    rows, num = batch_sharding(mesh), len(images)
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-min(num, draw.batch_size) // parts) * parts
-    make_keys = _key_maker(rows, size)
-    found = []
-    for begin in tqdm(range(0, num, size), unit="batch", disable=None, desc="inverting"):
-        place = functools.partial(_place, rows, np.minimum(np.arange(begin, begin + size), num - 1))
-        condition: Any = None if draw.labels is None else place(draw.labels)
-        if draw.condition:
-            extra = {name: place(x) for name, x in draw.condition.items()}
-            condition = {"label": condition, **extra}
-        keys = make_keys(np.uint32(draw.seed), np.int32(begin))
-        noise = run(params, stats, keys, experiment.frozen, place(images), condition)
-        found.append(multihost_utils.process_allgather(noise, tiled=True)[: num - begin])
-    return np.concatenate(found)
-
-
-def to_low_res(images: np.ndarray) -> np.ndarray:
-    """Bring uint8 images that are to be made larger to [-1, 1], as the codec of pixels does."""
-    return images.astype(np.float32) / 127.5 - 1.0
-
-
-def condition_of(config: Mapping[str, Any], examples: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Take what a model is told beside labels from examples of its data."""
-    condition = {}
-    model = config["model"]
-    if model.get("context_dim"):
-        condition["context"] = examples["context"]
-    if factor := model.get("low_res_factor"):
-        x = to_low_res(examples["image"])
-        num, height, width, channels = x.shape
-        x = x.reshape(num, height // factor, factor, width // factor, factor, channels)
-        condition["low_res"] = x.mean(axis=(2, 4))
-    return condition
-
-
-def _place(rows: NamedSharding, indices: np.ndarray, values: np.ndarray) -> jax.Array:
-    part = values[indices]
-    return jax.make_array_from_callback(part.shape, rows, part.__getitem__)
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    function: Callable[..., Any], static: tuple[tuple[str, Any], ...]
+) -> Callable[..., Any]:
+    """Keep the jitted function: a new one for every picture of a run would be compiled anew."""
+    return jax.jit(functools.partial(function, **dict(static)))
 
 
 @functools.lru_cache(maxsize=16)
@@ -209,15 +135,104 @@ def _key_maker(rows: NamedSharding, num: int) -> Callable[..., jax.Array]:
     return jax.jit(make, out_shardings=rows)
 
 
-def check_label(num_classes: int | None, label: int | None) -> None:
-    """See that a model knows the class that was asked for, if one was.
+def draw_prior(model: Model, *, seed: int, num: int) -> Any:
+    """Draw the latents that samples 0 to ``num - 1`` begin with, on the host, [num, ...]."""
+    assert model.latents is not None
+    prior = model.latents.prior
+    assert prior is not None
 
-    Raises:
-        ConfigError: if it does not.
+    def make(index: np.ndarray, first: np.int32) -> PyTree:
+        return _prior(prior, len(index))(np.uint32(seed), first)
+
+    return map_rows(make, np.broadcast_to(np.int8(0), num), 1024)
+
+
+@functools.lru_cache(maxsize=16)
+def _prior(prior: Callable[..., PyTree], num: int) -> Callable[..., PyTree]:
+    return jax.jit(lambda seed, first: prior(rng.per_example(jax.random.key(seed), first, num)))
+
+
+def encode(
+    model: Model, weights: Weights, draw: Draw, images: np.ndarray, mesh: Mesh | None = None
+) -> Any:
+    """Find the latents of images, on the host, [num, ...]; random codes are their means.
+
+    Args:
+        model: with latents that can be encoded.
+        weights: of the model.
+        draw: options and what the model is told of each image.
+        images: uint8 [num, H, W, C].
+        mesh: whose devices share the images; None for one device.
     """
-    if label is None:
-        return
-    if num_classes is None:
-        raise ConfigError("--label: this model knows no classes (model.num_classes is 0)")
-    if not 0 <= label < num_classes:
-        raise ConfigError(f"--label: {label}; a class from 0 to {num_classes - 1} is needed")
+    assert model.latents is not None
+    assert model.latents.encode is not None
+    static, traced = _split(model, draw.options)
+    run = _compiled(model.latents.encode, static)
+    rows = {"image": images, "cond": dict(draw.cond)}
+
+    def make(batch: Mapping[str, Any], _: np.int32) -> PyTree:
+        return run(weights, batch["image"], batch["cond"], **traced)
+
+    return map_rows(make, rows, draw.batch_size, None if mesh is None else batch_sharding(mesh))
+
+
+def decode(model: Model, weights: Weights, draw: Draw) -> np.ndarray:
+    """Decode the latents of a draw, uint8 [num, H, W, C]."""
+    assert model.latents is not None
+    static, traced = _split(model, draw.options)
+    run = _compiled(model.latents.decode, static)
+
+    def make(batch: Mapping[str, Any], _: np.int32) -> PyTree:
+        return run(weights, batch["z"], batch["cond"], **traced)
+
+    return map_rows(make, {"z": draw.z, "cond": dict(draw.cond)}, draw.batch_size)
+
+
+def interpolate(
+    draw: Draw, begin: np.ndarray, end: np.ndarray, steps: int, path: str = "slerp"
+) -> Draw:
+    """Lay ways between latents: ``steps`` points from each of ``begin`` to its ``end``.
+
+    Args:
+        draw: whose ``cond`` holds a row for each way.
+        begin: latents [num, ...].
+        end: likewise.
+        steps: points of each way, both ends included.
+        path: ``"slerp"`` for great circles, on which normal latents stay likely, or ``"lerp"``.
+
+    Returns:
+        A draw of ``num * steps`` samples, way after way, each told what its way is.
+    """
+    go = jax.vmap({"lerp": paths.lerp, "slerp": paths.slerp}[path], in_axes=(0, 0, None))
+    points = go(jnp.asarray(begin), jnp.asarray(end), jnp.linspace(0.0, 1.0, steps))
+    rows = np.repeat(np.arange(len(begin)), steps)
+    return draw._replace(
+        cond={name: x[rows] for name, x in draw.cond.items()},
+        z=np.asarray(points).reshape(-1, *begin.shape[1:]),
+    )
+
+
+def conditions_from_data(
+    model: Model, examples: Mapping[str, Any], *, every_class: bool
+) -> dict[str, np.ndarray]:
+    """Take what a model is told from examples of its data, or derive it of their images.
+
+    Args:
+        model: whose inputs say what that is.
+        examples: arrays [num, ...], ``image`` among them.
+        every_class: tell all classes in turn, in place of the examples' own.
+    """
+    cond = {}
+    for name, given in model.inputs.items():
+        if not given.needed:
+            continue
+        if given.kind == "label" and every_class:
+            assert given.size is not None
+            num = len(examples["image"])
+            cond[name] = (np.arange(num) % given.size).astype(np.int32)
+        elif name in examples:
+            cond[name] = np.asarray(examples[name])
+        else:
+            assert given.derive is not None
+            cond[name] = np.asarray(given.derive(jnp.asarray(examples["image"])))
+    return cond

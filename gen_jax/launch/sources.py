@@ -1,24 +1,28 @@
-"""The data that a config names, seen to be what its model needs."""
+"""The data that a config names, and whether it is what its model needs."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gen_jax.errors import DataError
 
-__all__ = ["check_codes", "check_noise", "open_checked"]
+if TYPE_CHECKING:
+    from gen_jax.launch.experiment import Experiment
+    from gen_jax.protocols import Input
+
+__all__ = ["check_noise", "check_source", "open_split"]
 
 
-def open_checked(config: Mapping[str, Any], split: str) -> Any:
-    """Open the config's source, and see that its labels are those the model is conditioned on.
+def open_split(config: Mapping[str, Any], split: str) -> Any:
+    """Open a split of the config's source.
 
     Args:
         config: without faults.
         split: ``"train"``, ``"validation"`` (what was held out of it) or ``"test"``.
 
     Raises:
-        DataError: if the source cannot be opened, or has no labels, or too many.
+        DataError: if the source cannot be opened.
     """
     from gen_jax.data import hold_out, open_source
 
@@ -29,38 +33,72 @@ def open_checked(config: Mapping[str, Any], split: str) -> Any:
         source = hold_out(source, data["holdout"])[split == "validation"]
     elif split == "validation":
         raise DataError(f"{source.name}: nothing was held out for validation (data.holdout is 0)")
-    wanted = config["model"].get("num_classes", 0)
-    if wanted and source.num_classes is None:
+    return source
+
+
+def check_source(source: Any, experiment: "Experiment", config: Mapping[str, Any]) -> None:
+    """Check that a source brings what a model is told, and what it models.
+
+    Args:
+        source: of images, or of a first stage's codes.
+        experiment: whose model it is for.
+        config: without faults.
+
+    Raises:
+        DataError: naming what is missing, or does not fit.
+    """
+    check_codes(source, experiment.stage1_digest)
+    for name, given in experiment.model.inputs.items():
+        if not given.needed or given.derive is not None:
+            continue
+        if given.kind == "label":
+            _check_labels(source, given)
+        else:
+            _check_array(source, name, given)
+    _check_noise_and_moves(source, config)
+
+
+def _check_labels(source: Any, given: "Input") -> None:
+    wanted = given.size or 0
+    if source.num_classes is None:
         raise DataError(f"{source.name}: no classes, but model.num_classes is {wanted}")
-    if wanted and source.num_classes > wanted:
+    if source.num_classes > wanted:
         raise DataError(
             f"{source.name}: {source.num_classes} classes, but model.num_classes is {wanted}"
             f"{_first_too_large(source, wanted)}"
         )
-    _check_extras(source, config)
-    return source
 
 
-def _check_extras(source: Any, config: Mapping[str, Any]) -> None:
-    """See that a source has the sequences that a model looks at, and what noise it brings."""
-    dim = config["model"].get("context_dim", 0)
+def _check_array(source: Any, name: str, given: "Input") -> None:
+    """Check one array that examples must hold beside the image."""
+    needed = ", ".join("L" if dim == -1 else str(dim) for dim in given.shape)
+    found = None
+    if source.in_memory and source.stage1 is None:
+        found = source.read(np.zeros(1, np.int64)).get(name)
+    if found is None:
+        raise DataError(f"{source.name}: no {name}, but this model is told [{needed}]")
+    shape = found.shape[1:]
+    fits = len(shape) == len(given.shape) and all(
+        wanted in (-1, size) for wanted, size in zip(given.shape, shape, strict=True)
+    )
+    if given.shape and not fits:
+        raise DataError(
+            f"{source.name}: {name} of {list(shape)}, but this model is told [{needed}]"
+        )
+
+
+def _check_noise_and_moves(source: Any, config: Mapping[str, Any]) -> None:
     if not source.in_memory or source.stage1 is not None:
-        if dim:
-            raise DataError(f"{source.name}: no context, but model.context_dim is {dim}")
         return
-    example = source.read(np.zeros(1, np.int64))
-    context = example.get("context")
-    if dim and (context is None or context.ndim != 3 or context.shape[-1] != dim):
-        what = "no context" if context is None else f"context of {list(context.shape[1:])}"
-        raise DataError(f"{source.name}: {what}, but model.context_dim is {dim}")
-    if "eps" in example and (config["data"]["flip"] or config["data"]["crop"]):
+    moved = config["data"]["flip"] or config["data"]["crop"]
+    if moved and "eps" in source.read(np.zeros(1, np.int64)):
         raise DataError(
             f"{source.name}: images with their noise; data.flip, data.crop would move them"
         )
 
 
 def check_codes(source: Any, digest: str | None) -> None:
-    """See that codes made beforehand are those of the first stage at hand.
+    """Check that codes made beforehand are those of the first stage at hand.
 
     Raises:
         DataError: if they are not.
@@ -72,13 +110,12 @@ def check_codes(source: Any, digest: str | None) -> None:
         )
 
 
-def check_noise(source: Any, start_noise: Any, of_codes: bool = False) -> None:
-    """See that noise which images come with is noise of this model.
+def check_noise(source: Any, experiment: "Experiment") -> None:
+    """Check that noise which images come with is noise of this model.
 
     Args:
         source: of the training data.
-        start_noise: the model's.
-        of_codes: whether it models a first stage's codes.
+        experiment: whose model it is for.
 
     Raises:
         DataError: if it is not.
@@ -88,9 +125,10 @@ def check_noise(source: Any, start_noise: Any, of_codes: bool = False) -> None:
     example = source.read(np.zeros(1, np.int64))
     if "eps" not in example:
         return
-    if start_noise is None:
+    latents = experiment.model.latents
+    if latents is None or latents.prior is None or latents.cost == 1:
         raise DataError(f"{source.name}: images with their noise; this family begins with none")
-    if of_codes:
+    if experiment.stage1_digest is not None:
         raise DataError(
             f"{source.name}: images with their noise; over a first stage's codes they would not be "
             "pairs: encoding an image does not give back the codes that it was decoded from"
@@ -98,7 +136,7 @@ def check_noise(source: Any, start_noise: Any, of_codes: bool = False) -> None:
     import jax
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    wanted = jax.eval_shape(start_noise, keys).shape[1:]
+    wanted = jax.eval_shape(latents.prior, keys).shape[1:]
     found = example["eps"].shape[1:]
     if found != wanted:
         raise DataError(

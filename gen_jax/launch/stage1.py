@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gen_jax.errors import CheckpointError, StorageError
-from gen_jax.launch.configfile import from_json
 from gen_jax.launch.resume import checkpoint_steps
-from gen_jax.launch.schema import families_with
-from gen_jax.protocols import Codec
-from gen_jax.typing import PyTree
+from gen_jax.protocols import Codec, Model, Weights
 
 __all__ = ["FOLDER", "Stage1", "load_codec", "see_that_it_is_there", "take_over"]
 
@@ -27,7 +24,7 @@ class Stage1(NamedTuple):
     """A frozen map between images and codes, and what it was made of."""
 
     codec: Codec
-    weights: PyTree  # of the codec, on the host
+    weights: Weights  # of the codec, on the host
     image_shape: tuple[int, int, int]
     code_shape: Any  # a tuple, or tuples by name of several grids
     digest: str  # of config and weights
@@ -49,11 +46,11 @@ def load_codec(workdir: Path) -> Stage1:
     from gen_jax.codecs import pretrained
     from gen_jax.launch.workdir import load_weights
 
-    _see_that_it_has_codes(workdir)
     saved = load_weights(workdir)
+    _check_codes(workdir, saved.config["family"], saved.experiment.model)
     shape = tuple(saved.config["data"]["shape"])
     codec = pretrained(saved.experiment.model)
-    weights = jax.tree.map(np.asarray, {"params": saved.params, "stats": saved.stats})
+    weights = jax.tree.map(np.asarray, saved.weights)
     code = jax.eval_shape(
         codec.encode,
         weights,
@@ -64,11 +61,12 @@ def load_codec(workdir: Path) -> Stage1:
     return Stage1(codec, weights, shape, shapes, _digest(saved.config, weights))
 
 
-def _digest(config: Mapping[str, Any], weights: PyTree) -> str:
+def _digest(config: Mapping[str, Any], weights: Weights) -> str:
     import jax
 
     sha = hashlib.sha256(repr((config["family"], sorted(config["model"].items()))).encode())
-    for path, x in jax.tree_util.tree_flatten_with_path(weights)[0]:
+    arrays = {"params": weights.params, "stats": weights.stats}
+    for path, x in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         sha.update(f"{jax.tree_util.keystr(path)} {x.shape} {x.dtype}".encode())
         sha.update(x.tobytes())
     return sha.hexdigest()
@@ -89,11 +87,11 @@ def take_over(source: Path, workdir: Path) -> None:
     target = workdir / FOLDER
     if target.is_dir() and checkpoint_steps(workdir):
         return
-    _see_that_it_has_codes(source)
     for attempt in reversed(range(3)):
-        step = load_weights(source).step  # the newest that is what was saved
+        saved = load_weights(source)  # the newest that is what was saved
+        _check_codes(source, saved.config["family"], saved.experiment.model)
         try:
-            _copy(source, step, workdir)
+            _copy(source, saved.step, workdir)
         except CheckpointError:  # a running job has deleted it meanwhile
             if not attempt:
                 raise
@@ -138,13 +136,13 @@ def see_that_it_is_there(workdir: Path, patience_s: float = 10.0) -> None:
         time.sleep(0.2)
 
 
-def _see_that_it_has_codes(workdir: Path) -> None:
-    config = from_json(workdir / "config.json")
-    known = families_with("LATENTS")
-    if config["family"] not in known:
+def _check_codes(workdir: Path, family: str, model: Model) -> None:
+    latents = model.latents
+    if latents is None or latents.encode is None or latents.cost > 1:
         raise CheckpointError(
-            f"{workdir}: {config['family']!r} has no codes to model; one of {', '.join(known)} is "
-            "needed"
+            f"{workdir}: {family!r} has no codes to model; an autoencoder or a tokenizer is needed"
         )
-    if config["model"].get("num_classes"):
-        raise CheckpointError(f"{workdir}: its codes need a label, which a second stage has not")
+    if needed := [name for name, given in model.inputs.items() if given.needed]:
+        raise CheckpointError(
+            f"{workdir}: its codes need a {needed[0]}, which a second stage has not"
+        )

@@ -27,7 +27,7 @@ from gen_jax.launch.resume import (
     resume,
     see_that_there_is_room,
 )
-from gen_jax.launch.sources import check_codes, check_noise, open_checked
+from gen_jax.launch.sources import check_noise, check_source, open_split
 from gen_jax.launch.workdir import load_weights, lock, make_workdir
 
 __all__ = ["run_training"]
@@ -108,24 +108,24 @@ def _train(
     from gen_jax.train.loop import train
 
     mesh = together(lambda: build_mesh(config))
-    source = together(lambda: open_checked(config, "train"))
+    source = together(lambda: open_split(config, "train"))
     if config.get("stage1"):
         together(lambda: take_over(Path(config["stage1"]), workdir) if is_first() else None)
         together(lambda: see_that_it_is_there(workdir))
     experiment = build(config, workdir / FOLDER)  # the same on all, also where it fails
-    together(lambda: check_codes(source, experiment.stage1_digest))
-    of_codes = experiment.stage1_digest is not None
-    together(lambda: check_noise(source, experiment.model.start_noise, of_codes))
+    together(lambda: check_source(source, experiment, config))
+    together(lambda: check_noise(source, experiment))
+    experiment = experiment.with_training_frozen()
     engine = together(lambda: build_engine(config, experiment, mesh))
     experiment = experiment._replace(frozen=engine.place(experiment.frozen))
     key = engine.key(config["seed"])
     folder = workdir / "checkpoints"
     rows = engine.rows(config["data"]["batch_size"])
-    target = engine.abstract(engine.inputs(_batch_shapes(config, source))[0])
+    target = engine.abstract(engine.inputs(_batch_shapes(config, source))[0], experiment.frozen)
     meta = {"config": config, "data": source.fingerprint, "stage1": experiment.stage1_digest}
     beginning = None
     if config["train"]["init_from"] and not checkpoint_steps(workdir):
-        beginning = together(lambda: load_weights(Path(config["train"]["init_from"])))
+        beginning = together(lambda: load_weights(Path(config["train"]["init_from"]), whole=True))
     resumed = resume(workdir, target, meta, resuming)
     step = resumed[0] if resumed else 0
     with contextlib.ExitStack() as opened:
@@ -141,9 +141,10 @@ def _train(
         first = together(lambda: next(batches, None))
         if first is None:
             return
-        state = resumed[1] if resumed else engine.init(key, engine.put(first))
-        if beginning is not None and not resumed:
-            state = _begin_with(beginning, state)
+        if resumed is not None:
+            state = resumed[1]
+        else:
+            state = _begin(engine, key, first, experiment.frozen, beginning)
         _introduce(config, source, experiment, state, mesh, workdir)
         outputs = together(lambda: _outputs(config, workdir, step, opened))
 
@@ -171,6 +172,12 @@ def _train(
         )
 
 
+def _begin(engine: Any, key: Any, first: Any, frozen: Any, beginning: Any) -> Any:
+    """Make the state of step 0, with another run's weights if there is one to begin with."""
+    state = engine.init(key, engine.put(first), frozen)
+    return state if beginning is None else _begin_with(beginning, state)
+
+
 def _begin_with(saved: Any, state: Any) -> Any:
     """Put another run's averaged weights in place of those of step 0."""
     import jax
@@ -181,7 +188,8 @@ def _begin_with(saved: Any, state: Any) -> Any:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         return {jax.tree_util.keystr(path): tuple(x.shape) for path, x in leaves}
 
-    ours, theirs = shapes(state.params), shapes(saved.params)
+    theirs_params, theirs_stats = saved.weights.params, saved.weights.stats
+    ours, theirs = shapes(state.params), shapes(theirs_params)
     for name in sorted({*ours, *theirs}):
         if ours.get(name) != theirs.get(name):
             raise CheckpointError(
@@ -194,17 +202,19 @@ def _begin_with(saved: Any, state: Any) -> Any:
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
 
     # Not the same arrays twice: the step gives its arguments' memory away.
-    weights = [jax.tree.map(place, state.params, saved.params) for _ in range(2)]
+    params = jax.tree.map(place, state.params, theirs_params)
+    averaged = {player: theirs_params[player] for player in state.ema_params}
+    ema_params = jax.tree.map(place, state.ema_params, averaged)
     stats = state.stats
-    if shapes(stats) == shapes(saved.stats):  # codebooks and moments belong to the weights
-        stats = jax.tree.map(place, stats, saved.stats)
-    elif jax.tree.leaves(saved.stats):
+    if shapes(stats) == shapes(theirs_stats):  # codebooks and moments belong to the weights
+        stats = jax.tree.map(place, stats, theirs_stats)
+    elif jax.tree.leaves(theirs_stats):
         raise CheckpointError(
             "train.init_from: its statistics (codebooks, moments, histories) are not those of this "
             "config"
         )
     print(f"beginning with the averaged weights of step {saved.step}", flush=True)
-    return state.replace(params=weights[0], ema_params=weights[1], stats=stats)
+    return state.replace(params=params, ema_params=ema_params, stats=stats)
 
 
 def _batch_shapes(config: Mapping[str, Any], source: Any) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from gen_jax.launch.experiment import Experiment
-    from gen_jax.typing import PyTree
+    from gen_jax.protocols import Weights
 
 __all__ = [
     "Saved",
@@ -87,8 +87,7 @@ class Saved(NamedTuple):
     config: Mapping[str, Any]
     experiment: "Experiment"
     step: int
-    params: "PyTree"  # the averaged ones
-    stats: "PyTree"
+    weights: "Weights"  # the averaged ones
     digest: str  # of the weights
 
 
@@ -98,44 +97,51 @@ class Trained(NamedTuple):
     config: Mapping[str, Any]
     experiment: "Experiment"
     step: int
-    params: "PyTree"  # the averaged ones
-    stats: "PyTree"
+    weights: "Weights"  # the averaged ones
     digest: str  # of the weights
     mesh: "Mesh"  # of this machine's devices, on all of which the weights are
 
 
-def load_weights(workdir: Path) -> Saved:
+def load_weights(workdir: Path, *, whole: bool = False) -> Saved:
     """Build the model of a work directory and restore its latest good averaged weights.
 
     A training job may be running there: what is read is always one whole step, as it was saved.
+    With ``whole`` also what only losses need: players that are not averaged, a perceptual network.
 
     Raises:
         CheckpointError: if there is no config or no checkpoint, or they do not fit.
     """
     from gen_jax.launch.experiment import abstract_state, build
     from gen_jax.launch.stage1 import FOLDER
+    from gen_jax.protocols import Weights
     from gen_jax.train.checkpoint import restore_weights
 
     config = from_json(workdir / "config.json")
     if not checkpoint_steps(workdir):
         raise CheckpointError(f"{workdir}: no checkpoint yet")
     experiment = build(config, workdir / FOLDER)
+    if whole:
+        experiment = experiment.with_training_frozen()
     abstract = abstract_state(experiment, tuple(config["data"]["shape"]))
     folder = workdir / "checkpoints"
 
-    found = newest_good_beside(workdir, lambda step: restore_weights(folder, step, abstract))
+    def read(step: int) -> Any:
+        return restore_weights(folder, step, abstract, whole=whole)
+
+    found = newest_good_beside(workdir, read)
     if found is None:
         raise CheckpointError(f"{workdir}: no checkpoint any more")
-    step, (weights, meta) = found
+    step, (arrays_of, meta) = found
     arrays = sorted(meta["spec"].items())
     kept = (".ema_params", ".stats")
     digests = "".join(x[2] for name, x in arrays if name.startswith(kept))
     digest = hashlib.sha256(digests.encode()).hexdigest()[:16]
-    return Saved(config, experiment, step, weights["ema_params"], weights["stats"], digest)
+    weights = Weights(arrays_of["ema_params"], arrays_of["stats"], experiment.frozen)
+    return Saved(config, experiment, step, weights, digest)
 
 
-def load_trained(workdir: Path) -> Trained:
-    """Load a work directory's model onto all of this machine's devices.
+def load_trained(workdir: Path, *, whole: bool = False) -> Trained:
+    """Load a work directory's model onto all of this machine's devices, as :func:`load_weights`.
 
     Raises:
         CheckpointError: as :func:`load_weights`.
@@ -144,10 +150,8 @@ def load_trained(workdir: Path) -> Trained:
 
     from gen_jax.train.sharding import make_mesh, replicated
 
-    saved = load_weights(workdir)
+    saved = load_weights(workdir, whole=whole)
     mesh = make_mesh()
-    params, stats, frozen = jax.device_put(
-        (saved.params, saved.stats, saved.experiment.frozen), replicated(mesh)
-    )
-    experiment = saved.experiment._replace(frozen=frozen)
-    return Trained(saved.config, experiment, saved.step, params, stats, saved.digest, mesh)
+    weights = jax.device_put(saved.weights, replicated(mesh))
+    experiment = saved.experiment._replace(frozen=weights.frozen)
+    return Trained(saved.config, experiment, saved.step, weights, saved.digest, mesh)

@@ -14,20 +14,24 @@ from gen_jax.ops.likelihoods import Likelihood
 from gen_jax.protocols import (
     Aux,
     Batch,
+    Cond,
     Context,
+    Latents,
     Loss,
     Model,
+    Option,
     Params,
-    SampleOption,
+    Sampler,
     Stats,
+    Weights,
     batch_mean,
 )
 from gen_jax.typing import Array, Float, Keys, PyTree, Scalar
 
-__all__ = ["adversarial_autoencoder"]
+__all__ = ["adversarial_autoencoder_model"]
 
 
-def adversarial_autoencoder(
+def adversarial_autoencoder_model(
     encoder: nn.Module,
     decoder: nn.Module,
     discriminator: nn.Module,
@@ -52,7 +56,7 @@ def adversarial_autoencoder(
         latent_dim: length of z.
 
     Returns:
-        A model of ``batch["x"]``; ``sample`` decodes draws from the prior.
+        A model of ``batch["x"]``; samples are decoded draws from the prior.
 
     Raises:
         ValueError: if sigma is not fixed.
@@ -77,7 +81,8 @@ def adversarial_autoencoder(
         assert isinstance(logits, Array)
         return logits
 
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
         net_key, disc_key = jax.random.split(key)
         z = jnp.zeros((1, latent_dim))
         net = network.init(net_key, batch["x"][:1], z)["params"]
@@ -85,68 +90,66 @@ def adversarial_autoencoder(
         return params, {"net": {"moments": latents.init_moments((latent_dim,))}, "disc": {}}
 
     def reconstruct(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+        weights: Weights, batch: Batch, keys: Keys, context: Context
     ) -> tuple[Scalar, Aux]:
-        del stats, keys, context
+        del keys, context
         x = batch["x"]
-        z = code_of(params, x)
-        nats = -likelihood.log_prob(outputs_of(params, z), x, likelihood.initial_log_sigma)
+        z = code_of(weights.params, x)
+        nats = -likelihood.log_prob(outputs_of(weights.params, z), x, likelihood.initial_log_sigma)
         return batch_mean(batch, nats), Aux({"moments": latents.observe_moments(z)}, {})
 
     def discriminate(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+        weights: Weights, batch: Batch, keys: Keys, context: Context
     ) -> tuple[Scalar, Aux]:
-        del stats, context
+        del context
+        params = weights.params
         real = logits_of(params, rng.normal(rng.fold_in(keys, 0), (latent_dim,)))
         fake = logits_of(params, code_of(params, batch["x"]))
         right = 0.5 * ((real > 0).astype(jnp.float32) + (fake <= 0).astype(jnp.float32))
         metrics = {"accuracy": batch_mean(batch, right)}
         return batch_mean(batch, discriminator_loss(real, fake)), Aux({}, metrics)
 
-    def fool(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
-        del stats, keys, context
-        fake = logits_of(params, code_of(params, batch["x"]))
+    def fool(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
+        del keys, context
+        fake = logits_of(weights.params, code_of(weights.params, batch["x"]))
         return batch_mean(batch, non_saturating_loss(fake)), Aux({}, {})
 
     def update_stats(
-        stats: Stats, observed: PyTree, key: Array, step: Array
+        weights: Weights, observed: PyTree, key: Array, step: Array
     ) -> tuple[Stats, dict[str, Scalar]]:
         del key
         if not observed.get("net"):
-            return stats, {}
-        net = latents.update_moments(stats["net"], observed["net"], step)
-        return {**stats, "net": net}, {"active_units": latents.active_units(net["moments"])}
+            return weights.stats, {}
+        net = latents.update_moments(weights.stats["net"], observed["net"], step)
+        return {**weights.stats, "net": net}, {"active_units": latents.active_units(net["moments"])}
 
-    def sample(
-        params: Params,
-        stats: Stats,
+    def prior(keys: Keys) -> Float[Array, "batch latent"]:
+        return rng.normal(rng.fold_in(keys, 0), (latent_dim,))
+
+    def draw(
+        weights: Weights,
         keys: Keys,
-        frozen: PyTree,
-        cond: None = None,
+        cond: Cond,
         *,
         spread: Scalar | float = 1.0,
     ) -> Float[Array, "batch height width channels"]:
-        """Draw samples; see ``sample_options`` for what the options mean."""
-        del stats, frozen, cond
-        z = spread * rng.normal(rng.fold_in(keys, 0), (latent_dim,))
-        return likelihood.mean(outputs_of(params, z))
+        """Draw samples; see the sampler's options for what they mean."""
+        return decode(weights, spread * prior(keys), cond)
 
     def encode(
-        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None
+        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
     ) -> Float[Array, "batch latent"]:
-        del stats, keys, label
-        return code_of(params, x)
+        del keys, cond
+        return code_of(weights.params, x)
 
     def decode(
-        params: Params, stats: Stats, z: Array, label: None = None
+        weights: Weights, z: Array, cond: Cond
     ) -> Float[Array, "batch height width channels"]:
-        del stats, label
-        return likelihood.mean(outputs_of(params, z))
+        del cond
+        return likelihood.mean(outputs_of(weights.params, z))
 
     sample_options = {
-        "spread": SampleOption(
+        "spread": Option(
             float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
             "standard deviation of the codes; below 1 for likelier samples",
         ),
@@ -160,8 +163,6 @@ def adversarial_autoencoder(
             "fool": Loss("net", fool),
         },
         update_stats=update_stats,
-        sample=sample,
-        sample_options=sample_options,
-        encode=encode,
-        decode=decode,
+        sampler=Sampler(draw, sample_options),
+        latents=Latents(decode, encode, prior),
     )

@@ -17,23 +17,27 @@ from gen_jax.ops.likelihoods import Likelihood
 from gen_jax.protocols import (
     Aux,
     Batch,
+    Cond,
     Context,
+    Latents,
     Loss,
     Model,
+    Option,
     Params,
-    SampleOption,
+    Sampler,
     Stats,
+    Weights,
     batch_mean,
     global_mean,
 )
 from gen_jax.typing import Array, Float, Keys, PyTree, Scalar
 
-__all__ = ["Sparsity", "autoencoder"]
+__all__ = ["Sparsity", "autoencoder_model"]
 
 Sparsity = Literal["none", "l1", "kl"]
 
 
-def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
+def autoencoder_model(  # noqa: PLR0915 one set of arguments, closed over
     encoder: nn.Module,
     decoder: nn.Module,
     likelihood: Likelihood,
@@ -67,7 +71,7 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
             and variance 1 in each channel by running moments, for a second stage to model.
 
     Returns:
-        A model of ``batch["x"]``. It defines no density. ``sample`` draws codes from a
+        A model of ``batch["x"]``. It defines no density. The sampler draws codes from a
         Gaussian with the running mean and deviation of each unit in training (of corrupted x, if
         there is a corruption), which knows nothing of how units hang together.
 
@@ -95,20 +99,18 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
         assert isinstance(outputs, Array)
         return outputs
 
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
         net = network.init(key, batch["x"][:1], jnp.zeros((1, *latent_shape)))["params"]
         return {"net": net}, {"net": {"moments": latents.init_moments(latent_shape)}}
 
-    def loss(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
-        del stats
+    def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
         x = batch["x"]
         corrupted = x
         if corruption is not None and context.train:
             corrupted = corruption(rng.fold_in(keys, 0), x)
-        z = code_of(params, corrupted)
-        nats = -likelihood.log_prob(outputs_of(params, z), x, likelihood.initial_log_sigma)
+        z = code_of(weights.params, corrupted)
+        nats = -likelihood.log_prob(outputs_of(weights.params, z), x, likelihood.initial_log_sigma)
         total = batch_mean(batch, nats)
         observed = {"moments": latents.observe_moments(z)}
         if sparsity == "none":
@@ -126,51 +128,49 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
         return penalty * jnp.mean(batch["weight"]) if "weight" in batch else penalty
 
     def update_stats(
-        stats: Stats, observed: PyTree, key: Array, step: Array
+        weights: Weights, observed: PyTree, key: Array, step: Array
     ) -> tuple[Stats, dict[str, Scalar]]:
         del key
-        net = latents.update_moments(stats["net"], observed["net"], step)
+        net = latents.update_moments(weights.stats["net"], observed["net"], step)
         return {"net": net}, {"active_units": latents.active_units(net["moments"])}
 
-    def sample(
-        params: Params,
-        stats: Stats,
+    def draw(
+        weights: Weights,
         keys: Keys,
-        frozen: PyTree,
-        cond: None = None,
+        cond: Cond,
         *,
         spread: Scalar | float = 1.0,
     ) -> Float[Array, "batch height width channels"]:
-        """Draw samples; see ``sample_options`` for what the options mean."""
-        del frozen, cond
-        moments = stats["net"]["moments"]
+        """Draw samples; see the sampler's options for what they mean."""
+        del cond
+        moments = weights.stats["net"]["moments"]
         deviation = jnp.sqrt(jnp.maximum(moments["square"] - moments["mean"] ** 2, 0.0))
         noise = spread * rng.normal(rng.fold_in(keys, 0), latent_shape)
         z = moments["mean"][None] + deviation[None] * noise
         if sparsity == "kl":
             z = jnp.clip(z, 0.0, 1.0)
-        return likelihood.mean(outputs_of(params, z))
+        return likelihood.mean(outputs_of(weights.params, z))
 
     def encode(
-        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None
+        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
     ) -> Float[Array, "batch *latent"]:
-        del keys, label
-        z = code_of(params, x)
-        return latents.apply_scale(z, *_scale(stats)) if standardise else z
+        del keys, cond
+        z = code_of(weights.params, x)
+        return latents.apply_scale(z, *_scale(weights.stats)) if standardise else z
 
     def _scale(stats: Stats) -> tuple[Array, Array]:
         return latents.scale_of(stats["net"]["moments"])
 
     def decode(
-        params: Params, stats: Stats, z: Array, label: None = None
+        weights: Weights, z: Array, cond: Cond
     ) -> Float[Array, "batch height width channels"]:
-        del label
+        del cond
         if standardise:
-            z = latents.undo_scale(z, *_scale(stats))
-        return likelihood.mean(outputs_of(params, z))
+            z = latents.undo_scale(z, *_scale(weights.stats))
+        return likelihood.mean(outputs_of(weights.params, z))
 
     sample_options = {
-        "spread": SampleOption(
+        "spread": Option(
             float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
             "deviation of the codes, as a multiple of the training codes'",
         ),
@@ -180,8 +180,6 @@ def autoencoder(  # noqa: PLR0915 one set of arguments, closed over
         init=init,
         losses={"reconstruction": Loss("net", loss)},
         update_stats=update_stats,
-        sample=sample,
-        sample_options=sample_options,
-        encode=encode,
-        decode=decode,
+        sampler=Sampler(draw, sample_options),
+        latents=Latents(decode, encode),
     )

@@ -14,19 +14,23 @@ from gen_jax.ops.decoding import decode
 from gen_jax.protocols import (
     Aux,
     Batch,
+    Cond,
     Context,
+    Density,
     LogProb,
     Loss,
     Model,
+    Option,
     Params,
-    SampleOption,
+    Sampler,
     Stats,
+    Weights,
     batch_mean,
-    no_statistics,
+    label_input,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
 
-__all__ = ["Network", "autoregressive", "hierarchical"]
+__all__ = ["Network", "autoregressive_model", "hierarchical_model"]
 
 Network = CausalTransformer | PixelCNN
 
@@ -41,7 +45,7 @@ class _Grid(NamedTuple):
     above: tuple[str, ...]
 
 
-def autoregressive(
+def autoregressive_model(
     network: Network,
     shape: Sequence[int],
     num_classes: int | None = None,
@@ -61,9 +65,8 @@ def autoregressive(
             guidance (Ho & Salimans 2021).
 
     Returns:
-        A model of ``batch["x"]``, int tokens; its ``sample`` takes ``temperature``, ``top_k`` and
-        ``top_p``, with ``class_dropout`` also ``guidance``, and ``cond``, int labels, where there
-        are classes. ``log_prob`` is exact.
+        A model of ``batch["x"]``, int tokens; its sampler takes ``temperature``, ``top_k`` and
+        ``top_p``, with ``class_dropout`` also ``guidance``. Its density is exact.
 
     Raises:
         ValueError: if the network is made for another number of tokens.
@@ -72,7 +75,7 @@ def autoregressive(
     return _model({"x": grid}, num_classes, class_dropout, lambda x: {"x": x}, lambda x: x["x"])
 
 
-def hierarchical(
+def hierarchical_model(
     networks: Mapping[str, Network],
     shapes: Mapping[str, Sequence[int]],
     num_classes: int | None = None,
@@ -88,11 +91,11 @@ def hierarchical(
         networks: from the coarsest grid to the finest; each but the first is made with ``above``,
             the categories of those before it.
         shapes: of each grid.
-        num_classes: as of :func:`autoregressive`.
+        num_classes: as of :func:`autoregressive_model`.
         class_dropout: likewise.
 
     Returns:
-        A model as :func:`autoregressive` makes, of x, a mapping by the grids' names.
+        A model as :func:`autoregressive_model` makes, of x, a mapping by the grids' names.
 
     Raises:
         ValueError: if a network is made for another number of tokens or of coarser grids.
@@ -127,10 +130,10 @@ def _model(
     if class_dropout and num_classes is None:
         raise ValueError("class_dropout: has a meaning only with num_classes")
 
-    def label_of(batch: Batch, keys: Keys | None = None) -> Int[Array, "batch"] | None:
+    def label_of(told: Batch | Cond, keys: Keys | None = None) -> Int[Array, "batch"] | None:
         if num_classes is None:
             return None
-        label = batch["label"]
+        label = told["label"]
         if keys is None or not class_dropout:
             return label
         drop = jax.vmap(lambda key: jax.random.bernoulli(key, class_dropout))(keys)
@@ -142,7 +145,8 @@ def _model(
     def coarser(grid: _Grid, x: Mapping[str, Array]) -> tuple[Array, ...]:
         return tuple(x[name].astype(jnp.int32) for name in grid.above)
 
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
         x = jax.tree.map(lambda codes: codes[:1], named(batch["x"]))
         label = label_of(batch)
         label = None if label is None else label[:1]
@@ -170,42 +174,43 @@ def _model(
 
     def loss_of(name: str) -> Loss:
         def loss(
-            params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
+            weights: Weights, batch: Batch, keys: Keys, context: Context
         ) -> tuple[Scalar, Aux]:
-            del stats
             dropout_keys = keys if context.train else None
             label = label_of(batch, rng.fold_in(keys, _CLASS) if context.train else None)
-            nats = jnp.mean(token_nats(name, params, batch, label, dropout_keys), axis=1)
+            nats = token_nats(name, weights.params, batch, label, dropout_keys)
+            nats = jnp.mean(nats, axis=1)
             mean = batch_mean(batch, nats)
             return mean, Aux(observed={}, metrics={"bits_per_dim": mean / math.log(2)})
 
         return Loss(grids[name].player, loss)
 
-    def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
-        del stats, keys, frozen
+    def log_prob(weights: Weights, batch: Batch, keys: Keys) -> LogProb:
+        del keys
         label = label_of(batch)
-        nats = sum(-jnp.sum(token_nats(name, params, batch, label, None), axis=1) for name in grids)
+        parts = [token_nats(name, weights.params, batch, label, None) for name in grids]
+        nats = sum(-jnp.sum(part, axis=1) for part in parts)
         assert isinstance(nats, Array)
         return LogProb(nats, jnp.zeros_like(nats))
 
-    def sample(
-        params: Params,
-        stats: Stats,
+    def draw(
+        weights: Weights,
         keys: Keys,
-        frozen: PyTree,
-        cond: Int[Array, "batch"] | None = None,
+        cond: Cond,
         *,
         temperature: Scalar | float = 1.0,
         top_k: Int[Array, ""] | int = 0,
         top_p: Scalar | float = 1.0,
         guidance: Scalar | float | None = None,
     ) -> PyTree:
-        """Draw samples; see ``sample_options`` for what the options mean."""
-        del stats, frozen
+        """Draw samples; see the sampler's options for what they mean."""
+        label = label_of(cond)
         x: dict[str, Array] = {}
         for number, (name, grid) in enumerate(grids.items()):
             tokens = decode(
-                *_stepper(grid, params, cond, coarser(grid, x), len(keys), num_classes, guidance),
+                *_stepper(
+                    grid, weights.params, label, coarser(grid, x), len(keys), num_classes, guidance
+                ),
                 math.prod(grid.shape),
                 rng.fold_in(keys, number),
                 temperature=temperature,
@@ -216,21 +221,21 @@ def _model(
         return unnamed(x)
 
     sample_options = {
-        "temperature": SampleOption(
+        "temperature": Option(
             float, 1.0, "a number above 0", lambda x: 0 < x < math.inf, False,
             "below 1 for likelier samples, above for more different ones",
         ),
-        "top_k": SampleOption(
+        "top_k": Option(
             int, 0, "a whole number from 0", lambda k: k >= 0, False,
             "draw each token from the k likeliest; 0 for all",
         ),
-        "top_p": SampleOption(
+        "top_p": Option(
             float, 1.0, "a number above 0, to 1", lambda p: 0 < p <= 1, False,
             "draw each token from the fewest that have this probability together",
         ),
     }  # fmt: skip
     if class_dropout:
-        sample_options["guidance"] = SampleOption(
+        sample_options["guidance"] = Option(
             float, None, "a number from 0", lambda w: 0 <= w < math.inf, False,
             "classifier-free: 1 for the class as it is, above for more of it, at twice the work",
         )  # fmt: skip
@@ -238,11 +243,9 @@ def _model(
     return Model(
         init=init,
         losses={grid.loss: loss_of(name) for name, grid in grids.items()},
-        update_stats=no_statistics,
-        sample=sample,
-        sample_options=sample_options,
-        log_prob=log_prob,
-        log_prob_kind="exact",
+        inputs=label_input(num_classes),
+        sampler=Sampler(draw, sample_options),
+        density=Density(log_prob, "exact"),
     )
 
 
@@ -253,7 +256,7 @@ _CLASS = 0x0C1A55
 def _stepper(
     grid: _Grid,
     params: Params,
-    cond: Array | None,
+    label: Array | None,
     above: tuple[Array, ...],
     batch: int,
     num_classes: int | None,
@@ -264,12 +267,12 @@ def _stepper(
     guided = guidance is not None
     weight = 1.0 if guidance is None else guidance
     if guided:  # with and without the class, side by side
-        assert cond is not None
+        assert label is not None
         assert num_classes is not None
-        cond = jnp.concatenate([cond, jnp.full_like(cond, num_classes)])
+        label = jnp.concatenate([label, jnp.full_like(label, num_classes)])
         above = tuple(jnp.concatenate([codes, codes]) for codes in above)
     rows = 2 * batch if guided else batch
-    context = grid.network.apply(variables, rows, cond, above, method="context")
+    context = grid.network.apply(variables, rows, label, above, method="context")
 
     def step(cache: PyTree, token: Array, index: Array) -> tuple[Array, PyTree]:
         token = jnp.concatenate([token, token]) if guided else token

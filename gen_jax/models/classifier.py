@@ -10,22 +10,25 @@ from gen_jax.ops import keys as rng
 from gen_jax.protocols import (
     Aux,
     Batch,
+    Cond,
     Context,
+    Input,
     Loss,
     Model,
     Params,
     Predicted,
     Stats,
+    Weights,
     batch_mean,
-    no_statistics,
 )
-from gen_jax.typing import Array, Float, Keys, Scalar
+from gen_jax.typing import Array, Keys, PyTree, Scalar
 
-__all__ = ["classifier"]
+__all__ = ["classifier_model"]
 
 
-def classifier(
+def classifier_model(
     network: nn.Module,
+    num_classes: int,
     schedule: Schedule | None = None,
     num_steps: int | None = None,
     time_sampler: TimeSampler | None = None,
@@ -37,6 +40,7 @@ def classifier(
     Args:
         network: Linen module ``(x, t, keys) -> (logits, features)``; ``keys`` is None outside of
             training.
+        num_classes: labels are in [0, num_classes).
         schedule: noise that training adds, so that p(label | x_t) can guide a diffusion model
             (Dhariwal & Nichol 2021, section 4); None for clean images, t = 0. Of schedules whose
             variance explodes the network sees x_t / hypot(alpha, sigma).
@@ -44,8 +48,9 @@ def classifier(
         time_sampler: which times are trained; by default uniform ones.
 
     Returns:
-        A model of ``batch["x"]`` and ``batch["label"]`` with ``predict``; it cannot sample. Outside
-        of training its loss is on clean images.
+        A model of ``batch["x"]`` and ``batch["label"]`` with ``predict``, which takes the times of
+        noisy images as ``cond["t"]``, [B]; it cannot sample. Outside of training its loss is on
+        clean images.
     """
     times = time_sampler
     if times is None:
@@ -59,37 +64,35 @@ def classifier(
         assert isinstance(features, Array)
         return logits, features
 
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
         x = batch["x"]
         return {"net": network.init(key, x, jnp.zeros(len(x)))["params"]}, {}
 
-    def loss(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
-        del stats
+    def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
         x, t = batch["x"], jnp.zeros(len(batch["x"]))
         time_keys, noise_keys, dropout_keys = rng.split(keys, 3)
         if schedule is not None and context.train:
             t = times(time_keys)
             x = diffuse(schedule, x, t, rng.normal(noise_keys, x.shape[1:]))
-        logits, _ = look(params, x, t, dropout_keys if context.train else None)
+        logits, _ = look(weights.params, x, t, dropout_keys if context.train else None)
         log_probs = jax.nn.log_softmax(logits)
         nats = -jnp.take_along_axis(log_probs, batch["label"][:, None], axis=1)[:, 0]
         right = (jnp.argmax(logits, axis=1) == batch["label"]).astype(jnp.float32)
         metrics = {"accuracy": batch_mean(batch, right)}
         return batch_mean(batch, nats), Aux(observed={}, metrics=metrics)
 
-    def predict(
-        params: Params, stats: Stats, x: Array, t: Float[Array, "batch"] | None = None
-    ) -> Predicted:
-        del stats
-        t = jnp.zeros(len(x)) if t is None else t
-        logits, features = look(params, x, t, None)
+    def predict(weights: Weights, x: Array, cond: Cond) -> Predicted:
+        t = cond["t"] if "t" in cond else jnp.zeros(len(x))
+        logits, features = look(weights.params, x, t, None)
         return Predicted(jax.nn.log_softmax(logits), features)
 
     return Model(
         init=init,
         losses={"classify": Loss("net", loss)},
-        update_stats=no_statistics,
+        inputs={
+            "label": Input("label", size=num_classes, help="class"),
+            "t": Input("vectors", needed=False, help="time of a noisy image"),
+        },
         predict=predict,
     )

@@ -1,73 +1,150 @@
 """Denoising diffusion, and flows, over any x, pixels or latents."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.diffusion import editing
-from gen_jax.diffusion import guidance as rules
+from gen_jax.diffusion import generation, options, rules
 from gen_jax.diffusion import time_sampling as times_of
-from gen_jax.diffusion.likelihood import bound, bound_term, flow_log_prob
-from gen_jax.diffusion.losses import denoising_loss
+from gen_jax.diffusion.guidance import classifier_free, classifier_guidance
+from gen_jax.diffusion.objectives import Objective, objective_losses
 from gen_jax.diffusion.pairing import optimal_pairing
-from gen_jax.diffusion.parameterization import Denoiser, Parameterization, Prediction, denoiser
-from gen_jax.diffusion.recipes import GRIDS, SOLVERS, make_solver, make_times
-from gen_jax.diffusion.sampling import (
-    integrate,
-    karras_times,
-    start_noise,
-    start_normal,
-    uniform_times,
-)
+from gen_jax.diffusion.parameterization import Denoiser, Parameterization, Prediction
+from gen_jax.diffusion.process import Process, make_process
+from gen_jax.diffusion.sampling import start_normal
 from gen_jax.diffusion.schedules import Schedule
-from gen_jax.diffusion.solvers import Variance
-from gen_jax.diffusion.weighting import Weighting, of_target
-from gen_jax.diffusion.weighting import simple as weigh_eps
+from gen_jax.diffusion.weighting import Weighting
+from gen_jax.errors import check_arguments
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import (
     Aux,
     Batch,
+    Cond,
     Context,
+    Density,
+    Input,
+    Latents,
     LogProb,
     Loss,
     Model,
     Params,
-    SampleOption,
+    Sampler,
     Stats,
+    Weights,
     batch_mean,
+    label_input,
     no_statistics,
 )
-from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, ScalarLike
+from gen_jax.typing import Array, Float, Keys, PyTree, Scalar, ScalarLike, Shape
 
-__all__ = ["Objective", "diffusion"]
-
-Objective = Literal["simple", "hybrid", "vlb"]
-
-# Weight of the bound in the hybrid loss: lambda of Nichol & Dhariwal 2021, Section 3.1.
-HYBRID = 1e-3
-
-# Smallest noise level above 0 of the bound of a schedule without a table: that of the first step of
-# DDPM's, a bit more than a grey level of data from -1 to 1.
-LEAST_NOISE = 0.01
+__all__ = ["diffusion_model"]
 
 LogClassifier = Callable[[PyTree, Array, Array, Array], Array]
 """``(weights, x_t, t [B], label [B]) -> log p(label | x_t) [B]``"""
 
 
-class _Condition(NamedTuple):
-    """What a network is told beside x_t and t; each may be absent."""
+class _Told(NamedTuple):
+    """What a network is told beside x_t and t, and how it is left out."""
 
-    label: Int[Array, "batch"] | None = None
-    context: Float[Array, "batch length dim"] | None = None
-    low_res: Float[Array, "batch height width channels"] | None = None
-    no_context: Float[Array, "batch length dim"] | None = None  # what guidance leads away from
+    network: nn.Module
+    num_classes: int | None
+    context_dim: int | None
+    low_res_factor: int | None
+    class_dropout: float
+
+    def read(self, cond: Batch | Cond, x: Array | None = None, keys: Keys | None = None) -> Cond:
+        """Take what the network looks at; with keys, leave conditions out as in training."""
+        told: dict[str, Array] = {}
+        if self.num_classes is not None:
+            told["label"] = cond["label"]
+        if self.context_dim is not None:
+            told["context"] = cond["context"]
+            if "no_context" in cond:
+                told["no_context"] = cond["no_context"]
+        if self.low_res_factor is not None:
+            given = cond.get("low_res")
+            told["low_res"] = self.smaller(x) if given is None else given
+        if self.class_dropout and keys is not None:
+            drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
+            if "label" in told:
+                told["label"] = jnp.where(drop, self.num_classes or 0, told["label"])
+            if "context" in told:
+                told["context"] = jnp.where(drop[:, None, None], 0.0, told["context"])
+        return told
+
+    def smaller(self, x: Float[Array, "batch height width channels"] | None) -> Array:
+        """Make images smaller by averages over squares."""
+        assert x is not None
+        assert self.low_res_factor is not None
+        return nn.avg_pool(x, (self.low_res_factor,) * 2, (self.low_res_factor,) * 2)
+
+    def beside(self, x: Array, told: Cond) -> Array:
+        """Put an image that is to be made larger beside x, as further channels."""
+        if "low_res" not in told:
+            return x
+        shape = (len(x), *x.shape[1:3], told["low_res"].shape[-1])
+        return jnp.concatenate([x, jax.image.resize(told["low_res"], shape, "bilinear")], axis=-1)
+
+    def apply(self, params: Params, x: Array, t: Array, told: Cond, keys: Keys | None) -> Array:
+        output = self.network.apply(
+            {"params": params["net"]},
+            self.beside(x, told),
+            t,
+            told.get("label"),
+            keys,
+            told.get("context"),
+        )
+        assert isinstance(output, Array)  # a tuple only for modules that mutate collections
+        return output
+
+    def with_and_without(self, told: Cond) -> Cond:
+        """Make the condition of a batch of both: first with it, then without."""
+        without = dict(told)
+        if "label" in told:
+            without["label"] = jnp.full_like(told["label"], self.num_classes or 0)
+        if "context" in told:
+            without["context"] = told.get("no_context", jnp.zeros_like(told["context"]))
+        return {
+            name: jnp.concatenate([told[name], without[name]])
+            for name in told
+            if name != "no_context"
+        }
+
+    def inputs(self, shape: Shape, *, edits: bool) -> dict[str, Input]:
+        found = label_input(self.num_classes)
+        if self.context_dim is not None:
+            vectors = Input("vectors", (-1, self.context_dim), help="sequence of vectors")
+            found["context"] = vectors
+            found["no_context"] = vectors._replace(
+                needed=False, help="what guidance leads away from, by default zeros"
+            )
+        if self.low_res_factor is not None:
+            factor = self.low_res_factor
+            small = (shape[0] // factor, shape[1] // factor, shape[2])
+            found["low_res"] = Input(
+                "image", small, derive=self.smaller, help="image to make larger"
+            )
+        if edits:
+            found["image"] = Input("image", needed=False, help="image to begin from")
+            found["mask"] = Input("mask", needed=False, help="where its pixels are kept")
+        return found
 
 
-def diffusion(  # noqa: PLR0915 one set of arguments, closed over
+class _Training(NamedTuple):
+    """What is minimized, and at which times."""
+
+    objective: Objective
+    weighting: Weighting | None
+    draw_times: times_of.TimeSampler
+    importance_batch: int | None
+    pairing: bool
+
+
+def diffusion_model(
     network: nn.Module,
     schedule: Schedule,
     parameterization: Parameterization,
@@ -91,7 +168,7 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
     """Make a diffusion model, or a flow, of a network.
 
     Its only player is ``"net"`` and its only loss ``"diffusion"``: by default L_simple for the
-    parameterisation's target (Ho et al. 2020, Algorithm 1), a mean over dimensions. A rectified
+    parameterization's target (Ho et al. 2020, Algorithm 1), a mean over dimensions. A rectified
     flow is this with :func:`gen_jax.diffusion.rectified_flow` and ``velocity``.
 
     Args:
@@ -114,8 +191,7 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
             none.
         learned_variance: whether the network has twice as many outputs, the second half for
             variances (Nichol & Dhariwal 2021, Eq. 15).
-        objective: ``"simple"``; ``"vlb"``, the bound in bits/dim; or ``"hybrid"``, L_simple of the
-            target and 1e-3 of the bound, which then trains the variances alone.
+        objective: see :func:`gen_jax.diffusion.objectives.objective_losses`.
         weighting: how much each noise level counts in L_simple; None leaves the error of the target
             as it is.
         time_sampler: which times are trained; by default uniform ones, and
@@ -128,529 +204,233 @@ def diffusion(  # noqa: PLR0915 one set of arguments, closed over
         default_grid: of sampling; see :data:`gen_jax.diffusion.recipes.GRIDS`.
 
     Returns:
-        A model of ``batch["x"]``; ``batch["low_res"]`` has the range of x. Its ``sample`` takes
-        the options in ``sample_options``; ``cond``: int labels, or a mapping with any of
-        ``"label"``, ``"context"``, ``"no_context"`` (a sequence that guidance leads away from, by
-        default zeros) and ``"low_res"``; and ``given``: see :class:`gen_jax.protocols.Model`. Its
-        ``log_prob`` is a bound.
+        A model of ``batch["x"]``; ``batch["low_res"]`` has the range of x. Its sampler takes the
+        options of :mod:`gen_jax.diffusion.options`; with ``cond["image"]`` it begins from an image,
+        and with ``cond["mask"]`` it keeps the image where that is 1. Its latents are the noise that
+        a deterministic sampler begins with, and its density is a bound or the flow's.
 
     Raises:
         ValueError: if arguments do not go together.
     """
     shape = tuple(shape)
-    if objective not in ("simple", "hybrid", "vlb"):
-        raise ValueError(f"objective: simple, hybrid or vlb is needed, got {objective!r}")
-    if (objective == "hybrid") and not learned_variance:
-        raise ValueError("objective: 'hybrid' trains variances; learned_variance is needed")
-    if learned_variance and objective == "simple":
-        raise ValueError("learned_variance: objective 'simple' would never train it")
-    if num_steps is None and (objective != "simple" or importance_batch):
-        raise ValueError("objective: the bound, and importance, need a discrete schedule")
+    process = make_process(
+        schedule,
+        parameterization,
+        num_steps,
+        learned_variance=learned_variance,
+        clip=clip,
+        bin_width=bin_width,
+        default_grid=default_grid,
+    )
+    faults = rules.objective_faults(
+        objective=objective,
+        learned_variance=learned_variance,
+        discrete=num_steps is not None,
+        importance=bool(importance_batch),
+        weighted=weighting is not None,
+        own_times=time_sampler is not None and (objective == "simple" or bool(importance_batch)),
+    )
+    check_arguments(faults)
     if class_dropout and num_classes is None and context_dim is None:
         raise ValueError("class_dropout: there is no condition to drop")
-    if objective == "vlb" and weighting is not None:
-        raise ValueError("weighting: goes with 'simple' and 'hybrid'; the bound weighs by itself")
-    if importance_batch and time_sampler is not None:
-        raise ValueError("time_sampler: with importance_batch the losses choose the times")
-    variances: tuple[Variance, ...] = ("beta", "beta_tilde")
-    variances = ("learned", *variances) if learned_variance else variances
-    draw_times = time_sampler
-    explodes = False
-    if num_steps is None:  # a table never explodes, and asking it compiles 35 little programs
-        with jax.ensure_compile_time_eval():
-            explodes = float(jnp.hypot(schedule.alpha(1.0), schedule.sigma(1.0))) > 2
-    if draw_times is None and explodes:
-        draw_times = times_of.log_normal_noise(schedule)
-    elif draw_times is None:
-        draw_times = times_of.continuous() if num_steps is None else times_of.discrete(num_steps)
+    told = _Told(network, num_classes, context_dim, low_res_factor, class_dropout)
+    draw_times = process.default_times() if time_sampler is None else time_sampler
+    training = _Training(objective, weighting, draw_times, importance_batch, pairing)
 
-    # Of models of sequences it is not ours to know what they were trained to leave out.
-    guided = class_dropout > 0 or (context_dim is not None and num_classes is None)
-
-    def condition_of(batch: Batch, keys: Keys | None = None) -> _Condition:
-        label = batch["label"] if num_classes is not None else None
-        context = batch["context"] if context_dim is not None else None
-        low_res = None
-        if low_res_factor is not None:
-            x = batch["x"]
-            low_res = batch["low_res"] if "low_res" in batch else smaller(x, low_res_factor)
-        if class_dropout and keys is not None:
-            drop = jax.vmap(lambda key: jax.random.bernoulli(key, class_dropout))(keys)
-            if label is not None:
-                label = jnp.where(drop, num_classes or 0, label)
-            if context is not None:
-                context = jnp.where(drop[:, None, None], 0.0, context)
-        return _Condition(label, context, low_res)
-
-    def apply_network(
-        params: Params, x: Array, t: Array, cond: _Condition, keys: Keys | None
-    ) -> Array:
-        output = network.apply(
-            {"params": params["net"]}, _beside(x, cond), t, cond.label, keys, cond.context
-        )
-        assert isinstance(output, Array)  # a tuple only for modules that mutate collections
-        return output
-
-    def denoiser_of(params: Params, cond: _Condition, keys: Keys | None = None) -> Denoiser:
-        return denoiser(
-            lambda x, t: apply_network(params, x, t, cond, keys),
-            schedule,
-            parameterization,
-            learned_variance,
-        )
-
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
-        cond = condition_of(batch)
-        x = _beside(batch["x"], cond)
-        variables = network.init(key, x, jnp.ones(len(x)), cond.label, None, cond.context)
-        stats = {}
-        if importance_batch:
-            assert num_steps is not None
-            stats = {"net": times_of.init_history(num_steps)}
-        return {"net": variables["params"]}, stats
-
-    def bits(
-        params: Params, x_0: Array, t: Array, eps: Array, cond: _Condition, keys: Keys | None
-    ) -> tuple[Array, Array]:
-        """Give T L_t in bits/dim, and the squared error of eps, from one run of the network."""
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
+        cond = told.read(batch, batch["x"])
+        x = told.beside(batch["x"], cond)
+        arguments = (jnp.ones(len(x)), cond.get("label"), None, cond.get("context"))
+        params = {"net": network.init(key, x, *arguments)["params"]}
+        if not importance_batch:
+            return params, {}
         assert num_steps is not None
-        nats, (_, error) = bound_term(
-            denoiser_of(params, cond, keys),
-            schedule,
-            x_0,
-            t,
-            (jnp.round(t * num_steps) - 1) / num_steps,  # exactly 0 at the end
-            eps,
-            "learned" if learned_variance else "beta_tilde",
-            bin_width,
-            freeze_mean=objective == "hybrid",
-        )
-        return num_steps * nats / (math.prod(shape) * math.log(2)), error
-
-    def loss(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
-        x_0 = batch["x"]
-        time_keys, noise_keys, dropout_keys, condition_keys = rng.split(keys, 4)
-        eps = batch["eps"] if "eps" in batch else rng.normal(noise_keys, shape)
-        if pairing and "eps" not in batch:
-            across = context.across
-            eps = across.own(optimal_pairing(across.gather(x_0), across.gather(eps)))
-        cond = condition_of(batch, condition_keys if context.train else None)
-        used = dropout_keys if context.train else None
-        weights = jnp.ones(len(x_0))
-        if importance_batch and context.train:
-            t, weights = times_of.importance(stats["net"], time_keys)
-        else:
-            t = draw_times(time_keys)
-        if objective == "simple":
-            losses = denoising_loss(
-                lambda x_t, t: apply_network(params, x_t, t, cond, used),
-                schedule,
-                parameterization,
-                x_0,
-                t,
-                eps,
-                weighting,
-            )
-            metrics = {}
-        else:
-            vlb, error = bits(params, x_0, t, eps, cond, used)
-            metrics = {
-                "vlb": batch_mean(batch, vlb * weights),
-                "eps_error": batch_mean(batch, error * weights),
-            }
-            if objective == "vlb":
-                losses = vlb
-            else:
-                alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-                if weighting is None:  # the error of the target, as in L_simple
-                    weight = 1 / of_target(weigh_eps(), parameterization, alpha, sigma)
-                else:
-                    weight = weighting(jnp.square(alpha / sigma))
-                losses = weight * error + HYBRID * vlb
-        observed = {}
-        if importance_batch:
-            assert num_steps is not None
-            observed = times_of.observe_history(t, jax.lax.stop_gradient(losses), num_steps)
-        return batch_mean(batch, losses * weights), Aux(observed=observed, metrics=metrics)
+        return params, {"net": times_of.init_history(num_steps)}
 
     def update_stats(
-        stats: Stats, observed: Mapping[str, PyTree], key: Array, step: Array
+        weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
     ) -> tuple[Stats, Mapping[str, Scalar]]:
         del key, step
         assert importance_batch is not None
-        history = times_of.update_history(stats["net"], observed["net"], importance_batch)
-        return {"net": history}, {}
+        history = weights.stats["net"]
+        return {"net": times_of.update_history(history, observed["net"], importance_batch)}, {}
 
-    def sample(
-        params: Params,
-        stats: Stats,
-        keys: Keys,
-        frozen: PyTree,
-        cond: PyTree = None,
-        *,
-        solver: str = "ddim",
-        steps: int | None = None,
-        grid: str = default_grid,
-        eta: ScalarLike | None = None,
-        variance: Variance = variances[0],
-        guidance: ScalarLike | None = None,
-        guidance_from: ScalarLike = 0.0,
-        guidance_to: ScalarLike = 1.0,
-        quantile: ScalarLike | None = None,
-        churn: ScalarLike | None = None,
-        churn_from: ScalarLike = 0.0,
-        churn_to: ScalarLike = 1e9,
-        churn_noise: ScalarLike = 1.0,
-        strength: ScalarLike | None = None,
-        invert: bool = False,
-        resamples: int = 1,
-        jump: int = 10,
-        trace: bool = False,
-        given: Mapping[str, Array] | None = None,
-        clipped: bool = True,
-        classifier: LogClassifier | None = None,
-        classifier_scale: ScalarLike = 1.0,
-    ) -> Float[Array, "batch *dims"]:
-        """Draw samples; see ``sample_options`` for what the options mean.
-
-        With ``trace`` the points at every time, [batch, steps + 1, ...]. ``classifier`` is given
-        ``frozen["classifier"]``. Without ``clipped`` x_0 is left as predicted, so that what
-        ``noise_of`` found leads back.
-        """
-        del stats
-        given = {} if given is None else given
-        _check_given(given, strength, invert)
-        asked = _read_condition(cond)
-        condition = asked if num_classes is not None else asked._replace(label=None)
-        if guidance is not None and not guided:
-            raise ValueError("guidance: a model trained with class_dropout is needed")
-        denoise = denoiser_of(params, condition)
-        interval = (guidance_from, guidance_to)
-        if guidance is not None:
-            both = denoiser_of(params, _with_and_without(condition, num_classes))
-            denoise = rules.classifier_free(_pair(both), guidance, interval)
-        if classifier is not None:
-            weights, label = frozen["classifier"], asked.label
-            target = _read_condition(given.get("target", label)).label
-            assert target is not None
-
-            def log_prob(x: Array, t: ScalarLike) -> Array:
-                return classifier(weights, x, jnp.broadcast_to(t, x.shape[:1]), target)
-
-            denoise = rules.classifier(denoise, schedule, log_prob, classifier_scale, interval)
-        leads_back = invert or not clipped  # which a flow that is clipped does not
-        if quantile is not None:
-            if leads_back:
-                raise ValueError("quantile: with it nothing leads back to the noise of an image")
-            denoise = rules.dynamic_threshold(denoise, schedule, quantile)
-        elif clip and not leads_back:
-            denoise = rules.clip_x_0(denoise, schedule)
-
-        steps = default_steps(solver) if steps is None else steps
-        times = make_times(grid, steps, schedule, num_steps)
-        if invert:
-            _check_deterministic(solver, eta, churn)
-        method = make_solver(
-            solver,
-            steps,
-            eta=eta,
-            variance=variance,
-            churn=churn,
-            churn_from=churn_from,
-            churn_to=churn_to,
-            churn_noise=churn_noise,
-        )
-        way = jnp.asarray(times) if strength is None else editing.last_part(times, strength)
-        if "mask" in given:
-            method = editing.inpainting(method, given["image"], given["mask"])
-            way = way[editing.repaint_order(steps, jump, resamples)]
-        _, step_keys = rng.split(keys, 2)
-        if strength is not None:
-            # Of a table too: between its entries, which its levels and the embedding bridge.
-            points = editing.from_partial(
-                denoise, schedule, method, way, given["image"], keys, trace
-            )
-        else:
-            if invert:
-                x = editing.invert(denoise, schedule, method, times, given["image"], keys)
-            else:
-                eps = given.get("noise", None)
-                eps = start_normal(keys, shape) if eps is None else eps
-                x = start_noise(schedule, times, eps)
-            points = integrate(denoise, schedule, method, way, x, step_keys, trace)
-        return jnp.swapaxes(points, 0, 1) if trace else points
-
-    def noise_of(
-        params: Params,
-        stats: Stats,
-        keys: Keys,
-        frozen: PyTree,
-        x: Array,
-        cond: PyTree = None,
-        *,
-        solver: str = "ddim",
-        steps: int | None = None,
-        grid: str = default_grid,
-    ) -> Float[Array, "batch *dims"]:
-        """Invert the deterministic sampler: give the standard normals that lead to x."""
-        del stats, frozen
-        steps = default_steps(solver) if steps is None else steps
-        _check_deterministic(solver)
-        times = make_times(grid, steps, schedule, num_steps)
-        condition = _read_condition(cond)
-        condition = condition if num_classes is not None else condition._replace(label=None)
-        denoise = denoiser_of(params, condition)
-        method = make_solver(solver, steps)
-        x = editing.invert(denoise, schedule, method, times, x, keys)
-        return x / jnp.hypot(schedule.alpha(times[0]), schedule.sigma(times[0]))
-
-    def log_prob(
-        params: Params,
-        stats: Stats,
-        batch: Batch,
-        keys: Keys,
-        frozen: PyTree,
-        *,
-        likelihood: str = "bound",
-        likelihood_steps: int | None = None,
-        likelihood_variance: Variance = variances[0],
-        probes: int = 1,
-        tolerance: ScalarLike = 1e-4,
-    ) -> LogProb:
-        """Bound log p(x); see ``log_prob_options`` for what the options mean."""
-        del stats, frozen
-        x = batch["x"]
-        num_dims = math.prod(shape)
-        denoise = denoiser_of(params, condition_of(batch))
-        if likelihood == "flow":
-            noise_keys, probe_keys = rng.split(keys, 2)
-            if bin_width is not None:
-                uniform = jax.vmap(
-                    lambda key: jax.random.uniform(key, shape, minval=-0.5, maxval=0.5)
-                )
-                x = x + bin_width * uniform(noise_keys)
-            nats, stderr = flow_log_prob(
-                lambda x, t, cond: denoiser_of(params, cond)(x, t),
-                schedule,
-                x,
-                probe_keys,
-                condition=condition_of(batch),
-                num_probes=probes,
-                tolerance=tolerance,
-                t_min=1e-4 if num_steps is None else 1e-2 / num_steps,
-            )
-            return LogProb(nats, stderr)
-        steps = likelihood_steps or num_steps or 1000
-        if num_steps is None:
-            # Equal steps of time would end in leaps of the noise level, far below a grey level.
-            times = karras_times(schedule, steps, low=LEAST_NOISE)
-            times[0] = 1.0  # of the prior's term
-        else:
-            times = uniform_times(steps, num_steps)
-        if clip:
-            denoise = rules.clip_x_0(denoise, schedule)
-        made = bound(denoise, schedule, x, times, keys, likelihood_variance, bin_width)
-        # What it gives of discrete x are probabilities; a density's are in units of x.
-        nats = -made.total - (0.0 if bin_width is None else num_dims * math.log(bin_width))
-        terms = {
-            "prior": made.prior,
-            "steps": made.steps.T,
-            "x_0_error": made.x_0_error.T,
-            "eps_error": made.eps_error.T,
-        }
-        return LogProb(nats, jnp.full_like(nats, jnp.nan), terms)
-
-    def default_steps(solver: str) -> int:
-        few = {"heun": 18, "dpmpp_2m": 20}.get(solver, 50)
-        if num_steps is None:
-            return 1000 if solver == "ddpm" else few
-        return num_steps if solver == "ddpm" else min(few, num_steps)
-
-    most = num_steps or 100_000
+    edits = low_res_factor is None
+    # Of models of sequences it is not ours to know what they were trained to leave out.
+    guided = class_dropout > 0 or (context_dim is not None and num_classes is None)
+    sampling = _sampling(told, process, shape, guided=guided, edits=edits)
     return Model(
         init=init,
-        losses={"diffusion": Loss("net", loss)},
+        losses={"diffusion": Loss("net", _make_loss(told, process, training))},
+        inputs=told.inputs(shape, edits=edits),
         update_stats=update_stats if importance_batch else no_statistics,
-        sample=sample,
-        sample_options=_sample_options(most, variances, default_grid, guided, clip),
-        log_prob=log_prob,
-        log_prob_kind="bound",
-        log_prob_options=_log_prob_options(most, variances),
-        log_prob_cost=num_steps or 1000,
-        givens=("image", "mask", "noise"),
-        start_noise=lambda keys: start_normal(keys, shape),
-        noise_of=noise_of,
+        density=Density(
+            _make_log_prob(told, process),
+            "bound",
+            options=options.density_options(process),
+            cost=num_steps or 1000,
+            faults=lambda chosen, names: options.density_faults(process, chosen, names),
+        ),
+        **sampling,
     )
 
 
-def _sample_options(
-    most: int, variances: Sequence[str], default_grid: str, guided: bool, clip: bool
-) -> dict[str, SampleOption]:
-    share = ("a number from 0 to 1", lambda x: 0 <= x <= 1)
-    positive = ("a number from 0", lambda x: x >= 0)
-    options = {
-        "solver": SampleOption(
-            str, "ddim", f"one of {', '.join(SOLVERS)}", SOLVERS.__contains__, True,
-            "ddim and euler: first order; heun and dpmpp_2m: second; ddpm and euler_ancestral: "
-            "with fresh noise in each step",
-        ),
-        "steps": SampleOption(
-            int, None, f"a whole number from 1 to {most}", lambda steps: 1 <= steps <= most, True,
-            "of the solver; by default 50, 18 of heun, 20 of dpmpp_2m, and all of ddpm",
-        ),
-        "grid": SampleOption(
-            str, default_grid, f"one of {', '.join(GRIDS)}", GRIDS.__contains__, True,
-            "where the steps are: uniform in time, finer near the data, or by noise level",
-        ),
-        "eta": SampleOption(
-            float, None, *share, False,
-            "fresh noise of ddim (0 by default: deterministic) and euler_ancestral (1)",
-            ("solver", ("ddim", "euler_ancestral")),
-        ),
-        "variance": SampleOption(
-            str, variances[0], f"one of {', '.join(variances)}", variances.__contains__, True,
-            "noise of ddpm", ("solver", ("ddpm",)),
-        ),
-        "quantile": SampleOption(
-            float, None, *share, False,
-            "dynamic thresholding: of the absolute values of x_0, which are scaled back to 1",
-        ),
-        "churn": SampleOption(
-            float, None, *positive, False,
-            "noise added before each step, S_churn of Karras et al. 2022",
-            ("solver", ("heun", "euler")),
-        ),
-        "churn_from": SampleOption(
-            float, 0.0, *positive, False, "lowest noise level with churn, S_tmin",
-        ),
-        "churn_to": SampleOption(
-            float, 1e9, *positive, False, "highest noise level with churn, S_tmax",
-        ),
-        "churn_noise": SampleOption(
-            float, 1.0, *positive, False, "standard deviation of that noise, S_noise",
-        ),
-    }  # fmt: skip
-    if not clip:  # no range to scale back to
-        del options["quantile"]
-    if guided:
-        options |= {
-            "guidance": SampleOption(
-                float, None, *positive, False,
-                "classifier-free guidance: 1 is the conditional model, 0 the unconditional",
-            ),
-        }  # fmt: skip
-    return options | {
-        "guidance_from": SampleOption(
-            float, 0.0, *share, False, "lowest time at which guidance acts; 0 is data",
-        ),
-        "guidance_to": SampleOption(
-            float, 1.0, *share, False, "highest time at which guidance acts; 1 is noise",
-        ),
-        "strength": SampleOption(
-            float, None, "a number above 0 to 1", lambda x: 0 < x <= 1, False,
-            "with --image: the share of the steps that are walked, from the image and their noise",
-        ),
-        "invert": SampleOption(
-            bool, False, "", lambda x: True, True,
-            "with --image: walk to its noise and back",
-        ),
-        "resamples": SampleOption(
-            int, 1, "a whole number from 1", lambda x: x >= 1, True,
-            "with --mask: how often each stretch is walked, as RePaint does",
-        ),
-        "jump": SampleOption(
-            int, 10, "a whole number from 1", lambda x: x >= 1, True,
-            "with --mask: steps in such a stretch",
-        ),
-    }  # fmt: skip
+def _make_loss(told: _Told, process: Process, training: _Training) -> Callable[..., Any]:
+    def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
+        x_0 = batch["x"]
+        time_keys, noise_keys, dropout_keys, condition_keys = rng.split(keys, 4)
+        eps = batch["eps"] if "eps" in batch else rng.normal(noise_keys, x_0.shape[1:])
+        if training.pairing and "eps" not in batch:
+            across = context.across
+            eps = across.own(optimal_pairing(across.gather(x_0), across.gather(eps)))
+        cond = told.read(batch, x_0, condition_keys if context.train else None)
+        used = dropout_keys if context.train else None
+        scale = jnp.ones(len(x_0))
+        if training.importance_batch and context.train:
+            t, scale = times_of.importance(weights.stats["net"], time_keys)
+        else:
+            t = training.draw_times(time_keys)
+        losses, reported = objective_losses(
+            training.objective,
+            process,
+            lambda x_t, t: told.apply(weights.params, x_t, t, cond, used),
+            x_0,
+            t,
+            eps,
+            training.weighting,
+        )
+        metrics = {name: batch_mean(batch, value * scale) for name, value in reported.items()}
+        observed = {}
+        if training.importance_batch:
+            assert process.num_steps is not None
+            seen = jax.lax.stop_gradient(losses)
+            observed = times_of.observe_history(t, seen, process.num_steps)
+        return batch_mean(batch, losses * scale), Aux(observed=observed, metrics=metrics)
+
+    return loss
 
 
-def _log_prob_options(most: int, variances: Sequence[str]) -> dict[str, SampleOption]:
-    kinds = ("bound", "flow")
+def _make_log_prob(told: _Told, process: Process) -> Callable[..., LogProb]:
+    def log_prob(weights: Weights, batch: Batch, keys: Keys, **chosen: Any) -> LogProb:
+        check_arguments(options.density_faults(process, chosen, ()))
+
+        def denoise_for(cond: Cond) -> Denoiser:
+            return process.denoiser(lambda x, t: told.apply(weights.params, x, t, cond, None))
+
+        cond = told.read(batch, batch["x"])
+        return generation.likelihood(process, denoise_for, cond, batch["x"], keys, **chosen)
+
+    return log_prob
+
+
+def _sampling(
+    told: _Told, process: Process, shape: Shape, *, guided: bool, edits: bool
+) -> dict[str, Any]:
+    """Make the sampler, and the latents, which are its beginning."""
+
+    def faults(chosen: Mapping[str, Any], names: Collection[str]) -> Mapping[str, str]:
+        return options.sampler_faults(process, chosen, names)
+
+    def draw(
+        weights: Weights,
+        keys: Keys,
+        cond: Cond,
+        *,
+        noise: Array | None = None,
+        guidance: ScalarLike | None = None,
+        guidance_from: ScalarLike | None = None,
+        guidance_to: ScalarLike | None = None,
+        classifier: LogClassifier | None = None,
+        classifier_scale: ScalarLike | None = None,
+        **chosen: Any,
+    ) -> Float[Array, "batch *points"]:
+        """Draw samples; see the sampler's options. ``classifier`` is given its frozen weights."""
+        if guidance is not None and not guided:
+            raise ValueError("guidance: a model trained with class_dropout is needed")
+        settings: dict[str, Any] = {
+            "guidance": guidance,
+            "guidance_from": guidance_from,
+            "guidance_to": guidance_to,
+            "classifier_scale": classifier_scale,
+            **chosen,
+        }
+        given = {name: value for name, value in settings.items() if value is not None}
+        if classifier is not None:
+            given.setdefault("classifier_scale", 1.0)
+        check_arguments(faults(given, tuple(cond)))
+        interval = given.get("guidance_from", 0.0), given.get("guidance_to", 1.0)
+        denoise = _guided_denoiser(told, process, weights, cond, guidance, interval)
+        if classifier is not None:
+            denoise = classifier_guidance(
+                denoise,
+                process.schedule,
+                functools.partial(_log_prob_of, classifier, weights.frozen, cond["label"]),
+                given["classifier_scale"],
+                interval,
+            )
+        image, mask = cond.get("image"), cond.get("mask")
+        return generation.generate(
+            process, denoise, keys, shape, noise=noise, image=image, mask=mask, **chosen
+        )
+
+    def decode(weights: Weights, z: Array, cond: Cond, **chosen: Any) -> Array:
+        # Keys of a way that draws nothing; where it does, the same at each place.
+        return draw(weights, rng.per_example(jax.random.key(0), 0, len(z)), cond, noise=z, **chosen)
+
+    def encode(
+        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None, **chosen: Any
+    ) -> Float[Array, "batch *dims"]:
+        check_arguments(options.inversion_faults(process, chosen, ("image",)))
+        keys = rng.per_example(jax.random.key(0), 0, len(x)) if keys is None else keys
+        denoise = _guided_denoiser(told, process, weights, cond, None, (0.0, 1.0))
+        names = ("solver", "steps", "grid")
+        way = {name: chosen[name] for name in names if name in chosen}
+        return generation.noise_of(process, denoise, x, keys, **way)
+
     return {
-        "likelihood": SampleOption(
-            str, "bound", "bound or flow", kinds.__contains__, True,
-            "the variational bound, or the exact density of the probability flow",
+        "sampler": Sampler(
+            draw, options.sampler_options(process, guided=guided, edits=edits), faults
         ),
-        "likelihood_steps": SampleOption(
-            int, None, f"a whole number from 1 to {most}", lambda x: 1 <= x <= most, True,
-            "of the bound; by default all of the schedule", ("likelihood", ("bound",)),
+        "latents": Latents(
+            decode,
+            encode,
+            lambda keys: start_normal(keys, shape),
+            cost=generation.default_steps(process, "ddim"),
+            undo={"clipped": False},
+            faults=lambda chosen, names: options.inversion_faults(process, chosen, names),
         ),
-        "likelihood_variance": SampleOption(
-            str, variances[0], f"one of {', '.join(variances)}", variances.__contains__, True,
-            "of the steps of the bound, as of ddpm's", ("likelihood", ("bound",)),
-        ),
-        "probes": SampleOption(
-            int, 1, "a whole number from 1", lambda x: x >= 1, True,
-            "random vectors for the flow's divergence", ("likelihood", ("flow",)),
-        ),
-        "tolerance": SampleOption(
-            float, 1e-4, "a number above 0", lambda x: x > 0, False,
-            "of a step of the flow's solver", ("likelihood", ("flow",)),
-        ),
-    }  # fmt: skip
+    }
 
 
-def smaller(x: Float[Array, "batch height width channels"], factor: int) -> Array:
-    """Make images smaller by averages over squares."""
-    return nn.avg_pool(x, (factor, factor), (factor, factor))
+def _log_prob_of(
+    classifier: LogClassifier, frozen: PyTree, label: Array, x: Array, t: ScalarLike
+) -> Array:
+    return classifier(frozen["classifier"], x, jnp.broadcast_to(t, x.shape[:1]), label)
 
 
-def _beside(x: Array, cond: _Condition) -> Array:
-    """Put an image that is to be made larger beside x, as further channels."""
-    if cond.low_res is None:
-        return x
-    shape = (len(x), *x.shape[1:3], cond.low_res.shape[-1])
-    return jnp.concatenate([x, jax.image.resize(cond.low_res, shape, "bilinear")], axis=-1)
+def _guided_denoiser(
+    told: _Told,
+    process: Process,
+    weights: Weights,
+    cond: Cond,
+    scale: ScalarLike | None,
+    interval: tuple[ScalarLike, ScalarLike],
+) -> Denoiser:
+    """Make a denoiser of a request's condition, led away from none where there is a scale."""
+    seen = told.read(cond)
 
+    def of(condition: Cond) -> Denoiser:
+        return process.denoiser(lambda x, t: told.apply(weights.params, x, t, condition, None))
 
-def _read_condition(cond: PyTree) -> _Condition:
-    return _Condition(**cond) if isinstance(cond, Mapping) else _Condition(label=cond)
-
-
-def _with_and_without(cond: _Condition, num_classes: int | None) -> _Condition:
-    """Make the condition of a batch of both: first with it, then without."""
-
-    def twice(x: Array | None, without: Callable[[Array], Array]) -> Array | None:
-        return None if x is None else jnp.concatenate([x, without(x)])
-
-    return _Condition(
-        label=twice(cond.label, lambda x: jnp.full_like(x, num_classes or 0)),
-        context=twice(
-            cond.context,
-            lambda x: jnp.zeros_like(x) if cond.no_context is None else cond.no_context,
-        ),
-        low_res=twice(cond.low_res, lambda x: x),
-    )
-
-
-def _pair(both: Denoiser) -> Callable[[Array, ScalarLike], tuple[Prediction, Prediction]]:
-    """Read a denoiser of twice the batch as two, with one run of the network."""
+    if scale is None:
+        return of(seen)
+    both = of(told.with_and_without(seen))
 
     def pair(x: Array, t: ScalarLike) -> tuple[Prediction, Prediction]:
-        made = both(jnp.concatenate([x, x]), t)
+        made = both(jnp.concatenate([x, x]), t)  # with one run of the network
         first: Prediction = jax.tree.map(lambda y: y[: len(x)], made)
         second: Prediction = jax.tree.map(lambda y: y[len(x) :], made)
         return first, second
 
-    return pair
-
-
-def _check_given(given: Mapping[str, Array], strength: ScalarLike | None, invert: bool) -> None:
-    needed = {"strength": strength is not None, "invert": invert, "mask": "mask" in given}
-    for name, asked in needed.items():
-        if asked and "image" not in given:
-            raise ValueError(f"{name}: has a meaning only with given['image']")
-    if invert and (strength is not None or "mask" in given):
-        raise ValueError("invert: goes neither with strength nor with a mask")
-
-
-def _check_deterministic(
-    solver: str, eta: ScalarLike | None = None, churn: ScalarLike | None = None
-) -> None:
-    # Of traced numbers nothing is known here.
-    added = any(isinstance(x, (int, float)) and x > 0 for x in (eta, churn))
-    if solver in ("ddpm", "euler_ancestral") or added:
-        raise ValueError("solver: one that adds no noise is needed for the way to an image's noise")
+    return classifier_free(pair, scale, interval)

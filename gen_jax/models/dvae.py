@@ -15,17 +15,22 @@ from gen_jax.ops.quantizers import use_of_codes
 from gen_jax.protocols import (
     Aux,
     Batch,
+    Cond,
     Context,
+    Density,
+    Latents,
     LogProb,
     Loss,
     Model,
     Params,
+    Sampler,
     Stats,
+    Weights,
     batch_mean,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, ScalarLike
 
-__all__ = ["Ramp", "dvae"]
+__all__ = ["Ramp", "dvae_model"]
 
 
 class Ramp(NamedTuple):
@@ -46,7 +51,7 @@ TEMPERATURE = Ramp(1.0, 1.0 / 16, 150_000)
 KL_WEIGHT = Ramp(0.0, 6.6, 5_000)
 
 
-def dvae(
+def dvae_model(
     encoder: nn.Module,
     decoder: nn.Module,
     likelihood: Likelihood,
@@ -82,8 +87,8 @@ def dvae(
 
     Returns:
         A model of ``batch["x"]``. ``encode`` gives the likeliest codes, int32 [batch, h, w];
-        ``decode`` the mean of p(x | z). ``sample`` decodes codes drawn from the prior: for samples
-        that are images a second stage is needed. ``log_prob`` is the bound with beta 1, of a
+        ``decode`` the mean of p(x | z). The sampler decodes codes drawn from the prior: for
+        samples that are images a second stage is needed. The density is the bound with beta 1, of a
         single draw.
 
     Raises:
@@ -107,7 +112,8 @@ def dvae(
         assert isinstance(outputs, Array)
         return outputs
 
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
         encoder_key, decoder_key = jax.random.split(key)
         z = jnp.zeros((1, *code_shape, num_codes))
         net = {
@@ -129,59 +135,50 @@ def dvae(
         kl = jnp.sum(kl_to_uniform(logits), axis=(1, 2))
         return nats, kl, jnp.argmax(logits, axis=-1)
 
-    def loss(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
-        del stats
+    def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
         tau = temperature.at(context.step) if context.train else jnp.float32(temperature.end)
         beta = kl_weight.at(context.step) if context.train else jnp.float32(kl_weight.end)
-        nats, kl, codes = terms(params, batch["x"], keys, tau, train=context.train)
+        nats, kl, codes = terms(weights.params, batch["x"], keys, tau, train=context.train)
         reconstruction, divergence = batch_mean(batch, -nats), batch_mean(batch, kl)
         metrics = {"reconstruction": reconstruction, "kl": divergence, "temperature": tau}
         observed = {"counts": code_shares(codes, num_codes)[None]}
         return reconstruction + beta * divergence, Aux(observed, metrics)
 
     def update_stats(
-        stats: Stats, observed: Mapping[str, PyTree], key: Array, step: Array
+        weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
     ) -> tuple[Stats, dict[str, Scalar]]:
         del key, step
         now = observed["net"]["counts"]
-        usage, metrics = use_of_codes(stats["net"]["usage"], now, decay)
+        usage, metrics = use_of_codes(weights.stats["net"]["usage"], now, decay)
         return {"net": {"usage": usage}}, dict(metrics)
 
     def encode(
-        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None
+        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
     ) -> Int[Array, "batch height width"]:
-        del stats, keys, label
-        return jnp.argmax(logits_of(params, x), axis=-1).astype(jnp.int32)
+        del keys, cond
+        return jnp.argmax(logits_of(weights.params, x), axis=-1).astype(jnp.int32)
 
     def decode(
-        params: Params, stats: Stats, z: Int[Array, "batch rows columns"], label: None = None
+        weights: Weights, z: Int[Array, "batch rows columns"], cond: Cond
     ) -> Float[Array, "batch height width channels"]:
-        del stats, label
-        return likelihood.mean(outputs_of(params, z))
+        del cond
+        return likelihood.mean(outputs_of(weights.params, z))
 
-    def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
-        del stats, frozen
-        nats, kl, _ = terms(params, batch["x"], keys, 1.0, train=False)
+    def log_prob(weights: Weights, batch: Batch, keys: Keys) -> LogProb:
+        nats, kl, _ = terms(weights.params, batch["x"], keys, 1.0, train=False)
         return LogProb(nats - kl, jnp.full_like(nats, jnp.nan))
 
-    def sample(
-        params: Params, stats: Stats, keys: Keys, frozen: PyTree, cond: None = None
+    def draw(
+        weights: Weights, keys: Keys, cond: Cond
     ) -> Float[Array, "batch height width channels"]:
-        del frozen, cond
-        draw = jax.vmap(lambda key: jax.random.randint(key, code_shape, 0, num_codes))
-        return decode(params, stats, draw(keys))
+        codes = jax.vmap(lambda key: jax.random.randint(key, code_shape, 0, num_codes))(keys)
+        return decode(weights, codes, cond)
 
     return Model(
         init=init,
         losses={"elbo": Loss("net", loss)},
         update_stats=update_stats,
-        sample=sample,
-        sample_options={},
-        log_prob=log_prob,
-        log_prob_kind="bound",
-        encode=encode,
-        decode=decode,
-        num_codes=num_codes,
+        sampler=Sampler(draw),
+        latents=Latents(decode, encode, num_codes=num_codes),
+        density=Density(log_prob, "bound"),
     )

@@ -16,25 +16,31 @@ from gen_jax.ops.likelihoods import Likelihood
 from gen_jax.protocols import (
     Aux,
     Batch,
+    Cond,
     Context,
+    Density,
+    Latents,
     LogProb,
     Loss,
     Model,
+    Option,
     Params,
-    SampleOption,
+    Sampler,
     Stats,
+    Weights,
     batch_mean,
     global_mean,
+    label_input,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, ScalarLike
 
-__all__ = ["vae"]
+__all__ = ["vae_model"]
 
 # Posterior variances are kept between these, as by Rombach et al. 2022.
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
 
 
-def vae(  # noqa: PLR0915 one set of arguments, closed over
+def vae_model(  # noqa: PLR0915 one set of arguments, closed over
     encoder: nn.Module,
     decoder: nn.Module,
     likelihood: Likelihood,
@@ -75,11 +81,10 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
             latents whose posterior hardly feels the prior, and which a second stage models.
 
     Returns:
-        A model of ``batch["x"]``. ``sample`` takes ``spread`` and ``output``, and ``cond``, int
-        labels, where there are classes; ``log_prob`` is the importance-weighted bound with
-        ``num_importance`` samples, at most ``importance_chunk`` of them in memory at once;
-        ``encode(params, stats, x, keys=None, label=None)`` gives posterior means, or draws;
-        ``decode(params, stats, z, label=None)`` gives the mean of p(x | z).
+        A model of ``batch["x"]``. Its sampler takes ``spread`` and ``output``; its density is the
+        importance-weighted bound with ``num_importance`` samples, at most ``importance_chunk`` of
+        them in memory at once; its latents are posterior means, or with keys draws, and decode to
+        the mean of p(x | z).
 
     Raises:
         ValueError: if an argument is out of range, or K > 1 meets what only the ELBO has.
@@ -100,8 +105,8 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
     if num_importance > 1 and likelihood.sigma == "optimal":
         raise ValueError("num_importance: above 1 sigma must be 'fixed' or 'learned'")
 
-    def label_of(batch: Batch) -> Int[Array, "batch"] | None:
-        return batch["label"] if num_classes is not None else None
+    def label_of(told: Batch | Cond) -> Int[Array, "batch"] | None:
+        return told["label"] if num_classes is not None else None
 
     def posterior(params: Params, x: Array, label: Array | None) -> tuple[Array, Array]:
         outputs = network.apply({"params": params["net"]}, x, label, method="encode")
@@ -116,11 +121,11 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         assert isinstance(outputs, Array)
         return outputs
 
-    def log_sigma_of(params: Params, stats: Stats) -> ScalarLike:
+    def log_sigma_of(weights: Weights) -> ScalarLike:
         if likelihood.sigma == "learned":
-            return params["net"]["log_sigma"]
+            return weights.params["net"]["log_sigma"]
         if likelihood.sigma == "optimal":
-            return _log_sigma(stats["net"]["squared_error"])
+            return _log_sigma(weights.stats["net"]["squared_error"])
         return likelihood.initial_log_sigma
 
     def log_weights(
@@ -140,7 +145,8 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         log_q_z = jnp.sum(normal_log_prob(noise, 0.0, 0.0) - 0.5 * log_variance, axes)
         return likelihood.log_prob(outputs, x[:, None], log_sigma) + log_p_z - log_q_z
 
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
         label = label_of(batch)
         label = None if label is None else label[:1]
         z = jnp.zeros((1, *latent_shape))
@@ -152,17 +158,15 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
             stats["squared_error"] = jnp.float32(math.exp(2 * likelihood.initial_log_sigma))
         return {"net": net}, {"net": stats}
 
-    def elbo(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
+    def elbo(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
         x, label = batch["x"], label_of(batch)
-        mean, log_variance = posterior(params, x, label)
+        mean, log_variance = posterior(weights.params, x, label)
         noise = rng.normal(rng.fold_in(keys, 0), latent_shape)
-        outputs = outputs_of(params, mean + jnp.exp(0.5 * log_variance) * noise, label)
+        outputs = outputs_of(weights.params, mean + jnp.exp(0.5 * log_variance) * noise, label)
         observed: dict[str, PyTree] = {
             "moments": latents.observe_moments(mean, jnp.exp(log_variance))
         }
-        log_sigma = log_sigma_of(params, stats)
+        log_sigma = log_sigma_of(weights)
         if likelihood.sigma == "optimal" and context.train:
             errors = jnp.mean(((likelihood.mean(outputs) - x) ** 2).reshape(len(x), -1), axis=1)
             observed["squared_error"] = jax.lax.stop_gradient(jnp.mean(errors))
@@ -177,46 +181,41 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
             pressed = jnp.sum(jnp.maximum(by_unit, free_bits))
             if "weight" in batch:  # so that whoever divides by the mean weight gets it back
                 pressed = pressed * jnp.mean(batch["weight"])
-        weight = jnp.float32(beta)
+        kl_weight = jnp.float32(beta)
         if kl_warmup and context.train:  # what is reported after training is the whole
-            weight = beta * jnp.minimum(1.0, context.step / kl_warmup)
+            kl_weight = beta * jnp.minimum(1.0, context.step / kl_warmup)
         metrics = {"reconstruction": reconstruction, "kl": kl, "neg_elbo": reconstruction + kl}
-        return reconstruction + weight * pressed, Aux(observed, metrics)
+        return reconstruction + kl_weight * pressed, Aux(observed, metrics)
 
-    def iwae(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
+    def iwae(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
         x, label = batch["x"], label_of(batch)
-        mean, log_variance = q = posterior(params, x, label)
+        mean, log_variance = q = posterior(weights.params, x, label)
         noise = rng.normal(rng.fold_in(keys, 0), (num_importance, *latent_shape))
-        weights = log_weights(params, x, noise, q, label, log_sigma_of(params, stats))
-        bound = jax.nn.logsumexp(weights, axis=1) - math.log(num_importance)
+        log_w = log_weights(weights.params, x, noise, q, label, log_sigma_of(weights))
+        bound = jax.nn.logsumexp(log_w, axis=1) - math.log(num_importance)
         observed = {"moments": latents.observe_moments(mean, jnp.exp(log_variance))}
-        metrics = {"neg_elbo": batch_mean(batch, -jnp.mean(weights, axis=1))}
+        metrics = {"neg_elbo": batch_mean(batch, -jnp.mean(log_w, axis=1))}
         return batch_mean(batch, -bound), Aux(observed, metrics)
 
     def update_stats(
-        stats: Stats, observed: PyTree, key: Array, step: Array
+        weights: Weights, observed: PyTree, key: Array, step: Array
     ) -> tuple[Stats, dict[str, Scalar]]:
         del key
-        net = latents.update_moments(stats["net"], observed["net"], step)
+        net = latents.update_moments(weights.stats["net"], observed["net"], step)
         return {"net": net}, {"active_units": latents.active_units(net["moments"])}
 
     def log_prob(
-        params: Params,
-        stats: Stats,
+        weights: Weights,
         batch: Batch,
         keys: Keys,
-        frozen: PyTree,
         *,
         num_importance: int = 100,
         importance_chunk: int = 100,
     ) -> LogProb:
         """Bound log p(x) from below; sample k of an example has its own key, whatever the chunk."""
-        del frozen
         x, label = batch["x"], label_of(batch)
-        q = posterior(params, x, label)
-        log_sigma = log_sigma_of(params, stats)
+        q = posterior(weights.params, x, label)
+        log_sigma = log_sigma_of(weights)
         sample_keys = rng.fold_in(keys, 1)
         chunk = min(num_importance, importance_chunk)
         empty = jnp.full(len(x), -jnp.inf)
@@ -226,10 +225,10 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
             noise = jax.vmap(
                 lambda key: rng.normal(rng.per_example(key, first, chunk), latent_shape)
             )(sample_keys)
-            weights = log_weights(params, x, noise, q, label, log_sigma)
-            weights = jnp.where(index[None] < num_importance, weights, -jnp.inf)
-            once = jnp.logaddexp(sums[0], jax.nn.logsumexp(weights, axis=1))
-            return (once, jnp.logaddexp(sums[1], jax.nn.logsumexp(2 * weights, axis=1))), None
+            log_w = log_weights(weights.params, x, noise, q, label, log_sigma)
+            log_w = jnp.where(index[None] < num_importance, log_w, -jnp.inf)
+            once = jnp.logaddexp(sums[0], jax.nn.logsumexp(log_w, axis=1))
+            return (once, jnp.logaddexp(sums[1], jax.nn.logsumexp(2 * log_w, axis=1))), None
 
         (once, twice), _ = jax.lax.scan(add, (empty, empty), jnp.arange(0, num_importance, chunk))
         # The delta method on log of a mean: Var(log m) ~ Var(w) / (K E[w]^2).
@@ -240,60 +239,59 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
         return LogProb(once - math.log(num_importance), stderr)
 
     def encode(
-        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: PyTree = None
+        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
     ) -> Float[Array, "batch *latent"]:
-        z, log_variance = posterior(params, x, label)
+        z, log_variance = posterior(weights.params, x, label_of(cond))
         if keys is not None:
             noise = rng.normal(rng.fold_in(keys, 0), latent_shape)
             z = z + jnp.exp(0.5 * log_variance) * noise
         if not standardise:
             return z
-        return latents.apply_scale(z, *latents.scale_of(stats["net"]["moments"]))
+        return latents.apply_scale(z, *latents.scale_of(weights.stats["net"]["moments"]))
+
+    def outputs_at(weights: Weights, z: Array, cond: Cond) -> Array:
+        if standardise:
+            z = latents.undo_scale(z, *latents.scale_of(weights.stats["net"]["moments"]))
+        return outputs_of(weights.params, z, label_of(cond))
 
     def decode(
-        params: Params, stats: Stats, z: Array, label: PyTree = None
+        weights: Weights, z: Array, cond: Cond
     ) -> Float[Array, "batch height width channels"]:
-        return likelihood.mean(outputs_of(params, _unscaled(stats, z), label))
+        return likelihood.mean(outputs_at(weights, z, cond))
 
-    def _unscaled(stats: Stats, z: Array) -> Array:
-        if not standardise:
-            return z
-        return latents.undo_scale(z, *latents.scale_of(stats["net"]["moments"]))
+    def prior(keys: Keys) -> Float[Array, "batch *latent"]:
+        return rng.normal(rng.fold_in(keys, 0), latent_shape)
 
-    def sample(
-        params: Params,
-        stats: Stats,
+    def draw(
+        weights: Weights,
         keys: Keys,
-        frozen: PyTree,
-        cond: Int[Array, "batch"] | None = None,
+        cond: Cond,
         *,
         spread: Scalar | float = 1.0,
         output: str = "mean",
     ) -> Float[Array, "batch height width channels"]:
-        """Draw samples; see ``sample_options`` for what the options mean."""
-        del frozen
-        z = _unscaled(stats, spread * rng.normal(rng.fold_in(keys, 0), latent_shape))
-        outputs = outputs_of(params, z, cond)
+        """Draw samples; see the sampler's options for what they mean."""
+        outputs = outputs_at(weights, spread * prior(keys), cond)
         if output == "mean":
             return likelihood.mean(outputs)
-        return likelihood.sample(outputs, log_sigma_of(params, stats), rng.fold_in(keys, 1))
+        return likelihood.sample(outputs, log_sigma_of(weights), rng.fold_in(keys, 1))
 
     sample_options = {
-        "spread": SampleOption(
+        "spread": Option(
             float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
             "standard deviation of the codes; below 1 for likelier samples",
         ),
-        "output": SampleOption(
+        "output": Option(
             str, "mean", "mean or draw", ("mean", "draw").__contains__, True,
             "show the mean of p(x | z), or a draw from it",
         ),
     }  # fmt: skip
-    log_prob_options = {
-        "num_importance": SampleOption(
+    density_options = {
+        "num_importance": Option(
             int, 100, "a whole number from 1", lambda k: k >= 1, True,
             "importance samples of the bound on log p(x)",
         ),
-        "importance_chunk": SampleOption(
+        "importance_chunk": Option(
             int, 100, "a whole number from 1", lambda k: k >= 1, True,
             "importance samples in memory at once, of each example",
         ),
@@ -302,14 +300,11 @@ def vae(  # noqa: PLR0915 one set of arguments, closed over
     return Model(
         init=init,
         losses={"elbo": Loss("net", elbo)} if num_importance == 1 else {"iwae": Loss("net", iwae)},
+        inputs=label_input(num_classes),
         update_stats=update_stats,
-        sample=sample,
-        sample_options=sample_options,
-        log_prob=log_prob,
-        log_prob_kind="bound",
-        log_prob_options=log_prob_options,
-        encode=encode,
-        decode=decode,
+        sampler=Sampler(draw, sample_options),
+        latents=Latents(decode, encode, prior),
+        density=Density(log_prob, "bound", options=density_options),
     )
 
 

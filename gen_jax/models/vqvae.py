@@ -16,23 +16,28 @@ from gen_jax.ops.quantizers import Quantizer
 from gen_jax.protocols import (
     Aux,
     Batch,
+    Cond,
     Context,
+    Density,
+    Latents,
     LogProb,
     Loss,
     Model,
     Params,
+    Sampler,
     Stats,
+    Weights,
     batch_mean,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
 
-__all__ = ["GRIDS", "vqvae"]
+__all__ = ["GRIDS", "vqvae_model"]
 
 GRIDS = {1: ("codes",), 2: ("bottom", "top"), 3: ("bottom", "middle", "top")}
 """Names of the grids of codes, from the finest; a single grid goes without a name."""
 
 
-def vqvae(  # noqa: PLR0915 one set of arguments, closed over
+def vqvae_model(  # noqa: PLR0915 one set of arguments, closed over
     network: Hierarchy | ConvGrid,
     quantizers: Sequence[Quantizer],
     likelihood: Likelihood,
@@ -58,9 +63,9 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
     Returns:
         A model of ``batch["x"]``. ``encode`` gives codes, int32 [batch, h, w], or
         [batch, h, w, levels] of a quantizer of several levels; of several grids a mapping by the
-        names of :data:`GRIDS`. ``decode`` gives the mean of p(x | z_q). ``sample`` decodes codes
+        names of :data:`GRIDS`. ``decode`` gives the mean of p(x | z_q). The sampler decodes codes
         drawn from the prior that training assumes, all alike and independent: for samples that are
-        images a second stage is needed. ``log_prob`` is the bound log p(x | z_q) - N log K under
+        images a second stage is needed. The density is the bound log p(x | z_q) - N log K under
         that prior, N codes of K (ibid., 3.2), for Gaussian likelihoods with sigma^2 the
         running mean of squared errors.
 
@@ -95,22 +100,21 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
             done[names[level]] = quantize(names[level], quantizers[level], z)
         return done
 
-    def quantized(
-        params: Params, stats: Stats, x: Array
-    ) -> tuple[dict[str, Quantized], dict[str, Array]]:
+    def quantized(weights: Weights, x: Array) -> tuple[dict[str, Quantized], dict[str, Array]]:
         """Give each grid quantized, and its vectors as they were."""
         before: dict[str, Array] = {}
 
         def quantize(name: str, quantizer: Quantizer, z: Array) -> Quantized:
             before[name] = z
-            return quantizer.quantize(*_books(params, stats, name), z)
+            return quantizer.quantize(*_books(weights, name), z)
 
-        return from_top(params, x, quantize), before
+        return from_top(weights.params, x, quantize), before
 
     def outputs_of(params: Params, grids: Mapping[str, Array]) -> Array:
         return apply(params, tuple(grids[name] for name in names), method="decode")
 
-    def init(key: Array, batch: Batch) -> tuple[Params, Stats]:
+    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
         x = batch["x"]
         net_key, book_key = jax.random.split(key)
         net = network.init(net_key, x[:1])["params"]
@@ -126,13 +130,11 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
         params = {"net": {"network": net, "books": books}}
         return params, {"net": {"books": stats, "squared_error": jnp.float32(1.0)}}
 
-    def loss(
-        params: Params, stats: Stats, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
+    def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
         del context
         x = batch["x"]
-        grids, before = quantized(params, stats, x)
-        outputs = outputs_of(params, {name: grid.z for name, grid in grids.items()})
+        grids, before = quantized(weights, x)
+        outputs = outputs_of(weights.params, {name: grid.z for name, grid in grids.items()})
         nats = -likelihood.log_prob(outputs, x, likelihood.initial_log_sigma)
         reconstruction = batch_mean(batch, nats)
         book = batch_mean(batch, _sum(grid.codebook_loss for grid in grids.values()))
@@ -142,7 +144,7 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
             "squared_error": jax.lax.stop_gradient(error),
             "books": {
                 name: quantizer.observe(
-                    *_books(params, stats, name),
+                    *_books(weights, name),
                     before[name],
                     grids[name].codes,
                     rng.fold_in(keys, number),
@@ -154,10 +156,10 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
         return reconstruction + book + commitment_cost * commitment, Aux(observed, metrics)
 
     def update_stats(
-        stats: Stats, observed: Mapping[str, PyTree], key: Array, step: Array
+        weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
     ) -> tuple[Stats, dict[str, Scalar]]:
         del key
-        own, seen = stats["net"], observed["net"]
+        own, seen = weights.stats["net"], observed["net"]
         books: dict[str, PyTree] = {}
         metrics: dict[str, Scalar] = {}
         for name, quantizer in zip(names, quantizers, strict=True):
@@ -167,39 +169,35 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
         error = latents.update_moments(own["squared_error"], seen["squared_error"], step)
         return {"net": {"books": books, "squared_error": error}}, metrics
 
-    def encode(
-        params: Params, stats: Stats, x: Array, keys: Keys | None = None, label: None = None
-    ) -> PyTree:
-        del keys, label
-        codes = {name: grid.codes for name, grid in quantized(params, stats, x)[0].items()}
+    def encode(weights: Weights, x: Array, cond: Cond, keys: Keys | None = None) -> PyTree:
+        del keys, cond
+        codes = {name: grid.codes for name, grid in quantized(weights, x)[0].items()}
         return codes[names[0]] if single else codes
 
-    def decode(params: Params, stats: Stats, z: PyTree, label: None = None) -> Array:
-        del label
+    def decode(weights: Weights, z: PyTree, cond: Cond) -> Array:
+        del cond
         codes = {names[0]: z} if single else z
         grids = {
-            name: quantizer.vectors(*_books(params, stats, name), codes[name])
+            name: quantizer.vectors(*_books(weights, name), codes[name])
             for name, quantizer in zip(names, quantizers, strict=True)
         }
-        return likelihood.mean(outputs_of(params, grids))
+        return likelihood.mean(outputs_of(weights.params, grids))
 
-    def log_prob(params: Params, stats: Stats, batch: Batch, keys: Keys, frozen: PyTree) -> LogProb:
-        del keys, frozen
+    def log_prob(weights: Weights, batch: Batch, keys: Keys) -> LogProb:
+        del keys
         x = batch["x"]
-        grids, _ = quantized(params, stats, x)
-        outputs = outputs_of(params, {name: grid.z for name, grid in grids.items()})
-        log_sigma = 0.5 * jnp.log(jnp.maximum(stats["net"]["squared_error"], 1e-12))
+        grids, _ = quantized(weights, x)
+        outputs = outputs_of(weights.params, {name: grid.z for name, grid in grids.items()})
+        log_sigma = 0.5 * jnp.log(jnp.maximum(weights.stats["net"]["squared_error"], 1e-12))
         nats = likelihood.log_prob(outputs, x, log_sigma)
         for name, quantizer in zip(names, quantizers, strict=True):
             nats -= math.prod(code_shapes[name]) * math.log(quantizer.num_codes)
         return LogProb(nats, jnp.zeros_like(nats))
 
-    def sample(
-        params: Params, stats: Stats, keys: Keys, frozen: PyTree, cond: None = None
+    def draw(
+        weights: Weights, keys: Keys, cond: Cond
     ) -> Float[Array, "batch height width channels"]:
-        del frozen, cond
-
-        def draw(key: Array) -> dict[str, Int[Array, "..."]]:
+        def draw_one(key: Array) -> dict[str, Int[Array, "..."]]:
             return {
                 name: jax.random.randint(
                     jax.random.fold_in(key, number), code_shapes[name], 0, quantizer.num_codes
@@ -207,27 +205,27 @@ def vqvae(  # noqa: PLR0915 one set of arguments, closed over
                 for number, (name, quantizer) in enumerate(zip(names, quantizers, strict=True))
             }
 
-        codes = jax.vmap(draw)(keys)
-        return decode(params, stats, codes[names[0]] if single else codes)
+        codes = jax.vmap(draw_one)(keys)
+        return decode(weights, codes[names[0]] if single else codes, cond)
 
     return Model(
         init=init,
         losses={"vq": Loss("net", loss)},
         update_stats=update_stats,
-        sample=sample,
-        sample_options={},
-        log_prob=log_prob,
-        log_prob_kind="bound",
-        encode=encode,
-        decode=decode,
-        num_codes=quantizers[0].num_codes
-        if single
-        else {name: q.num_codes for name, q in zip(names, quantizers, strict=True)},
+        sampler=Sampler(draw),
+        latents=Latents(
+            decode,
+            encode,
+            num_codes=quantizers[0].num_codes
+            if single
+            else {name: q.num_codes for name, q in zip(names, quantizers, strict=True)},
+        ),
+        density=Density(log_prob, "bound"),
     )
 
 
-def _books(params: Params, stats: Stats, name: str) -> tuple[PyTree, PyTree]:
-    return params["net"]["books"][name], stats["net"]["books"][name]
+def _books(weights: Weights, name: str) -> tuple[PyTree, PyTree]:
+    return weights.params["net"]["books"][name], weights.stats["net"]["books"][name]
 
 
 def _sum(arrays: Iterable[Array]) -> Array:

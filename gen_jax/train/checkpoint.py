@@ -194,11 +194,12 @@ def restore(
 
 
 def restore_weights(
-    directory: Path, step: int, abstract: TrainState
+    directory: Path, step: int, abstract: TrainState, *, whole: bool = False
 ) -> tuple[PyTree, Mapping[str, Any]]:
     """Restore and verify only what sampling needs: ``{"ema_params": ..., "stats": ...}``.
 
-    Speaks to no other process.
+    With ``whole`` also what losses need: among ``ema_params`` then stand, as they are, the players
+    that are not averaged. Speaks to no other process.
 
     Returns:
         These, and what was saved beside them.
@@ -217,6 +218,15 @@ def restore_weights(
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), weights)
     restored = _restore_items(path, weights=weights)["weights"]
     _verify(path, abstract.replace(**restored), meta["spec"])
+    if whole and set(abstract.params) - set(abstract.ema_params):
+        _, training = _split(abstract)
+        _check_spec(path, meta["spec"], _spec(abstract))
+        training = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), training
+        )
+        state = abstract.replace(**restored, **_restore_items(path, training=training)["training"])
+        _verify(path, state, meta["spec"])
+        restored = {**restored, "ema_params": {**state.params, **restored["ema_params"]}}
     return restored, meta
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gen_jax.protocols import Across, Batch, Context, Loss, Model, Params, Stats
+from gen_jax.protocols import Across, Batch, Context, Loss, Model, Params, Weights
 from gen_jax.train.sharding import (
     Rules,
     batch_sharding,
@@ -40,8 +40,8 @@ class Engine(NamedTuple):
     ``put(host batch)`` spreads these rows over the devices,
     ``place(tree)`` puts frozen weights, the same on every process, where the step wants them,
     ``key(seed)`` makes the run's key,
-    ``init(key, batch)`` makes the state of step 0 in its sharding,
-    ``abstract(batch)`` gives that state's shapes, types and shardings without making it,
+    ``init(key, batch, frozen=None)`` makes the state of step 0 in its sharding,
+    ``abstract(batch, frozen=None)`` gives that state's shapes, types and shardings only,
     ``inputs(batch)`` gives those of a batch and of the key, from the shapes of a global batch,
     ``step(state, frozen, batch, key)`` takes one step and consumes the state, and
     ``compile(state, frozen, batch, key, options=None)`` gives the same, compiled with the options
@@ -52,8 +52,8 @@ class Engine(NamedTuple):
     put: Callable[[Mapping[str, np.ndarray]], Batch]
     place: Callable[[PyTree], PyTree]
     key: Callable[[int], jax.Array]
-    init: Callable[[jax.Array, Batch], TrainState]
-    abstract: Callable[[Batch], PyTree]
+    init: Callable[..., TrainState]
+    abstract: Callable[..., PyTree]
     inputs: Callable[[Batch], tuple[Batch, PyTree]]
     step: TrainStep
     compile: Callable[..., TrainStep]
@@ -322,17 +322,18 @@ def _makers(
         check: raises if the state is not as was expected.
     """
 
-    def init(key: jax.Array, batch: Batch) -> TrainState:
-        return init_state(model, optimizers, key, merge(batch))
+    def init(key: jax.Array, batch: Batch, frozen: PyTree) -> TrainState:
+        return init_state(model, optimizers, key, merge(batch), frozen)
 
-    def abstract(batch: Batch) -> PyTree:
-        shapes = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    def abstract(batch: Batch, frozen: PyTree = None) -> PyTree:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        shapes = jax.eval_shape(init, key, batch, frozen)
         check(shapes)
         return _with_shardings(shapes, shardings_of(shapes))
 
-    def init_in_place(key: jax.Array, batch: Batch) -> TrainState:
-        shardings = jax.tree.map(lambda x: x.sharding, abstract(batch))
-        return _quickly(init, mesh, shardings)(key, batch)
+    def init_in_place(key: jax.Array, batch: Batch, frozen: PyTree = None) -> TrainState:
+        shardings = jax.tree.map(lambda x: x.sharding, abstract(batch, frozen))
+        return _quickly(init, mesh, shardings)(key, batch, frozen)
 
     return {
         "place": lambda tree: _place(tree, shardings_of(tree)),
@@ -368,8 +369,9 @@ def _gathering(model: Model, mesh: Mesh, rules: Rules) -> Model:
     gather.defvjp(forward, backward)
 
     def wrap(loss: Loss) -> Loss:
-        def fn(params: Params, stats: Stats, batch: Batch, keys: Any, context: Context) -> Any:
-            return loss.fn(gather(params), stats, batch, keys, context)
+        def fn(weights: Weights, batch: Batch, keys: Any, context: Context) -> Any:
+            whole = weights._replace(params=gather(weights.params))
+            return loss.fn(whole, batch, keys, context)
 
         return Loss(loss.player, fn)
 

@@ -33,7 +33,7 @@ class TrainState:
     params: Params
     stats: Stats
     opt_state: Mapping[str, Any]  # one for each player
-    ema_params: PyTree
+    ema_params: Params  # of the players that are averaged
     guard: Guard
 
 
@@ -42,30 +42,36 @@ def init_state(
     optimizers: Mapping[str, optax.GradientTransformation],
     key: jax.Array,
     batch: Batch,
+    frozen: PyTree = None,
 ) -> TrainState:
     """Make the state of step 0 from the first batch. Call it inside jit, with output shardings.
 
     Args:
-        model: whose ``init`` sees the batch.
+        model: whose ``init`` sees the batch and the frozen weights.
         optimizers: one for each player.
         key: for the initial parameters.
         batch: the first batch of training.
+        frozen: weights that are not trained; None for none.
 
     Raises:
-        ValueError: if the optimisers are not those of the model's players.
+        ValueError: if the optimizers are not those of the model's players, or one that should be
+            averaged is not a player.
     """
-    params, stats = model.init(key, batch)
+    params, stats = model.init(key, batch, {} if frozen is None else frozen)
     if set(optimizers) != set(params):
         raise ValueError(
             f"optimizers: one for each of {sorted(params)} is needed, got {sorted(optimizers)}"
         )
+    averaged = tuple(params) if model.averaged is None else tuple(model.averaged)
+    if unknown := [player for player in averaged if player not in params]:
+        raise ValueError(f"averaged: {unknown[0]!r} is none of the players {sorted(params)}")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         stats=stats,
         opt_state={player: optimizers[player].init(params[player]) for player in params},
         # A copy: under jit an output may not share a buffer with another.
-        ema_params=jax.tree.map(jnp.copy, params),
+        ema_params=jax.tree.map(jnp.copy, {player: params[player] for player in averaged}),
         guard=Guard(
             skipped=jnp.zeros((), jnp.int32),
             consecutive=jnp.zeros((), jnp.int32),

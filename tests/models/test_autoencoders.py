@@ -10,8 +10,8 @@ import pytest
 
 from gen_jax.launch.configfile import load_config
 from gen_jax.launch.experiment import build
-from gen_jax.models.adversarial_autoencoder import adversarial_autoencoder
-from gen_jax.models.autoencoder import autoencoder
+from gen_jax.models.adversarial_autoencoder import adversarial_autoencoder_model
+from gen_jax.models.autoencoder import autoencoder_model
 from gen_jax.nn.autoencoder import (
     CodeDiscriminator,
     ConvDecoder,
@@ -37,7 +37,7 @@ KEYS = rng.per_example(jax.random.key(1), 0, 64)
 
 
 def linear(latent=2, widths=(), **options):
-    return autoencoder(
+    return autoencoder_model(
         MLPEncoder(widths, latent), MLPDecoder(widths, (2, 3), 1), GAUSSIAN, (latent,), **options
     )
 
@@ -142,7 +142,7 @@ def test_grids_of_codes_can_be_standardised():
     options = {"channels": 8, "multipliers": (1,), "num_res_blocks": 1, "groups": 4}
     halves = ConvEncoder(4, 3, **options), ConvDecoder(4, 1, **options)
     plain, scaled = (
-        autoencoder(*halves, GAUSSIAN, (4, 4, 3), standardise=standardise)
+        autoencoder_model(*halves, GAUSSIAN, (4, 4, 3), standardise=standardise)
         for standardise in (False, True)
     )
     x = jax.random.normal(jax.random.key(0), (64, 4, 4, 1))
@@ -190,7 +190,7 @@ def test_a_discriminator_that_knows_nothing_costs_two_bits():
 
 
 def adversarial(latent=2):
-    return adversarial_autoencoder(
+    return adversarial_autoencoder_model(
         MLPEncoder((32,), latent, activation="relu"),
         MLPDecoder((32,), (2, 3), 1, activation="relu"),
         CodeDiscriminator((32, 32)),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.models.autoregressive import autoregressive, hierarchical
+from gen_jax.models.autoregressive import autoregressive_model, hierarchical_model
 from gen_jax.nn.pixelcnn import PixelCNN
 from gen_jax.nn.transformer import CausalTransformer
 from gen_jax.ops import keys as rng
@@ -62,7 +62,7 @@ def every_sequence(categories=3, length=4):
 
 def test_probabilities_of_all_sequences_sum_to_one(small):
     network, variables = small
-    model = autoregressive(network, (2, 2, 1))
+    model = autoregressive_model(network, (2, 2, 1))
     x = every_sequence().reshape(-1, 2, 2, 1)
     nats = log_prob(model, {"net": variables["params"]}, {"x": x})
     assert float(jnp.exp(nats).sum()) == pytest.approx(1.0, abs=1e-5)
@@ -156,7 +156,7 @@ def test_a_token_sees_those_before_it_and_no_other(name):
 
 def test_samples_have_the_model_s_probabilities(small):
     network, variables = small
-    model = autoregressive(network, (4,))
+    model = autoregressive_model(network, (4,))
     params = {"net": variables["params"]}
     keys = rng.per_example(jax.random.key(5), 0, 20_000)
     samples = np.asarray(jax.jit(model.sample)(params, {}, keys, {}))
@@ -167,7 +167,7 @@ def test_samples_have_the_model_s_probabilities(small):
 
 def test_the_loss_is_the_mean_of_minus_log_p_over_tokens(small):
     network, variables = small
-    model = autoregressive(network, (2, 2, 1))
+    model = autoregressive_model(network, (2, 2, 1))
     params, x = {"net": variables["params"]}, every_sequence()[:4].reshape(4, 2, 2, 1)
     value, aux = loss_of(model, "likelihood", params, {"x": x})
     nats = log_prob(model, params, {"x": x})
@@ -187,7 +187,7 @@ def test_classes_matter_and_are_asked_for(network):
     assert float(jnp.abs(logits[0] - logits[1]).max()) > 0.01
     with pytest.raises(ValueError, match="label: missing with num_classes=2"):
         network.apply(variables, x)
-    model = autoregressive(network, (4,), num_classes=2)
+    model = autoregressive_model(network, (4,), num_classes=2)
     samples = jax.jit(model.sample)({"net": variables["params"]}, {}, KEYS[:2], {}, label)
     assert samples.shape == (2, 4)
 
@@ -243,9 +243,9 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match="tokens: 4 are needed, got 5"):
             network.apply(variables, jnp.zeros((1, 5), jnp.int32))
     with pytest.raises(ValueError, match=r"network: length 9 is needed for \(3, 3, 1\), got 4"):
-        autoregressive(network, (3, 3, 1))
+        autoregressive_model(network, (3, 3, 1))
     with pytest.raises(ValueError, match="class_dropout: has a meaning only with num_classes"):
-        autoregressive(network, (2, 2), class_dropout=0.1)
+        autoregressive_model(network, (2, 2), class_dropout=0.1)
 
 
 @pytest.mark.parametrize("kind", ["table", "pixelcnn"])
@@ -253,9 +253,9 @@ def test_guidance_goes_from_no_class_over_the_class_to_more_of_it(kind):
     network = NETWORKS[kind].clone(num_classes=2)
     x, label = every_sequence(), jnp.zeros(81, jnp.int32)
     params = {"net": filled(network.init, x[:1], label[:1])["params"]}
-    model = autoregressive(network, (2, 2), num_classes=2, class_dropout=0.5)
+    model = autoregressive_model(network, (2, 2), num_classes=2, class_dropout=0.5)
     assert model.sample_options["guidance"].default is None
-    assert "guidance" not in autoregressive(network, (2, 2), num_classes=2).sample_options
+    assert "guidance" not in autoregressive_model(network, (2, 2), num_classes=2).sample_options
     keys = rng.per_example(jax.random.key(5), 0, 5000)
     sample = jax.jit(model.sample)
     labels = jnp.zeros(5000, jnp.int32)
@@ -280,7 +280,7 @@ def test_labels_are_left_out_of_a_share_of_the_examples():
     keys = rng.per_example(jax.random.key(5), 0, 400)
 
     def value(share, train):
-        model = autoregressive(network, (2, 2), num_classes=2, class_dropout=share)
+        model = autoregressive_model(network, (2, 2), num_classes=2, class_dropout=share)
         context = Context({}, jnp.int32(0), LOCAL, train=train)
         batch = {"x": x, "label": label}
         return float(
@@ -289,7 +289,7 @@ def test_labels_are_left_out_of_a_share_of_the_examples():
 
     with_class, mixed = value(0.0, True), value(0.3, True)
     assert value(0.3, False) == pytest.approx(with_class)
-    model = autoregressive(network, (2, 2), num_classes=2)
+    model = autoregressive_model(network, (2, 2), num_classes=2)
     none = -log_prob(model, params, {"x": x[:1], "label": jnp.array([2])}, KEYS[:1]) / 4
     share = (mixed - with_class) / (float(none[0]) - with_class)
     assert share == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 400))
@@ -318,7 +318,7 @@ def pyramid(request):
         "top": make(shape=(1, 1)),
         "bottom": make(shape=(2, 1), num_categories=2, above=(3,)),
     }
-    model = hierarchical(networks, shapes)
+    model = hierarchical_model(networks, shapes)
     x = {
         "top": jnp.repeat(jnp.arange(3), 4).reshape(12, 1, 1),
         "bottom": jnp.tile(jnp.array(list(itertools.product(range(2), repeat=2))), (3, 1)).reshape(
@@ -360,7 +360,7 @@ def test_each_grid_has_a_loss_of_its_own(pyramid):
         "top": "top", "bottom": "bottom",
     }  # fmt: skip
     with pytest.raises(ValueError, match="'bottom' needs above for top"):
-        hierarchical(
+        hierarchical_model(
             {"top": NETWORKS["table"], "bottom": NETWORKS["table"]},
             {"top": (2, 2), "bottom": (2, 2)},
         )

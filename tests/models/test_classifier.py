@@ -6,7 +6,7 @@ import pytest
 
 from gen_jax import diffusion as process
 from gen_jax.codecs import rgb, with_codec
-from gen_jax.models.classifier import classifier
+from gen_jax.models.classifier import classifier_model
 from gen_jax.nn.classifier import Classifier
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import LOCAL, Context
@@ -20,7 +20,7 @@ NETWORK = Classifier(resolution=8, num_classes=2, channels=8, multipliers=(1,), 
 @pytest.fixture(scope="module")
 def trained():
     """A judge of bright and dark images, at any noise level."""
-    model = classifier(NETWORK, process.rectified_flow())
+    model = classifier_model(NETWORK, process.rectified_flow())
     label = jnp.arange(32) % 2
     x = (2.0 * label - 1)[:, None, None, None] * jnp.ones((32, 8, 8, 1))
     batch = {"x": x, "label": label}

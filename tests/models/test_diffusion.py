@@ -6,7 +6,7 @@ import pytest
 
 from gen_jax import diffusion as process
 from gen_jax.codecs import rgb, with_codec
-from gen_jax.models.diffusion import diffusion
+from gen_jax.models.diffusion import diffusion_model
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import LOCAL, Codec, Context, LogProb
 from tests.diffusion.oracles import SCHEDULES
@@ -25,7 +25,7 @@ def context(train=True):
 
 
 def make(num_classes=None, **options):
-    return diffusion(
+    return diffusion_model(
         Small(num_classes=num_classes),
         process.linear_beta(20),
         process.epsilon,
@@ -189,7 +189,7 @@ class TestOptions:
     def flow(self, network=None, **options):
         network = Small() if network is None else network
         schedule = process.rectified_flow()
-        return diffusion(network, schedule, process.velocity, shape=SHAPE, **options)
+        return diffusion_model(network, schedule, process.velocity, shape=SHAPE, **options)
 
     def test_a_flow_trains_and_samples_with_every_solver_and_grid(self):
         model = self.flow()
@@ -212,7 +212,7 @@ class TestOptions:
         options = {"shape": SHAPE, "num_steps": 20, "bin_width": 2 / 255}
         network = Small(out_channels=2)
         hybrid, vlb = (
-            diffusion(
+            diffusion_model(
                 network,
                 schedule,
                 process.epsilon,
@@ -238,7 +238,7 @@ class TestOptions:
         """Not a step to nearly 0, whose variance is nearly 0 and its bound nearly infinite."""
         network, values = Small(out_channels=2), []
         for t in (np.float32(1 / 20), np.nextafter(np.float32(1 / 20), np.float32(1))):
-            model = diffusion(
+            model = diffusion_model(
                 network,
                 process.cosine(20),
                 process.epsilon,
@@ -258,7 +258,7 @@ class TestOptions:
         network, errors = Small(out_channels=2), {}
         options = {"shape": SHAPE, "num_steps": 20}
         for kind in (process.epsilon, process.x_0, process.v):
-            hybrid = diffusion(
+            hybrid = diffusion_model(
                 network,
                 process.cosine(20),
                 kind,
@@ -269,7 +269,7 @@ class TestOptions:
             )
             params, stats, batch = self.begin(hybrid)
             value, aux = loss_of(hybrid, params, stats, batch)
-            simple = diffusion(Half(network), process.cosine(20), kind, **options)
+            simple = diffusion_model(Half(network), process.cosine(20), kind, **options)
             inner = {"net": {"network": params["net"]}}
             truth, _ = loss_of(simple, inner, {}, batch)
             errors[kind] = float(value) - 1e-3 * float(aux.metrics["vlb"]) - float(truth)
@@ -287,7 +287,7 @@ class TestOptions:
                 alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
                 return alpha * std**2 * x / (alpha**2 * std**2 + sigma**2)
 
-        model = diffusion(
+        model = diffusion_model(
             Truth(),
             schedule,
             process.x_0,
@@ -306,7 +306,7 @@ class TestOptions:
         assert entropy - noise < bits.mean() < entropy + 0.1 + noise
 
     def test_importance_keeps_a_history_in_the_statistics(self):
-        model = diffusion(
+        model = diffusion_model(
             Small(out_channels=2),
             process.cosine(4),
             process.epsilon,
@@ -447,7 +447,7 @@ class TestOptions:
 
     def test_given_noise_begins_and_inversion_finds_it(self):
         schedule = process.linear_beta(100)
-        model = diffusion(
+        model = diffusion_model(
             Small(), schedule, process.epsilon, shape=SHAPE, num_steps=100, clip=False
         )
         params, stats, _ = self.begin(model)
@@ -539,7 +539,7 @@ class TestOptions:
                 self.param("unused", nn.initializers.zeros, ())
                 return jnp.zeros_like(x)  # v of unit data is zero in the mean
 
-        model = diffusion(
+        model = diffusion_model(
             Known(),
             process.cosine(200),
             process.v,
@@ -649,7 +649,7 @@ class TestOptions:
                 seen.append(np.exp(4 * np.asarray(t)))  # the noise level
                 return x
 
-        model = diffusion(Spy(), schedule, process.edm(), shape=SHAPE)
+        model = diffusion_model(Spy(), schedule, process.edm(), shape=SHAPE)
         keys = rng.per_example(jax.random.key(0), 0, 256)
         batch = {"x": jnp.zeros((256, *SHAPE))}
         model.losses["diffusion"].fn({"net": {}}, {}, batch, keys, context())

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from gen_jax import diffusion as process
-from gen_jax.models.diffusion import diffusion
+from gen_jax.models.diffusion import diffusion_model
 from gen_jax.train.engines import make_engine
 from gen_jax.train.sharding import Rules, make_mesh
 
@@ -32,11 +32,11 @@ class Network(nn.Module):
 
 def paired():
     flow = process.rectified_flow()
-    return diffusion(Network(), flow, process.velocity, shape=SHAPE, pairing=True)
+    return diffusion_model(Network(), flow, process.velocity, shape=SHAPE, pairing=True)
 
 
 def by_importance():
-    return diffusion(
+    return diffusion_model(
         Network(outputs=2),
         process.cosine(8),
         process.epsilon,

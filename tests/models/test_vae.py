@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from gen_jax.codecs import dequantize, rgb, with_codec
-from gen_jax.models.vae import vae
+from gen_jax.models.vae import vae_model
 from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from gen_jax.ops import keys as rng
 from gen_jax.ops import likelihoods
@@ -23,7 +23,7 @@ SIGMA = 0.5
 def linear(**options):
     """Two latent units, six pixels, no hidden layer."""
     options.setdefault("likelihood", likelihoods.gaussian("fixed", float(np.log(SIGMA))))
-    return vae(MLPEncoder((), 4), MLPDecoder((), (2, 3), 1), latent_shape=(2,), **options)
+    return vae_model(MLPEncoder((), 4), MLPDecoder((), (2, 3), 1), latent_shape=(2,), **options)
 
 
 def context(step=0, train=True):
@@ -260,7 +260,7 @@ def test_a_conditional_one_uses_its_label_in_both_halves():
     """Digits of class 0 are black and of class 1 white: the code need hold nothing."""
     label = jnp.arange(64) % 2
     x = jnp.broadcast_to(label[:, None, None, None].astype(jnp.float32), (64, 2, 3, 1))
-    model = vae(
+    model = vae_model(
         MLPEncoder((8,), 2, num_classes=2),
         MLPDecoder((8,), (2, 3), 1, num_classes=2),
         likelihoods.bernoulli(),
@@ -279,7 +279,7 @@ def test_a_conditional_one_uses_its_label_in_both_halves():
 
 def test_a_spatial_latent_is_standardised_by_running_moments():
     options = {"channels": 8, "multipliers": (1, 2), "num_res_blocks": 1, "groups": 4}
-    model = vae(
+    model = vae_model(
         ConvEncoder(8, 6, **options),
         ConvDecoder(8, 1, **options),
         likelihoods.gaussian("optimal"),
@@ -301,7 +301,7 @@ def test_a_spatial_latent_is_standardised_by_running_moments():
     np.testing.assert_allclose(jnp.mean(z, axis=(0, 1, 2)), 0, atol=0.25)
     np.testing.assert_allclose(jnp.std(z, axis=(0, 1, 2)), 1, atol=0.25)
     # decode undoes encode's scaling: with the scaling left out of both, the same image.
-    plain = vae(
+    plain = vae_model(
         ConvEncoder(8, 6, **options),
         ConvDecoder(8, 1, **options),
         likelihoods.gaussian("optimal"),
@@ -341,7 +341,7 @@ ONE_PIXEL = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)
 )
 def test_probabilities_of_all_grey_levels_sum_to_one(likelihood, codec, atol):
     """Through the codec and the importance-weighted bound, edges included."""
-    model = vae(
+    model = vae_model(
         MLPEncoder((8,), 2),
         MLPDecoder((8,), (1, 1), likelihood.num_outputs(1)),
         likelihood,

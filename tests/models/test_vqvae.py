@@ -11,8 +11,8 @@ import optax
 import pytest
 import scipy.stats
 
-from gen_jax.models.dvae import Ramp, dvae
-from gen_jax.models.vqvae import vqvae
+from gen_jax.models.dvae import Ramp, dvae_model
+from gen_jax.models.vqvae import vqvae_model
 from gen_jax.nn.dvae import DVAEDecoder, DVAEEncoder
 from gen_jax.nn.hierarchy import Hierarchy
 from gen_jax.ops import keys as rng
@@ -48,7 +48,7 @@ def make(grids=1, quantizer=None, **options):
     network = Hierarchy(
         3, FACTORS[grids], (quantizer.dim,) * grids, channels=8, hidden=4, num_blocks=1
     )
-    return vqvae(network, (quantizer,) * grids, likelihoods.gaussian(), (8, 8, 3), **options)
+    return vqvae_model(network, (quantizer,) * grids, likelihoods.gaussian(), (8, 8, 3), **options)
 
 
 @pytest.fixture(scope="module", params=[1, 2, pytest.param(3, marks=pytest.mark.nightly)])
@@ -154,7 +154,7 @@ def test_other_quantizers_fit(quantizer):
 def test_what_does_not_fit_is_refused():
     network = Hierarchy(3, (4,), (5,), channels=8)
     with pytest.raises(ValueError, match=r"quantizers: of \(5,\) dimensions are needed, got \(4,"):
-        vqvae(network, (vector(16, 4),), likelihoods.gaussian(), (8, 8, 3))
+        vqvae_model(network, (vector(16, 4),), likelihoods.gaussian(), (8, 8, 3))
     with pytest.raises(ValueError, match="commitment_cost: at least 0 is needed"):
         make(commitment_cost=-1.0)
     with pytest.raises(ValueError, match=r"factors: powers of two from 2 are needed, got \(3,\)"):
@@ -181,7 +181,7 @@ def tabular(**options):
     """Two positions of three codes each, one pixel a position: everything can be summed."""
     encoder = Table(((0.3, -0.5, 1.0),), decode=False)
     decoder = Table(((-0.8,), (0.1,), (0.9,)), decode=True)
-    return dvae(encoder, decoder, likelihoods.gaussian(), (1, 2), 3, **options)
+    return dvae_model(encoder, decoder, likelihoods.gaussian(), (1, 2), 3, **options)
 
 
 def exact(x):
@@ -256,7 +256,7 @@ def test_the_network_of_dall_e_has_its_sizes():
 def test_a_discrete_vae_learns_with_its_relaxation():
     encoder = DVAEEncoder(8, hidden=8, num_groups=2, num_blocks=1)
     decoder = DVAEDecoder(8, 6, initial=4, hidden=8, num_groups=2, num_blocks=1)
-    model = dvae(
+    model = dvae_model(
         encoder, decoder, likelihoods.logit_laplace(), (4, 4), 8,
         temperature=Ramp(1.0, 0.1, 100), kl_weight=Ramp(0.0, 0.1, 100),
     )  # fmt: skip

@@ -31,7 +31,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
 
     from gen_jax.codecs import with_codec
     from gen_jax.launch.experiment import Experiment, make_optimizer
-    from gen_jax.models.adversarial_autoencoder import adversarial_autoencoder
+    from gen_jax.models.adversarial_autoencoder import adversarial_autoencoder_model
     from gen_jax.nn.autoencoder import CodeDiscriminator
     from gen_jax.nn.blocks import TENSOR_DIMS
     from gen_jax.train.optimizers import by_subtree
@@ -43,7 +43,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     discriminator = CodeDiscriminator(
         tuple(values["model.disc_widths"]), dtype=jnp.dtype(values["model.dtype"])
     )
-    model = adversarial_autoencoder(
+    model = adversarial_autoencoder_model(
         encoder, decoder, discriminator, likelihood, values["model.latent_dim"]
     )
     return Experiment(
@@ -56,6 +56,5 @@ def build(values: Mapping[str, Any]) -> "Experiment":
             "disc": make_optimizer(values),
         },
         frozen={"codec": {}},
-        num_classes=None,
         tensor_dims=TENSOR_DIMS,
     )

@@ -39,7 +39,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     # Here and not above: the schema reads FIELDS before anything heavy may be loaded.
     from gen_jax.codecs import with_codec
     from gen_jax.launch.experiment import Experiment, make_optimizer
-    from gen_jax.models.autoencoder import autoencoder
+    from gen_jax.models.autoencoder import autoencoder_model
     from gen_jax.nn.blocks import TENSOR_DIMS
     from gen_jax.ops import corruptions
 
@@ -56,7 +56,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         "salt_and_pepper": lambda: corruptions.salt_and_pepper(level, low, 1.0),
     }
     names = ("sparsity", "sparsity_weight", "sparsity_target")
-    model = autoencoder(
+    model = autoencoder_model(
         encoder,
         decoder,
         likelihood,
@@ -69,6 +69,5 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         model=with_codec(model, codec),
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": {}},
-        num_classes=None,
         tensor_dims=TENSOR_DIMS,
     )

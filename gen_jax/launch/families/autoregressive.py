@@ -59,7 +59,7 @@ def build(values: Mapping[str, Any], stage1: "Stage1 | None" = None) -> "Experim
     from gen_jax.codecs import tokens, with_codec
     from gen_jax.errors import ConfigError
     from gen_jax.launch.experiment import Experiment, make_optimizer
-    from gen_jax.models.autoregressive import autoregressive, hierarchical
+    from gen_jax.models.autoregressive import autoregressive_model, hierarchical_model
     from gen_jax.nn.blocks import TENSOR_DIMS
 
     num_classes = values["model.num_classes"] or None
@@ -86,17 +86,16 @@ def build(values: Mapping[str, Any], stage1: "Stage1 | None" = None) -> "Experim
             )
             for number, name in enumerate(names)
         }
-        model = hierarchical(networks, shapes, *shared)
+        model = hierarchical_model(networks, shapes, *shared)
         num_tokens = sum(math.prod(shape) for shape in shapes.values())
     else:
-        model = autoregressive(_network(values, shapes, categories), shapes, *shared)
+        model = autoregressive_model(_network(values, shapes, categories), shapes, *shared)
         num_tokens = math.prod(shapes)
     players = sorted({loss.player for loss in model.losses.values()})
     return Experiment(
-        model=with_codec(model, codec, weights),
+        model=with_codec(model, codec),
         optimizers={player: make_optimizer(values) for player in players},
         frozen={"codec": {} if weights is None else weights},
-        num_classes=num_classes,
         tensor_dims=TENSOR_DIMS,
         stage1_digest=None if stage1 is None else stage1.digest,
         num_tokens=num_tokens,

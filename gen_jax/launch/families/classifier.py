@@ -43,7 +43,7 @@ def build(values: Mapping[str, Any], stage1: None = None) -> "Experiment":
     from gen_jax.codecs import rgb, with_codec
     from gen_jax.diffusion import log_normal_noise
     from gen_jax.launch.experiment import Experiment, make_optimizer
-    from gen_jax.models.classifier import classifier
+    from gen_jax.models.classifier import classifier_model
     from gen_jax.nn.blocks import TENSOR_DIMS
     from gen_jax.nn.classifier import Classifier
 
@@ -57,11 +57,10 @@ def build(values: Mapping[str, Any], stage1: None = None) -> "Experiment":
     # Uniform times of edm would nearly all be noise without an image.
     times = log_normal_noise(schedule) if values["diffusion.schedule"] == "edm" else None
     noise = schedule if values["model.noisy"] else None
-    model = classifier(network, noise, num_steps, times)
+    model = classifier_model(network, values["model.num_classes"], noise, num_steps, times)
     return Experiment(
         model=with_codec(model, rgb()),
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": {}},
-        num_classes=values["model.num_classes"],
         tensor_dims=TENSOR_DIMS,
     )

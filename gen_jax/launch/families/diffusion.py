@@ -208,7 +208,7 @@ def build(values: Mapping[str, Any], stage1: "Stage1 | None" = None) -> "Experim
     from gen_jax.codecs import rgb, with_codec
     from gen_jax.errors import ConfigError
     from gen_jax.launch.experiment import Experiment, make_optimizer
-    from gen_jax.models.diffusion import diffusion
+    from gen_jax.models.diffusion import diffusion_model
     from gen_jax.nn.blocks import TENSOR_DIMS
 
     if stage1 is not None and stage1.codec.num_categories is not None:
@@ -223,7 +223,7 @@ def build(values: Mapping[str, Any], stage1: "Stage1 | None" = None) -> "Experim
     except ValueError as error:  # with a first stage only: else the schema has found it
         raise ConfigError(f"model: over codes of {shape}: {error}") from error
     schedule, num_steps = make_schedule(values)
-    model = diffusion(
+    model = diffusion_model(
         network,
         schedule,
         _prediction(values),
@@ -243,19 +243,13 @@ def build(values: Mapping[str, Any], stage1: "Stage1 | None" = None) -> "Experim
         bin_width=2 / 255 if stage1 is None else None,
         default_grid="karras" if values["diffusion.schedule"] == "edm" else "uniform",
     )
-    if stage1 is None:
-        wrapped, weights = with_codec(model, rgb()), {}
-    else:
-        weights = stage1.weights
-        wrapped = with_codec(model, stage1.codec, weights)
+    codec, weights = (rgb(), {}) if stage1 is None else (stage1.codec, stage1.weights)
     return Experiment(
-        model=wrapped,
+        model=with_codec(model, codec),
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": weights},
         stage1_digest=None if stage1 is None else stage1.digest,
-        num_classes=values["model.num_classes"] or None,
         tensor_dims=TENSOR_DIMS,
-        extras={"context": (1, dim)} if (dim := values["model.context_dim"]) else {},
     )
 
 

@@ -55,7 +55,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
 
     from gen_jax.codecs import with_codec
     from gen_jax.launch.experiment import Experiment, make_optimizer
-    from gen_jax.models.dvae import Ramp, dvae
+    from gen_jax.models.dvae import Ramp, dvae_model
     from gen_jax.nn.blocks import TENSOR_DIMS
     from gen_jax.nn.dvae import DVAEDecoder, DVAEEncoder
 
@@ -70,7 +70,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     def ramp(name: str) -> Ramp:
         return Ramp(*(values[f"model.{name}_{part}"] for part in ("start", "end", "steps")))
 
-    model = dvae(
+    model = dvae_model(
         DVAEEncoder(values["model.num_codes"], **shared),
         DVAEDecoder(
             values["model.num_codes"],
@@ -90,6 +90,5 @@ def build(values: Mapping[str, Any]) -> "Experiment":
         model=with_codec(model, codec._replace(log_scale=None)),
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": {}},
-        num_classes=None,
         tensor_dims=TENSOR_DIMS,
     )

@@ -54,7 +54,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     # Here and not above: the schema reads FIELDS before anything heavy may be loaded.
     from gen_jax.codecs import with_codec
     from gen_jax.launch.experiment import Experiment, make_optimizer
-    from gen_jax.models.vae import vae
+    from gen_jax.models.vae import vae_model
     from gen_jax.nn.blocks import TENSOR_DIMS
 
     num_classes = values["model.num_classes"] or None
@@ -69,7 +69,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     )
     encoder, decoder = autoencoders.halves(values, likelihood, codes=2, num_classes=num_classes)
     names = ("beta", "free_bits", "kl_warmup", "num_importance")
-    model = vae(
+    model = vae_model(
         encoder,
         decoder,
         likelihood,
@@ -80,11 +80,10 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     )
     if (values["model.likelihood"], values["model.binarise"]) == ("bernoulli", "none"):
         # A cross-entropy of grey levels is a loss and no density.
-        model = model._replace(log_prob=None, log_prob_kind=None, log_prob_options={})
+        model = model._replace(density=None)
     return Experiment(
         model=with_codec(model, codec),
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": {}},
-        num_classes=num_classes,
         tensor_dims=TENSOR_DIMS,
     )

@@ -69,7 +69,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
 
     from gen_jax.codecs import with_codec
     from gen_jax.launch.experiment import Experiment, make_optimizer
-    from gen_jax.models.vqvae import vqvae
+    from gen_jax.models.vqvae import vqvae_model
     from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, ConvGrid
     from gen_jax.nn.blocks import TENSOR_DIMS
     from gen_jax.nn.hierarchy import Hierarchy
@@ -99,7 +99,7 @@ def build(values: Mapping[str, Any]) -> "Experiment":
             dtype=dtype,
             **{name: values[f"model.{name}"] for name in names},
         )
-    model = vqvae(
+    model = vqvae_model(
         network,
         (quantizer,) * len(network.dims),
         likelihood,
@@ -108,13 +108,12 @@ def build(values: Mapping[str, Any]) -> "Experiment":
     )
     if (values["model.likelihood"], values["model.binarise"]) == ("bernoulli", "none"):
         # A cross-entropy of grey levels is a loss and no density.
-        model = model._replace(log_prob=None, log_prob_kind=None)
+        model = model._replace(density=None)
     return Experiment(
         # A density of grey levels without noise bounds no probability of pixels.
         model=with_codec(model, codec._replace(log_scale=None)),
         optimizers={"net": make_optimizer(values)},
         frozen={"codec": {}},
-        num_classes=None,
         tensor_dims=TENSOR_DIMS,
     )
 

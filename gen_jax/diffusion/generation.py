@@ -1,0 +1,258 @@
+"""Samples, latents and likelihoods of a process, asked for by the names of its options.
+
+:mod:`gen_jax.diffusion.options` lists what can be asked for; everything here is also there piece
+by piece, for whoever builds something else of it.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.diffusion import editing, guidance
+from gen_jax.diffusion.likelihood import bound, flow_log_prob
+from gen_jax.diffusion.parameterization import Denoiser, Prediction
+from gen_jax.diffusion.process import Process
+from gen_jax.diffusion.recipes import make_solver, make_times
+from gen_jax.diffusion.sampling import (
+    integrate,
+    karras_times,
+    start_noise,
+    start_normal,
+    uniform_times,
+)
+from gen_jax.diffusion.solvers import Variance
+from gen_jax.ops import keys as rng
+from gen_jax.protocols import LogProb
+from gen_jax.typing import Array, Float, Keys, PyTree, ScalarLike, Shape
+
+__all__ = ["default_steps", "generate", "likelihood", "noise_of"]
+
+# Smallest noise level above 0 of the bound of a schedule without a table: that of the first step of
+# DDPM's, a bit more than a gray level of data from -1 to 1.
+LEAST_NOISE = 0.01
+
+
+def default_steps(process: Process, solver: str) -> int:
+    """Give a solver's usual number of steps."""
+    few = {"heun": 18, "dpmpp_2m": 20}.get(solver, 50)
+    if process.num_steps is None:
+        return 1000 if solver == "ddpm" else few
+    return process.num_steps if solver == "ddpm" else min(few, process.num_steps)
+
+
+def _grid(process: Process, solver: str, steps: int | None, grid: str | None) -> np.ndarray:
+    steps = default_steps(process, solver) if steps is None else steps
+    name = process.default_grid if grid is None else grid
+    return make_times(name, steps, process.schedule, process.num_steps)
+
+
+def generate(
+    process: Process,
+    denoise: Denoiser,
+    keys: Keys,
+    shape: Shape,
+    *,
+    noise: Float[Array, "batch *dims"] | None = None,
+    image: Float[Array, "batch *dims"] | None = None,
+    mask: Float[Array, "batch *dims"] | None = None,
+    solver: str = "ddim",
+    steps: int | None = None,
+    grid: str | None = None,
+    eta: ScalarLike | None = None,
+    variance: Variance | None = None,
+    quantile: ScalarLike | None = None,
+    churn: ScalarLike | None = None,
+    churn_from: ScalarLike | None = None,
+    churn_to: ScalarLike | None = None,
+    churn_noise: ScalarLike | None = None,
+    strength: ScalarLike | None = None,
+    invert: bool = False,
+    resamples: int = 1,
+    jump: int = 10,
+    trace: bool = False,
+    clipped: bool = True,
+) -> Float[Array, "batch *points"]:
+    """Draw one x from each key; see :func:`gen_jax.diffusion.options.sampler_options`.
+
+    Args:
+        process: the noise and the parameterization.
+        denoise: of the model, guided already.
+        keys: one for each x.
+        shape: of one x.
+        noise: standard normals to begin with, in place of drawn ones.
+        image: x to begin from, or known x with a mask.
+        mask: 1 where ``image`` is known.
+        solver: one of :data:`gen_jax.diffusion.recipes.SOLVERS`.
+        steps: of the solver.
+        grid: one of :data:`gen_jax.diffusion.recipes.GRIDS`.
+        eta: fresh noise of ddim and euler_ancestral.
+        variance: of ddpm.
+        quantile: of dynamic thresholding.
+        churn: S_churn.
+        churn_from: S_tmin.
+        churn_to: S_tmax.
+        churn_noise: S_noise.
+        strength: share of the steps that are walked from the noisy image.
+        invert: walk from the image to its noise and back.
+        resamples: how often each stretch is walked with a mask.
+        jump: steps in such a stretch.
+        trace: give the points at every time, [batch, steps + 1, ...].
+        clipped: whether x_0 is clipped, where the process clips; without, what :func:`noise_of`
+            found leads back.
+
+    Raises:
+        ValueError: if settings do not go together.
+    """
+    leads_back = invert or not clipped  # which a flow that is clipped does not
+    schedule = process.schedule
+    if quantile is not None:
+        denoise = guidance.dynamic_threshold(denoise, schedule, quantile)
+    elif process.clip and not leads_back:
+        denoise = guidance.clip_x_0(denoise, schedule)
+    times = _grid(process, solver, steps, grid)
+    method = make_solver(
+        solver,
+        len(times) - 1,
+        eta=eta,
+        variance=process.variances[0] if variance is None else variance,
+        churn=churn,
+        churn_from=churn_from,
+        churn_to=churn_to,
+        churn_noise=churn_noise,
+    )
+    way = jnp.asarray(times) if strength is None else editing.last_part(times, strength)
+    if mask is not None:
+        if image is None:
+            raise ValueError("mask: has a meaning only with an image")
+        method = editing.inpainting(method, image, mask)
+        way = way[editing.repaint_order(len(times) - 1, jump, resamples)]
+    if strength is not None:
+        if image is None:
+            raise ValueError("strength: has a meaning only with an image")
+        # Of a table too: between its entries, which its levels and the embedding bridge.
+        points = editing.from_partial(denoise, schedule, method, way, image, keys, trace)
+        return jnp.swapaxes(points, 0, 1) if trace else points
+    if invert:
+        if image is None:
+            raise ValueError("invert: has a meaning only with an image")
+        x = editing.invert(denoise, schedule, method, times, image, keys)
+    else:
+        eps = start_normal(keys, shape) if noise is None else noise
+        x = start_noise(schedule, times, eps)
+    _, step_keys = rng.split(keys, 2)
+    points = integrate(denoise, schedule, method, way, x, step_keys, trace)
+    return jnp.swapaxes(points, 0, 1) if trace else points
+
+
+def noise_of(
+    process: Process,
+    denoise: Denoiser,
+    x: Float[Array, "batch *dims"],
+    keys: Keys,
+    *,
+    solver: str = "ddim",
+    steps: int | None = None,
+    grid: str | None = None,
+) -> Float[Array, "batch *dims"]:
+    """Invert a deterministic sampler: find the standard normals that lead to x.
+
+    Args:
+        process: the noise and the parameterization.
+        denoise: of the model, not clipped.
+        x: data.
+        keys: not drawn from.
+        solver: a deterministic one.
+        steps: as of :func:`generate`, which then leads back.
+        grid: likewise.
+    """
+    times = _grid(process, solver, steps, grid)
+    method = make_solver(solver, len(times) - 1)
+    points = editing.invert(denoise, process.schedule, method, times, x, keys)
+    return points / jnp.hypot(process.schedule.alpha(times[0]), process.schedule.sigma(times[0]))
+
+
+def likelihood(
+    process: Process,
+    denoise_for: Callable[[PyTree], Denoiser],
+    condition: PyTree,
+    x: Float[Array, "batch *dims"],
+    keys: Keys,
+    *,
+    likelihood: str = "bound",
+    likelihood_steps: int | None = None,
+    likelihood_variance: Variance | None = None,
+    probes: int = 1,
+    tolerance: ScalarLike = 1e-4,
+) -> LogProb:
+    """Estimate log p(x); see :func:`gen_jax.diffusion.options.density_options`.
+
+    Args:
+        process: the noise and the parameterization.
+        denoise_for: makes the denoiser of a condition, arrays [B, ...].
+        condition: of each x.
+        x: data.
+        keys: one for each x.
+        likelihood: ``"bound"`` or ``"flow"``.
+        likelihood_steps: of the bound.
+        likelihood_variance: of its steps.
+        probes: of the flow's divergence.
+        tolerance: of the flow's solver.
+    """
+    if likelihood == "flow":
+        return _flow(process, denoise_for, condition, x, keys, probes, tolerance)
+    steps = likelihood_steps or process.num_steps or 1000
+    if process.num_steps is None:
+        # Equal steps of time would end in leaps of the noise level, far below a gray level.
+        times = karras_times(process.schedule, steps, low=LEAST_NOISE)
+        times[0] = 1.0  # of the prior's term
+    else:
+        times = uniform_times(steps, process.num_steps)
+    denoise = denoise_for(condition)
+    if process.clip:
+        denoise = guidance.clip_x_0(denoise, process.schedule)
+    variance = process.variances[0] if likelihood_variance is None else likelihood_variance
+    made = bound(denoise, process.schedule, x, times, keys, variance, process.bin_width)
+    # What it gives of discrete x are probabilities; a density's are in units of x.
+    unit = 0.0 if process.bin_width is None else math.log(process.bin_width)
+    nats = -made.total - math.prod(x.shape[1:]) * unit
+    terms = {
+        "prior": made.prior,
+        "steps": made.steps.T,
+        "x_0_error": made.x_0_error.T,
+        "eps_error": made.eps_error.T,
+    }
+    return LogProb(nats, jnp.full_like(nats, jnp.nan), terms)
+
+
+def _flow(
+    process: Process,
+    denoise_for: Callable[[PyTree], Denoiser],
+    condition: PyTree,
+    x: Array,
+    keys: Keys,
+    probes: int,
+    tolerance: ScalarLike,
+) -> LogProb:
+    noise_keys, probe_keys = rng.split(keys, 2)
+    if process.bin_width is not None:
+        shape = x.shape[1:]
+        draw = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-0.5, maxval=0.5))
+        x = x + process.bin_width * draw(noise_keys)
+
+    def denoise_one(x: Array, t: Array, own: PyTree) -> Prediction:
+        return denoise_for(own)(x, t)
+
+    nats, stderr = flow_log_prob(
+        denoise_one,
+        process.schedule,
+        x,
+        probe_keys,
+        condition=condition,
+        num_probes=probes,
+        tolerance=tolerance,
+        t_min=1e-4 if process.num_steps is None else 1e-2 / process.num_steps,
+    )
+    return LogProb(nats, stderr)

@@ -1,0 +1,106 @@
+"""A diffusion process as a whole: what is chosen before there is a network."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from gen_jax.diffusion import rules
+from gen_jax.diffusion.parameterization import Denoiser, Parameterization, denoiser
+from gen_jax.diffusion.schedules import Schedule
+from gen_jax.diffusion.solvers import Variance
+from gen_jax.diffusion.time_sampling import (
+    TimeSampler,
+    continuous,
+    discrete,
+    log_normal_noise,
+)
+from gen_jax.errors import check_arguments
+from gen_jax.typing import Array, Float
+
+__all__ = ["Process", "make_process"]
+
+
+class Process(NamedTuple):
+    """Noise, what a network says of it, and what data it is about; see :func:`make_process`."""
+
+    schedule: Schedule
+    parameterization: Parameterization
+    num_steps: int | None
+    learned_variance: bool
+    clip: bool
+    bin_width: float | None
+    default_grid: str
+
+    def denoiser(
+        self, network: Callable[[Float[Array, "batch *dims"], Float[Array, "batch"]], Array]
+    ) -> Denoiser:
+        """Make a denoiser of a network ``(x_t, t [B]) -> output``."""
+        return denoiser(network, self.schedule, self.parameterization, self.learned_variance)
+
+    @property
+    def variances(self) -> tuple[Variance, ...]:
+        """List the variances that a DDPM step may have, the default first."""
+        fixed: tuple[Variance, ...] = ("beta", "beta_tilde")
+        return ("learned", *fixed) if self.learned_variance else fixed
+
+    @property
+    def most_steps(self) -> int:
+        """Give the largest number of steps of a solver."""
+        return self.num_steps or 100_000
+
+    def end(self) -> tuple[float, float]:
+        """Give alpha(1) and sigma(1)."""
+        schedule = self.schedule
+        if schedule.end is not None:
+            return schedule.end
+        with jax.ensure_compile_time_eval():
+            return float(schedule.alpha(1.0)), float(schedule.sigma(1.0))
+
+    def default_times(self) -> TimeSampler:
+        """Make the usual times of training: uniform, or EDM's where the variance explodes."""
+        if self.num_steps is not None:
+            return discrete(self.num_steps)
+        alpha, sigma = self.end()
+        return log_normal_noise(self.schedule) if alpha**2 + sigma**2 > 4 else continuous()
+
+
+def make_process(
+    schedule: Schedule,
+    parameterization: Parameterization,
+    num_steps: int | None = None,
+    *,
+    learned_variance: bool = False,
+    clip: bool = True,
+    bin_width: float | None = None,
+    default_grid: str = "uniform",
+) -> Process:
+    """Put a process together.
+
+    Args:
+        schedule: signal and noise levels.
+        parameterization: what the network is trained to predict.
+        num_steps: T of a discrete schedule, whose times are {1/T, ..., 1}; None for a continuous
+            one.
+        learned_variance: whether the network has twice as many outputs, the second half for
+            variances (Nichol & Dhariwal 2021, Eq. 15).
+        clip: whether sampling clips the predicted x_0 to [-1, 1], the range of pixels.
+        bin_width: of one grey level of x, which then is from -1 to 1; None where x is not discrete.
+        default_grid: of sampling; one of :data:`gen_jax.diffusion.recipes.GRIDS`.
+
+    Raises:
+        ValueError: if at t = 1, where sampling begins, the prediction does not say what x_0 is.
+
+    Example:
+        >>> process = make_process(rectified_flow(), velocity)
+        >>> process.default_times()(keys).shape
+        (16,)
+    """
+    process = Process(
+        schedule, parameterization, num_steps, learned_variance, clip, bin_width, default_grid
+    )
+    if parameterization.name == "eps":  # the others are defined at both ends
+        check_arguments(
+            rules.prediction_faults(prediction="eps", end_alpha=process.end()[0], clip=clip)
+        )
+    return process

@@ -1,0 +1,161 @@
+"""What does not go together in a diffusion model, without JAX.
+
+Model factories ask it, and so does the config schema before anything is loaded; both refuse the
+same things with the same words. Each function gives ``{argument: what is wrong}``.
+"""
+
+import math
+from collections.abc import Mapping
+
+__all__ = [
+    "MIN_ALPHA",
+    "OBJECTIVES",
+    "TABLES",
+    "beta_faults",
+    "end_alpha",
+    "objective_faults",
+    "prediction_faults",
+    "time_faults",
+]
+
+OBJECTIVES = ("simple", "hybrid", "vlb")
+TABLES = ("linear", "scaled_linear", "cosine")
+
+MIN_ALPHA = 1e-18  # its square is still a normal number in single precision
+# Below it, an error of eps at t = 1 makes an error of x_0 a thousand times as large.
+_LITTLE_SIGNAL = 1e-3
+
+
+def end_alpha(
+    schedule: str, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> float:
+    """Compute alpha(1), what is left of the signal, of a schedule by name."""
+    if schedule == "flow":
+        return 0.0
+    if schedule == "edm":
+        return 1.0
+    if schedule == "cosine":
+        return math.exp(0.5 * _cosine_log_alpha_bar(num_steps))
+    return math.exp(0.5 * _log_alpha_bar(schedule, num_steps, beta_start, beta_end))
+
+
+def _cosine_log_alpha_bar(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> float:
+    def f(i: int) -> float:
+        return math.cos((i / num_steps + offset) / (1 + offset) * math.pi / 2) ** 2
+
+    return sum(math.log1p(-min(1 - f(i + 1) / f(i), max_beta)) for i in range(num_steps))
+
+
+def _log_alpha_bar(schedule: str, num_steps: int, beta_start: float, beta_end: float) -> float:
+    power = 1 if schedule == "linear" else 2
+    low, high = beta_start ** (1 / power), beta_end ** (1 / power)
+    span = (high - low) / max(num_steps - 1, 1)
+    return sum(math.log1p(-((low + span * i) ** power)) for i in range(num_steps))
+
+
+def beta_faults(
+    schedule: str, num_steps: int, beta_start: float, beta_end: float
+) -> Mapping[str, str]:
+    """Find what is wrong with a schedule of betas.
+
+    Args:
+        schedule: ``"linear"`` or ``"scaled_linear"``; others have no betas to choose.
+        num_steps: T.
+        beta_start: beta_1.
+        beta_end: beta_T.
+    """
+    if schedule not in ("linear", "scaled_linear"):
+        return {}
+    if beta_start > beta_end:
+        return {"beta_start": f"{beta_start}; at most beta_end {beta_end} is needed"}
+    if _log_alpha_bar(schedule, num_steps, beta_start, beta_end) < 2 * math.log(MIN_ALPHA):
+        what = f"with {num_steps} steps nothing of the signal is left; a smaller one is needed"
+        return {"beta_end": f"{beta_end}; {what}"}
+    return {}
+
+
+def prediction_faults(*, prediction: str, end_alpha: float, clip: bool) -> Mapping[str, str]:
+    """Find whether a prediction says what x_0 is where sampling begins, at t = 1.
+
+    Args:
+        prediction: name of the parameterization.
+        end_alpha: alpha(1) of the schedule.
+        clip: whether the predicted x_0 is clipped to the range of the data.
+    """
+    if prediction != "eps":
+        return {}
+    if end_alpha < MIN_ALPHA:
+        what = "at t = 1 of this schedule eps does not say what x_0 is"
+        return {"prediction": f"'eps'; {what}; 'velocity', 'v', 'x_0' or 'edm' is needed"}
+    if end_alpha < _LITTLE_SIGNAL and not clip:
+        what = f"its error at t = 1 is multiplied by {1 / end_alpha:,.0f} without clip"
+        return {"prediction": f"'eps'; {what}; 'v' or 'x_0' is needed"}
+    return {}
+
+
+def objective_faults(
+    *,
+    objective: str,
+    learned_variance: bool,
+    discrete: bool,
+    importance: bool,
+    weighted: bool,
+    own_times: bool,
+) -> Mapping[str, str]:
+    """Find what is wrong with what is trained.
+
+    Args:
+        objective: one of :data:`OBJECTIVES`.
+        learned_variance: whether the network gives variances.
+        discrete: whether the schedule is a table.
+        importance: whether times are drawn in proportion to their losses.
+        weighted: whether noise levels are weighted.
+        own_times: whether times are drawn in a way of their own.
+    """
+    if objective not in OBJECTIVES:
+        return {"objective": f"{objective!r}; one of {', '.join(OBJECTIVES)} is needed"}
+    faults = {}
+    if not discrete and importance:
+        faults["importance"] = "True; a discrete schedule is needed"
+    if not discrete and objective != "simple":
+        faults["objective"] = f"{objective!r}; a discrete schedule is needed"
+    elif objective == "hybrid" and not learned_variance:
+        faults["objective"] = "'hybrid'; learned_variance is needed, which it trains"
+    if objective == "simple" and learned_variance:
+        faults["learned_variance"] = "True; objective 'simple' never trains it"
+    if objective == "vlb" and weighted:
+        faults["weighting"] = "must be none: the objective 'vlb' weighs by itself"
+    if own_times and importance:
+        faults["times"] = "must be uniform: with importance the losses choose the times"
+    elif own_times and objective != "simple":
+        faults["times"] = f"must be uniform with objective {objective!r}"
+    return faults
+
+
+def time_faults(
+    *, schedule: str, times: str, mean: float, std: float, antithetic: bool, importance: bool
+) -> Mapping[str, str]:
+    """Find what is wrong with the times that are trained, by name.
+
+    Args:
+        schedule: name of the schedule.
+        times: ``"uniform"``, ``"logit_normal"`` or ``"log_normal_noise"``.
+        mean: of the distribution; 0 with ``std`` 0 for the paper's.
+        std: likewise.
+        antithetic: whether draws are mirrored.
+        importance: whether losses choose the times.
+    """
+    faults = {}
+    if schedule == "edm" and times != "log_normal_noise":
+        what = "'log_normal_noise' is needed for 'edm': other times are nearly all noise"
+        faults["times"] = f"{times!r}; {what}"
+    if times == "uniform" and (mean or std):
+        name, value = ("times_mean", mean) if mean else ("times_std", std)
+        faults[name] = f"{value}; times 'uniform' has none"
+    elif mean and not std:
+        faults["times_mean"] = f"{mean}; it goes with times_std; both 0: the paper's"
+    if antithetic and (times == "log_normal_noise" or mean):
+        faults["antithetic"] = "True; such times have no mirror"
+    elif antithetic and importance:
+        faults["antithetic"] = "True; with importance the losses choose the times"
+    return faults

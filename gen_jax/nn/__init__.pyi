@@ -1,0 +1,13 @@
+from gen_jax.nn import autoencoder as autoencoder
+from gen_jax.nn import blocks as blocks
+from gen_jax.nn import classifier as classifier
+from gen_jax.nn import conditioning as conditioning
+from gen_jax.nn import cross_attention as cross_attention
+from gen_jax.nn import dit as dit
+from gen_jax.nn import dvae as dvae
+from gen_jax.nn import embeddings as embeddings
+from gen_jax.nn import geometry as geometry
+from gen_jax.nn import hierarchy as hierarchy
+from gen_jax.nn import pixelcnn as pixelcnn
+from gen_jax.nn import transformer as transformer
+from gen_jax.nn import unet as unet

@@ -1,0 +1,11 @@
+from gen_jax.ops import adversarial as adversarial
+from gen_jax.ops import averages as averages
+from gen_jax.ops import corruptions as corruptions
+from gen_jax.ops import decoding as decoding
+from gen_jax.ops import distributions as distributions
+from gen_jax.ops import keys as keys
+from gen_jax.ops import latents as latents
+from gen_jax.ops import likelihoods as likelihoods
+from gen_jax.ops import quantization as quantization
+from gen_jax.ops import quantizers as quantizers
+from gen_jax.ops import rows as rows
