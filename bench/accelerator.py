@@ -17,10 +17,10 @@ import time
 import jax
 import numpy as np
 
-from gen_jax.launch.configfile import load_config
-from gen_jax.launch.cost import count_flops
-from gen_jax.launch.experiment import build
-from gen_jax.launch.plan import HARDWARE
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.config.files import load_config
+from gen_jax.launch.planning.cost import count_flops
+from gen_jax.launch.planning.hardware import HARDWARE
 from gen_jax.ops import keys as rng
 from gen_jax.train.engines import make_engine
 from gen_jax.train.sharding import make_mesh

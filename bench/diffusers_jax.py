@@ -19,9 +19,11 @@ import numpy as np
 import optax
 
 from gen_jax import diffusion as process
-from gen_jax.launch.families.diffusion import make_network, make_schedule
-from gen_jax.launch.schema import fields_of, flatten
-from gen_jax.launch.workdir import load_weights
+from gen_jax.launch.build.families.diffusion import make_network
+from gen_jax.launch.build.processes import make_schedule
+from gen_jax.launch.config.fields import flatten
+from gen_jax.launch.config.schema import fields_of
+from gen_jax.launch.runs.restore import load_weights
 from gen_jax.ops import keys as rng
 
 

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import optax
 
-from gen_jax.launch.configfile import load_config
-from gen_jax.launch.experiment import build
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.config.files import load_config
 from gen_jax.train.engines import make_engine
 from gen_jax.train.sharding import Rules, make_mesh
 

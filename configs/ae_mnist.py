@@ -11,18 +11,14 @@ Denoising: --config.model.corruption=masking (or gaussian, or salt_and_pepper). 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.autoencoder()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("autoencoder")
     config.data.update({"source": "npz:mnist.npz", "shape": (28, 28, 1), "holdout": 5000})
     config.model.update({"widths": (1000, 500, 250), "latent_dim": 30, "activation": "relu"})
     config.optimizer.update({"learning_rate": 1e-3, "decay": "cosine"})
     config.train.update({"steps": 5000, "log_every": 200, "sample_every": 2500, "save_every": 1000})
-    if variant == "tiny":
-        return common.tiny_autoencoder(config, "digits", (8, 8, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1))

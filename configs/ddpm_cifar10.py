@@ -9,12 +9,12 @@ norm 1 (from their code), dropout 0.1, random flips, moving average 0.9999.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.diffusion()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("diffusion")
     config.data.update(
         {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 128, "flip": True}
     )
@@ -28,8 +28,4 @@ def get_config(variant: str = "") -> ConfigDict:
             "save_every": 5_000,
         }
     )
-    if variant == "tiny":
-        return common.tiny_diffusion(config, "synthetic:32x32x3", (32, 32, 3))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:32x32x3", shape=(32, 32, 3))

@@ -2,12 +2,12 @@
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.diffusion()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("diffusion")
     config.data.update({"source": "digits", "shape": (8, 8, 1), "batch_size": 64})
     config.model.update(
         {
@@ -23,8 +23,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.update(
         {"steps": 750, "ema_decay": 0.99, "log_every": 50, "sample_every": 375, "save_every": 250}
     )
-    if variant == "tiny":
-        return common.tiny_diffusion(config, "digits", (8, 8, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1))

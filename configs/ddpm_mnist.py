@@ -6,12 +6,12 @@ gen-jax train --config configs/ddpm_mnist.py --workdir runs/mnist \\
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.diffusion()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("diffusion")
     config.data.update({"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 32})
     config.model.update(
         {
@@ -33,8 +33,4 @@ def get_config(variant: str = "") -> ConfigDict:
             "save_every": 500,
         }
     )
-    if variant == "tiny":
-        return common.tiny_diffusion(config, "synthetic:28x28x1", (28, 28, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:28x28x1", shape=(28, 28, 1))

@@ -6,12 +6,12 @@ gen-jax train --config configs/dvae_cifar10.py --workdir runs/dvae_cifar10 \\
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.dvae()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("dvae")
     config.data.update(
         {
             "source": "npz:cifar10.npz",
@@ -34,8 +34,4 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
     config.train.update({"steps": 4000, "ema_decay": 0.99, "log_every": 100, "sample_every": 1000})
-    if variant == "tiny":
-        return common.tiny_dvae(config, "synthetic:16x16x3", (16, 16, 3))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:16x16x3", shape=(16, 16, 3))

@@ -8,12 +8,12 @@ where this one ends at 0. For accelerators, and not trained here. ``folder:`` ta
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.dvae()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("dvae")
     config.data.update(
         {"source": "folder:images", "shape": (256, 256, 3), "batch_size": 512, "flip": True}
     )
@@ -30,8 +30,4 @@ def get_config(variant: str = "") -> ConfigDict:
             "save_every": 5_000,
         }
     )
-    if variant == "tiny":
-        return common.tiny_dvae(config, "synthetic:16x16x3", (16, 16, 3))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:16x16x3", shape=(16, 16, 3))

@@ -7,12 +7,12 @@ gen-jax sample --workdir runs/flow_mnist --num 100 --guidance 2 --solver heun --
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.diffusion()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("diffusion")
     config.data.update({"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 32})
     config.model.update(
         {
@@ -29,8 +29,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.diffusion.update({"schedule": "flow", "prediction": "velocity", "times": "logit_normal"})
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
     config.train.update({"steps": 6000, "log_every": 100, "sample_every": 1500, "save_every": 500})
-    if variant == "tiny":
-        return common.tiny_diffusion(config, "synthetic:28x28x1", (28, 28, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:28x28x1", shape=(28, 28, 1))

@@ -1,4 +1,4 @@
-"""IWAE with 50 importance samples on stochastically binarised MNIST (Burda et al. 2016).
+"""IWAE with 50 importance samples on stochastically binarized MNIST (Burda et al. 2016).
 
 A step costs some ten times a VAE's, so that on two cores it pays to begin with a trained VAE: copy
 its work directory, and the same line goes on from there. Without the copy it begins at random.
@@ -10,12 +10,12 @@ its work directory, and the same line goes on from there. Without the copy it be
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.vae()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("vae")
     config.data.update(
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 100, "holdout": 5000}
     )
@@ -30,8 +30,4 @@ def get_config(variant: str = "") -> ConfigDict:
             "save_every": 1000,
         }
     )
-    if variant == "tiny":
-        return common.tiny_autoencoder(config, "digits", (8, 8, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1))

@@ -8,12 +8,12 @@ Codes are 8x8 grids of 4 channels, a twelfth of the colour values.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.vae()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("vae")
     config.data.update(
         {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 32, "holdout": 5000}
     )
@@ -31,8 +31,4 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
     config.train.update({"steps": 5000, "log_every": 100, "sample_every": 500, "save_every": 500})
-    if variant == "tiny":
-        return common.tiny_autoencoder(config, "synthetic:32x32x3", (32, 32, 3))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:32x32x3", shape=(32, 32, 3))

@@ -8,12 +8,12 @@ Codes are 7x7 grids of 3 channels, a fifth of the pixels. Minutes on two cores:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.vae()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("vae")
     config.data.update(
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 32, "holdout": 5000}
     )
@@ -31,8 +31,4 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
     config.train.update({"steps": 1500, "log_every": 100, "sample_every": 500, "save_every": 500})
-    if variant == "tiny":
-        return common.tiny_autoencoder(config, "digits", (8, 8, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1))

@@ -6,12 +6,12 @@ gen-jax train --config configs/latent_cifar10.py --workdir runs/latent_cifar10 \
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.diffusion()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("diffusion")
     config.stage1 = "runs/klae_cifar10"
     config.data.update(
         {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 64, "holdout": 5000}
@@ -33,10 +33,6 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
     config.train.update({"steps": 20_000, "log_every": 100, "sample_every": 2000})
-    if variant == "tiny":
-        config = common.tiny_diffusion(config, "synthetic:32x32x3", (32, 32, 3))
-        config.data.holdout = 16
-        return config
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(
+        config, variant, source="synthetic:32x32x3", shape=(32, 32, 3), data__holdout=16
+    )

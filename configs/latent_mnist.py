@@ -6,12 +6,12 @@ gen-jax train --config configs/latent_mnist.py --workdir runs/latent_mnist \\
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.diffusion()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("diffusion")
     config.stage1 = "runs/klae_mnist"
     config.data.update(
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 32, "holdout": 5000}
@@ -30,10 +30,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.diffusion.update({"schedule": "cosine", "prediction": "v", "clip": False})
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
     config.train.update({"steps": 4000, "log_every": 100, "sample_every": 1000, "save_every": 500})
-    if variant == "tiny":
-        config = common.tiny_diffusion(config, "digits", (8, 8, 1))
-        config.data.holdout = 16
-        return config
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1), data__holdout=16)

@@ -7,12 +7,12 @@ gen-jax train --config configs/prior_cifar10.py --workdir runs/prior_cifar10 \\
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.autoregressive()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("autoregressive")
     config.stage1 = "runs/vqvae_cifar10"
     config.data.update(
         {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 32, "holdout": 5000}
@@ -32,8 +32,4 @@ def get_config(variant: str = "") -> ConfigDict:
         {"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine", "weight_decay": 0.01}
     )
     config.train.update({"steps": 3000, "log_every": 100, "sample_every": 1000, "save_every": 1000})
-    if variant == "tiny":
-        return common.tiny_autoregressive(config, "synthetic:8x8x3", (8, 8, 3))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:8x8x3", shape=(8, 8, 3))

@@ -9,12 +9,12 @@ With ``npz:mnist.npz`` in place of ``codes:codes/mnist`` the first stage runs at
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.autoregressive()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("autoregressive")
     config.stage1 = "runs/vqvae_mnist"
     config.data.update(
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 64, "holdout": 5000}
@@ -33,8 +33,4 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
     config.train.update({"steps": 2500, "log_every": 100, "sample_every": 1000, "save_every": 1000})
-    if variant == "tiny":
-        return common.tiny_autoregressive(config, "digits", (8, 8, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1))

@@ -8,12 +8,12 @@ planned (experiments/scaling), not trained.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.autoregressive()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("autoregressive")
     config.data.update(
         {"source": "npz:cifar10.npz", "shape": (32, 32, 3), "batch_size": 128, "flip": True}
     )
@@ -31,8 +31,4 @@ def get_config(variant: str = "") -> ConfigDict:
             "save_every": 5_000,
         }
     )
-    if variant == "tiny":
-        return common.tiny_autoregressive(config, "synthetic:8x8x3", (8, 8, 3))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:8x8x3", shape=(8, 8, 3))

@@ -7,12 +7,12 @@ Each of the 64 pixels is one of the 17 grey levels that the data has. Minutes on
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.autoregressive()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("autoregressive")
     config.data.update({"source": "digits", "shape": (8, 8, 1), "batch_size": 64})
     config.model.update({"levels": 17, "width": 96, "depth": 4, "num_heads": 4, "dropout": 0.2})
     config.optimizer.update(
@@ -20,8 +20,4 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     # 1,500 images are few: at 2,000 steps it knew them by heart.
     config.train.update({"steps": 700, "sample_every": 350, "save_every": 350})
-    if variant == "tiny":
-        return common.tiny_autoregressive(config, "digits", (8, 8, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1))

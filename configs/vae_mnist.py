@@ -1,4 +1,4 @@
-"""VAE on stochastically binarised MNIST, with the network of Burda et al. 2016: 200, 200, 50.
+"""VAE on stochastically binarized MNIST, with the network of Burda et al. 2016: 200, 200, 50.
 
 Their tanh is a SiLU here, which learns faster (experiments/vae_mnist).
 
@@ -8,12 +8,12 @@ Their tanh is a SiLU here, which learns faster (experiments/vae_mnist).
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.vae()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("vae")
     config.data.update(
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 100, "holdout": 5000}
     )
@@ -28,8 +28,4 @@ def get_config(variant: str = "") -> ConfigDict:
             "save_every": 5000,
         }
     )
-    if variant == "tiny":
-        return common.tiny_autoencoder(config, "digits", (8, 8, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1))

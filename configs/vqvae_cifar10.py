@@ -8,12 +8,12 @@ Ten to twenty minutes on two cores:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.vqvae()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("vqvae")
     config.data.update(
         {
             "source": "npz:cifar10.npz",
@@ -25,8 +25,4 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
     config.train.update({"steps": 5000, "log_every": 100, "sample_every": 2000})
-    if variant == "tiny":
-        return common.tiny_vqvae(config, "synthetic:8x8x3", (8, 8, 3))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="synthetic:8x8x3", shape=(8, 8, 3))

@@ -8,20 +8,16 @@ gen-jax train --config configs/vqvae_mnist.py --workdir runs/vqvae_mnist \\
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Give the experiment, or its ``tiny`` variant."""
-    config = common.vqvae()
+    """Make the experiment, or its variant ``tiny``."""
+    config = defaults("vqvae")
     config.data.update(
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 32, "holdout": 5000}
     )
     config.model.update({"channels": 64, "hidden": 32, "num_embeddings": 128, "embedding_dim": 16})
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine"})
     config.train.update({"steps": 3000, "log_every": 100, "sample_every": 1000})
-    if variant == "tiny":
-        return common.tiny_vqvae(config, "digits", (8, 8, 1))
-    if variant:
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
-    return config
+    return variant_of(config, variant, source="digits", shape=(8, 8, 1))

@@ -37,7 +37,7 @@ __all__ = ["binary", "dequantize", "pretrained", "rgb", "tokens", "unit", "with_
 # Folded into an example's key for the codec's own randomness, apart from the model's draws.
 _CODEC = 0x0C0DEC
 
-BINARISATIONS = ("stochastic", "threshold", "none")
+BINARIZATIONS = ("stochastic", "threshold", "none")
 
 
 def rgb() -> Codec:
@@ -146,8 +146,8 @@ def binary(how: str = "stochastic") -> Codec:
     Raises:
         ValueError: for anything else.
     """
-    if how not in BINARISATIONS:
-        raise ValueError(f"how: one of {', '.join(BINARISATIONS)} is needed, got {how!r}")
+    if how not in BINARIZATIONS:
+        raise ValueError(f"how: one of {', '.join(BINARIZATIONS)} is needed, got {how!r}")
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen

@@ -40,6 +40,7 @@ __all__ = [
     "label_input",
     "no_faults",
     "no_statistics",
+    "take",
 ]
 
 Batch = Mapping[str, PyTree]
@@ -86,6 +87,17 @@ class Input(NamedTuple):
 def label_input(num_classes: int | None) -> dict[str, Input]:
     """Declare a class label, or nothing where there are no classes."""
     return {} if num_classes is None else {"label": Input("label", size=num_classes, help="class")}
+
+
+def take(told: Mapping[str, Any], name: str) -> Array:
+    """Take an input that a model needs from a batch or a request.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    if name not in told:
+        raise ValueError(f"{name}: missing; this model is told it in batches and requests alike")
+    return told[name]
 
 
 class Across(NamedTuple):

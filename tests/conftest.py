@@ -42,7 +42,7 @@ def keep_what_is_compiled():
 
     JAX_COMPILATION_CACHE_DIR names another folder, as of a run that is to be cold.
     """
-    from gen_jax.launch.cache import use_compilation_cache
+    from gen_jax.launch.cli.cache import use_compilation_cache
 
     use_compilation_cache(os.environ, f"tests-jax-{version('jax')}")
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))

@@ -9,7 +9,7 @@ from gen_jax.models.vae import vae_model
 from gen_jax.nn.autoencoder import MLPDecoder
 from gen_jax.ops import keys as rng
 from gen_jax.ops import likelihoods
-from gen_jax.protocols import Model
+from gen_jax.protocols import Model, Weights
 
 GREY = jnp.tile(jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1), (500, 1, 1, 1))
 KEYS = rng.per_example(jax.random.key(0), 0, 500)
@@ -64,12 +64,14 @@ def test_without_keys_a_code_belongs_to_its_image_and_not_to_its_place():
     model = vae_model(Sum(), MLPDecoder((), (16, 16), 1), likelihoods.bernoulli(), (1,))
     model = codecs.with_codec(model, codecs.binary("stochastic"))
     image = jnp.stack([GREY[0], GREY[0] // 2, GREY[0] // 3])
-    params, stats = model.init(jax.random.key(0), {"image": image})
-    z = model.encode(params, stats, image)
-    np.testing.assert_allclose(model.encode(params, stats, image[::-1])[::-1], z, atol=1e-6)
+    params, stats = model.init(jax.random.key(0), {"image": image}, {})
+    z = model.latents.encode(Weights(params, stats), image, {})
+    np.testing.assert_allclose(
+        model.latents.encode(Weights(params, stats), image[::-1], {})[::-1], z, atol=1e-6
+    )
     assert np.abs(z[0] - z[1]).max() > 1e-4
 
 
 def test_only_a_model_with_codes_can_be_a_first_stage():
     with pytest.raises(ValueError, match="encode and decode are needed"):
-        codecs.pretrained(Model(*(None,) * 5))
+        codecs.pretrained(Model(None, {}))

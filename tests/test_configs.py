@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_jax.launch.cli import main
-from gen_jax.launch.configfile import load_config
-from gen_jax.launch.experiment import abstract_state, build
-from gen_jax.launch.schema import families, fields_of, flatten
+from gen_jax.launch.build.experiment import abstract_state, build
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.config.fields import flatten
+from gen_jax.launch.config.files import load_config
+from gen_jax.launch.config.schema import families, fields_of
 from gen_jax.train.checkpoint import restore
 from tests.devices import one_device
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
 IDS = [path.stem for path in CONFIGS]
 # One of each family, and of each kind of network and of first stage; with the others in the nightly
 # tier, where the suite's eight devices take one example each.

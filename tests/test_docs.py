@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gen_jax.launch.cli import main
+from gen_jax.launch.cli.main import main
 from tests.devices import one_device
 
 ROOT = Path(__file__).parent.parent

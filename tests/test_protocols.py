@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from gen_jax.launch.configfile import load_config
-from gen_jax.launch.experiment import build
-from gen_jax.launch.schema import families
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.config.files import load_config
+from gen_jax.launch.config.schema import families
 from gen_jax.ops import keys as rng
 from gen_jax.ops import quantization
+from gen_jax.protocols import Weights
 from gen_jax.train.engines import make_engine
 from gen_jax.train.sharding import Rules, make_mesh
 from gen_jax.train.state import init_state
@@ -209,12 +210,14 @@ def test_each_turn_moves_its_own_player(built):
 
 def test_samples_belong_to_their_keys(built):
     model = built.experiment.model
-    if model.sample is None:
+    if model.sampler is None:
         assert model.predict is not None, "what does not generate classifies"
         return
     params, stats = jax.tree.map(jnp.asarray, (built.first.params, built.first.stats))
     keys = rng.per_example(jax.random.key(1), 0, 4)
-    sample = jax.jit(lambda keys: model.sample(params, stats, keys, built.experiment.frozen))
+    sample = jax.jit(
+        lambda keys: model.sampler.draw(Weights(params, stats, built.experiment.frozen), keys, {})
+    )
     whole = sample(keys).astype(int)
     np.testing.assert_allclose(sample(keys[::-1]).astype(int), whole[::-1], atol=1)
     if NIGHTLY:  # another shape is another program
@@ -222,7 +225,10 @@ def test_samples_belong_to_their_keys(built):
 
 
 def test_sample_options_have_defaults_that_are_accepted(built):
-    for name, option in built.experiment.model.sample_options.items():
+    sampler = built.experiment.model.sampler
+    if sampler is None:
+        return
+    for name, option in sampler.options.items():
         assert option.default is None or option.ok(option.default), name
         assert option.help
         assert option.accepts or option.kind is bool

@@ -156,7 +156,8 @@ def sampler_faults(
         told: names of what the model is told: ``"image"`` and ``"mask"`` matter here.
     """
     faults = _solver_faults(options)
-    edits = [name for name in ("strength", "invert") if options.get(name)]
+    # By identity: a traced strength is neither true nor false.
+    edits = [name for name in ("strength", "invert") if _asked(options.get(name))]
     if "image" not in told:
         for name in (*(["mask"] if "mask" in told else []), *edits):
             faults[name] = "has a meaning only with `image`"
@@ -253,6 +254,10 @@ def density_faults(
             "bound, is needed"
         )
     return faults
+
+
+def _asked(value: Any) -> bool:
+    return value is not None and value is not False
 
 
 def _known(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Adversarial autoencoders (Makhzani et al. 2015)."""
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,6 +30,102 @@ from gen_jax.protocols import (
 from gen_jax.typing import Array, Float, Keys, PyTree, Scalar
 
 __all__ = ["adversarial_autoencoder_model"]
+
+
+class _AAE(NamedTuple):
+    """What an adversarial autoencoder is made of, and what it does."""
+
+    network: Autoencoder
+    discriminator: nn.Module
+    likelihood: Likelihood
+    latent_dim: int
+
+    def code_of(self, params: Params, x: Array) -> Float[Array, "batch latent"]:
+        z = self.network.apply({"params": params["net"]}, x, None, method="encode")
+        assert isinstance(z, Array)
+        return z
+
+    def outputs_of(self, params: Params, z: Array) -> Float[Array, "batch height width outputs"]:
+        outputs = self.network.apply({"params": params["net"]}, z, None, method="decode")
+        assert isinstance(outputs, Array)
+        return outputs
+
+    def logits_of(self, params: Params, z: Array) -> Float[Array, "batch"]:
+        logits = self.discriminator.apply({"params": params["disc"]}, z)
+        assert isinstance(logits, Array)
+        return logits
+
+    def init(self, key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
+        net_key, disc_key = jax.random.split(key)
+        z = jnp.zeros((1, self.latent_dim))
+        net = self.network.init(net_key, batch["x"][:1], z)["params"]
+        params = {"net": net, "disc": self.discriminator.init(disc_key, z)["params"]}
+        return params, {"net": {"moments": latents.init_moments((self.latent_dim,))}, "disc": {}}
+
+    def reconstruct(
+        self, weights: Weights, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        del keys, context
+        x = batch["x"]
+        z = self.code_of(weights.params, x)
+        nats = -self.likelihood.log_prob(
+            self.outputs_of(weights.params, z), x, self.likelihood.initial_log_sigma
+        )
+        return batch_mean(batch, nats), Aux({"moments": latents.observe_moments(z)}, {})
+
+    def discriminate(
+        self, weights: Weights, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        del context
+        params = weights.params
+        real = self.logits_of(params, rng.normal(rng.fold_in(keys, 0), (self.latent_dim,)))
+        fake = self.logits_of(params, self.code_of(params, batch["x"]))
+        right = 0.5 * ((real > 0).astype(jnp.float32) + (fake <= 0).astype(jnp.float32))
+        metrics = {"accuracy": batch_mean(batch, right)}
+        return batch_mean(batch, discriminator_loss(real, fake)), Aux({}, metrics)
+
+    def fool(
+        self, weights: Weights, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        del keys, context
+        fake = self.logits_of(weights.params, self.code_of(weights.params, batch["x"]))
+        return batch_mean(batch, non_saturating_loss(fake)), Aux({}, {})
+
+    def update_stats(
+        self, weights: Weights, observed: PyTree, key: Array, step: Array
+    ) -> tuple[Stats, dict[str, Scalar]]:
+        del key
+        if not observed.get("net"):
+            return weights.stats, {}
+        net = latents.update_moments(weights.stats["net"], observed["net"], step)
+        return {**weights.stats, "net": net}, {"active_units": latents.active_units(net["moments"])}
+
+    def prior(self, keys: Keys) -> Float[Array, "batch latent"]:
+        return rng.normal(rng.fold_in(keys, 0), (self.latent_dim,))
+
+    def draw(
+        self,
+        weights: Weights,
+        keys: Keys,
+        cond: Cond,
+        *,
+        spread: Scalar | float = 1.0,
+    ) -> Float[Array, "batch height width channels"]:
+        """Draw samples; see the sampler's options for what they mean."""
+        return self.decode(weights, spread * self.prior(keys), cond)
+
+    def encode(
+        self, weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
+    ) -> Float[Array, "batch latent"]:
+        del keys, cond
+        return self.code_of(weights.params, x)
+
+    def decode(
+        self, weights: Weights, z: Array, cond: Cond
+    ) -> Float[Array, "batch height width channels"]:
+        del cond
+        return self.likelihood.mean(self.outputs_of(weights.params, z))
 
 
 def adversarial_autoencoder_model(
@@ -66,88 +163,6 @@ def adversarial_autoencoder_model(
 
     network = Autoencoder(encoder, decoder)
 
-    def code_of(params: Params, x: Array) -> Float[Array, "batch latent"]:
-        z = network.apply({"params": params["net"]}, x, None, method="encode")
-        assert isinstance(z, Array)
-        return z
-
-    def outputs_of(params: Params, z: Array) -> Float[Array, "batch height width outputs"]:
-        outputs = network.apply({"params": params["net"]}, z, None, method="decode")
-        assert isinstance(outputs, Array)
-        return outputs
-
-    def logits_of(params: Params, z: Array) -> Float[Array, "batch"]:
-        logits = discriminator.apply({"params": params["disc"]}, z)
-        assert isinstance(logits, Array)
-        return logits
-
-    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
-        del frozen
-        net_key, disc_key = jax.random.split(key)
-        z = jnp.zeros((1, latent_dim))
-        net = network.init(net_key, batch["x"][:1], z)["params"]
-        params = {"net": net, "disc": discriminator.init(disc_key, z)["params"]}
-        return params, {"net": {"moments": latents.init_moments((latent_dim,))}, "disc": {}}
-
-    def reconstruct(
-        weights: Weights, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
-        del keys, context
-        x = batch["x"]
-        z = code_of(weights.params, x)
-        nats = -likelihood.log_prob(outputs_of(weights.params, z), x, likelihood.initial_log_sigma)
-        return batch_mean(batch, nats), Aux({"moments": latents.observe_moments(z)}, {})
-
-    def discriminate(
-        weights: Weights, batch: Batch, keys: Keys, context: Context
-    ) -> tuple[Scalar, Aux]:
-        del context
-        params = weights.params
-        real = logits_of(params, rng.normal(rng.fold_in(keys, 0), (latent_dim,)))
-        fake = logits_of(params, code_of(params, batch["x"]))
-        right = 0.5 * ((real > 0).astype(jnp.float32) + (fake <= 0).astype(jnp.float32))
-        metrics = {"accuracy": batch_mean(batch, right)}
-        return batch_mean(batch, discriminator_loss(real, fake)), Aux({}, metrics)
-
-    def fool(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
-        del keys, context
-        fake = logits_of(weights.params, code_of(weights.params, batch["x"]))
-        return batch_mean(batch, non_saturating_loss(fake)), Aux({}, {})
-
-    def update_stats(
-        weights: Weights, observed: PyTree, key: Array, step: Array
-    ) -> tuple[Stats, dict[str, Scalar]]:
-        del key
-        if not observed.get("net"):
-            return weights.stats, {}
-        net = latents.update_moments(weights.stats["net"], observed["net"], step)
-        return {**weights.stats, "net": net}, {"active_units": latents.active_units(net["moments"])}
-
-    def prior(keys: Keys) -> Float[Array, "batch latent"]:
-        return rng.normal(rng.fold_in(keys, 0), (latent_dim,))
-
-    def draw(
-        weights: Weights,
-        keys: Keys,
-        cond: Cond,
-        *,
-        spread: Scalar | float = 1.0,
-    ) -> Float[Array, "batch height width channels"]:
-        """Draw samples; see the sampler's options for what they mean."""
-        return decode(weights, spread * prior(keys), cond)
-
-    def encode(
-        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
-    ) -> Float[Array, "batch latent"]:
-        del keys, cond
-        return code_of(weights.params, x)
-
-    def decode(
-        weights: Weights, z: Array, cond: Cond
-    ) -> Float[Array, "batch height width channels"]:
-        del cond
-        return likelihood.mean(outputs_of(weights.params, z))
-
     sample_options = {
         "spread": Option(
             float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
@@ -155,14 +170,15 @@ def adversarial_autoencoder_model(
         ),
     }  # fmt: skip
 
+    made = _AAE(network, discriminator, likelihood, latent_dim)
     return Model(
-        init=init,
+        init=made.init,
         losses={
-            "reconstruct": Loss("net", reconstruct),
-            "discriminate": Loss("disc", discriminate),
-            "fool": Loss("net", fool),
+            "reconstruct": Loss("net", made.reconstruct),
+            "discriminate": Loss("disc", made.discriminate),
+            "fool": Loss("net", made.fool),
         },
-        update_stats=update_stats,
-        sampler=Sampler(draw, sample_options),
-        latents=Latents(decode, encode, prior),
+        update_stats=made.update_stats,
+        sampler=Sampler(made.draw, sample_options),
+        latents=Latents(made.decode, made.encode, made.prior),
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,7 +37,105 @@ __all__ = ["Sparsity", "autoencoder_model"]
 Sparsity = Literal["none", "l1", "kl"]
 
 
-def autoencoder_model(  # noqa: PLR0915 one set of arguments, closed over
+class _Autoencoder(NamedTuple):
+    """What an autoencoder is made of, and what it does."""
+
+    network: Autoencoder
+    likelihood: Likelihood
+    latent_shape: tuple[int, ...]
+    corruption: Corruption | None
+    sparsity: Sparsity
+    sparsity_weight: float
+    sparsity_target: float
+    standardize: bool
+
+    def code_of(self, params: Params, x: Array) -> Float[Array, "batch *latent"]:
+        z = self.network.apply({"params": params["net"]}, x, None, method="encode")
+        assert isinstance(z, Array)
+        return jax.nn.sigmoid(z) if self.sparsity == "kl" else z
+
+    def outputs_of(self, params: Params, z: Array) -> Float[Array, "batch height width outputs"]:
+        outputs = self.network.apply({"params": params["net"]}, z, None, method="decode")
+        assert isinstance(outputs, Array)
+        return outputs
+
+    def init(self, key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
+        net = self.network.init(key, batch["x"][:1], jnp.zeros((1, *self.latent_shape)))["params"]
+        return {"net": net}, {"net": {"moments": latents.init_moments(self.latent_shape)}}
+
+    def loss(
+        self, weights: Weights, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        x = batch["x"]
+        corrupted = x
+        if self.corruption is not None and context.train:
+            corrupted = self.corruption(rng.fold_in(keys, 0), x)
+        z = self.code_of(weights.params, corrupted)
+        nats = -self.likelihood.log_prob(
+            self.outputs_of(weights.params, z), x, self.likelihood.initial_log_sigma
+        )
+        total = batch_mean(batch, nats)
+        observed = {"moments": latents.observe_moments(z)}
+        if self.sparsity == "none":
+            return total, Aux(observed, {"reconstruction": total})
+        penalty = self._penalty(z, batch, context)
+        metrics = {"reconstruction": total, "sparsity": penalty}
+        return total + self.sparsity_weight * penalty, Aux(observed, metrics)
+
+    def _penalty(self, z: Array, batch: Batch, context: Context) -> Scalar:
+        if self.sparsity == "l1":
+            return batch_mean(batch, jnp.sum(jnp.abs(z).reshape(len(z), -1), axis=1))
+        use = global_mean(batch, z, context.across)
+        penalty = jnp.sum(kl_bernoulli(self.sparsity_target, jnp.clip(use, 1e-6, 1 - 1e-6)))
+        # Whoever pads a batch divides by the mean weight.
+        return penalty * jnp.mean(batch["weight"]) if "weight" in batch else penalty
+
+    def update_stats(
+        self, weights: Weights, observed: PyTree, key: Array, step: Array
+    ) -> tuple[Stats, dict[str, Scalar]]:
+        del key
+        net = latents.update_moments(weights.stats["net"], observed["net"], step)
+        return {"net": net}, {"active_units": latents.active_units(net["moments"])}
+
+    def draw(
+        self,
+        weights: Weights,
+        keys: Keys,
+        cond: Cond,
+        *,
+        spread: Scalar | float = 1.0,
+    ) -> Float[Array, "batch height width channels"]:
+        """Draw samples; see the sampler's options for what they mean."""
+        del cond
+        moments = weights.stats["net"]["moments"]
+        deviation = jnp.sqrt(jnp.maximum(moments["square"] - moments["mean"] ** 2, 0.0))
+        noise = spread * rng.normal(rng.fold_in(keys, 0), self.latent_shape)
+        z = moments["mean"][None] + deviation[None] * noise
+        if self.sparsity == "kl":
+            z = jnp.clip(z, 0.0, 1.0)
+        return self.likelihood.mean(self.outputs_of(weights.params, z))
+
+    def encode(
+        self, weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
+    ) -> Float[Array, "batch *latent"]:
+        del keys, cond
+        z = self.code_of(weights.params, x)
+        return latents.apply_scale(z, *self._scale(weights.stats)) if self.standardize else z
+
+    def _scale(self, stats: Stats) -> tuple[Array, Array]:
+        return latents.scale_of(stats["net"]["moments"])
+
+    def decode(
+        self, weights: Weights, z: Array, cond: Cond
+    ) -> Float[Array, "batch height width channels"]:
+        del cond
+        if self.standardize:
+            z = latents.undo_scale(z, *self._scale(weights.stats))
+        return self.likelihood.mean(self.outputs_of(weights.params, z))
+
+
+def autoencoder_model(
     encoder: nn.Module,
     decoder: nn.Module,
     likelihood: Likelihood,
@@ -47,7 +145,7 @@ def autoencoder_model(  # noqa: PLR0915 one set of arguments, closed over
     sparsity: Sparsity = "none",
     sparsity_weight: float = 0.0,
     sparsity_target: float = 0.05,
-    standardise: bool = False,
+    standardize: bool = False,
 ) -> Model:
     """Make an autoencoder (Hinton & Salakhutdinov 2006): z = encoder(x), x = decoder(z).
 
@@ -67,7 +165,7 @@ def autoencoder_model(  # noqa: PLR0915 one set of arguments, closed over
             sum_j KL(rho || mean z_j), the mean over the batch (Ng 2011, section 3.1).
         sparsity_weight: of that penalty. With microbatches the mean is over each of them.
         sparsity_target: rho, in (0, 1).
-        standardise: let ``encode`` give, and ``decode`` take, codes shifted and scaled to mean 0
+        standardize: let ``encode`` give, and ``decode`` take, codes shifted and scaled to mean 0
             and variance 1 in each channel by running moments, for a second stage to model.
 
     Returns:
@@ -89,86 +187,6 @@ def autoencoder_model(  # noqa: PLR0915 one set of arguments, closed over
     if likelihood.sigma != "fixed":
         raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
 
-    def code_of(params: Params, x: Array) -> Float[Array, "batch *latent"]:
-        z = network.apply({"params": params["net"]}, x, None, method="encode")
-        assert isinstance(z, Array)
-        return jax.nn.sigmoid(z) if sparsity == "kl" else z
-
-    def outputs_of(params: Params, z: Array) -> Float[Array, "batch height width outputs"]:
-        outputs = network.apply({"params": params["net"]}, z, None, method="decode")
-        assert isinstance(outputs, Array)
-        return outputs
-
-    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
-        del frozen
-        net = network.init(key, batch["x"][:1], jnp.zeros((1, *latent_shape)))["params"]
-        return {"net": net}, {"net": {"moments": latents.init_moments(latent_shape)}}
-
-    def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
-        x = batch["x"]
-        corrupted = x
-        if corruption is not None and context.train:
-            corrupted = corruption(rng.fold_in(keys, 0), x)
-        z = code_of(weights.params, corrupted)
-        nats = -likelihood.log_prob(outputs_of(weights.params, z), x, likelihood.initial_log_sigma)
-        total = batch_mean(batch, nats)
-        observed = {"moments": latents.observe_moments(z)}
-        if sparsity == "none":
-            return total, Aux(observed, {"reconstruction": total})
-        penalty = _penalty(z, batch, context)
-        metrics = {"reconstruction": total, "sparsity": penalty}
-        return total + sparsity_weight * penalty, Aux(observed, metrics)
-
-    def _penalty(z: Array, batch: Batch, context: Context) -> Scalar:
-        if sparsity == "l1":
-            return batch_mean(batch, jnp.sum(jnp.abs(z).reshape(len(z), -1), axis=1))
-        use = global_mean(batch, z, context.across)
-        penalty = jnp.sum(kl_bernoulli(sparsity_target, jnp.clip(use, 1e-6, 1 - 1e-6)))
-        # Whoever pads a batch divides by the mean weight.
-        return penalty * jnp.mean(batch["weight"]) if "weight" in batch else penalty
-
-    def update_stats(
-        weights: Weights, observed: PyTree, key: Array, step: Array
-    ) -> tuple[Stats, dict[str, Scalar]]:
-        del key
-        net = latents.update_moments(weights.stats["net"], observed["net"], step)
-        return {"net": net}, {"active_units": latents.active_units(net["moments"])}
-
-    def draw(
-        weights: Weights,
-        keys: Keys,
-        cond: Cond,
-        *,
-        spread: Scalar | float = 1.0,
-    ) -> Float[Array, "batch height width channels"]:
-        """Draw samples; see the sampler's options for what they mean."""
-        del cond
-        moments = weights.stats["net"]["moments"]
-        deviation = jnp.sqrt(jnp.maximum(moments["square"] - moments["mean"] ** 2, 0.0))
-        noise = spread * rng.normal(rng.fold_in(keys, 0), latent_shape)
-        z = moments["mean"][None] + deviation[None] * noise
-        if sparsity == "kl":
-            z = jnp.clip(z, 0.0, 1.0)
-        return likelihood.mean(outputs_of(weights.params, z))
-
-    def encode(
-        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
-    ) -> Float[Array, "batch *latent"]:
-        del keys, cond
-        z = code_of(weights.params, x)
-        return latents.apply_scale(z, *_scale(weights.stats)) if standardise else z
-
-    def _scale(stats: Stats) -> tuple[Array, Array]:
-        return latents.scale_of(stats["net"]["moments"])
-
-    def decode(
-        weights: Weights, z: Array, cond: Cond
-    ) -> Float[Array, "batch height width channels"]:
-        del cond
-        if standardise:
-            z = latents.undo_scale(z, *_scale(weights.stats))
-        return likelihood.mean(outputs_of(weights.params, z))
-
     sample_options = {
         "spread": Option(
             float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
@@ -176,10 +194,20 @@ def autoencoder_model(  # noqa: PLR0915 one set of arguments, closed over
         ),
     }  # fmt: skip
 
+    made = _Autoencoder(
+        network,
+        likelihood,
+        latent_shape,
+        corruption,
+        sparsity,
+        sparsity_weight,
+        sparsity_target,
+        standardize,
+    )
     return Model(
-        init=init,
-        losses={"reconstruction": Loss("net", loss)},
-        update_stats=update_stats,
-        sampler=Sampler(draw, sample_options),
-        latents=Latents(decode, encode),
+        init=made.init,
+        losses={"reconstruction": Loss("net", made.loss)},
+        update_stats=made.update_stats,
+        sampler=Sampler(made.draw, sample_options),
+        latents=Latents(made.decode, made.encode),
     )

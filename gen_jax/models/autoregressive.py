@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gen_jax.errors import check_arguments
+from gen_jax.models.rules import class_dropout_faults
 from gen_jax.nn.pixelcnn import PixelCNN
 from gen_jax.nn.transformer import CausalTransformer
 from gen_jax.ops import keys as rng
@@ -27,6 +29,7 @@ from gen_jax.protocols import (
     Weights,
     batch_mean,
     label_input,
+    take,
 )
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
 
@@ -108,6 +111,113 @@ def hierarchical_model(
     return _model(grids, num_classes, class_dropout, dict, dict)
 
 
+class _Grids(NamedTuple):
+    """What a model of grids of tokens is made of, and what it does."""
+
+    grids: Mapping[str, _Grid]
+    num_classes: int | None
+    class_dropout: float
+    named: Callable[[PyTree], Mapping[str, Array]]
+    unnamed: Callable[[Mapping[str, Array]], PyTree]
+
+    def label_of(self, told: Batch | Cond, keys: Keys | None = None) -> Int[Array, "batch"] | None:
+        if self.num_classes is None:
+            return None
+        label = take(told, "label")
+        if keys is None or not self.class_dropout:
+            return label
+        drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
+        return jnp.where(drop, self.num_classes, label)
+
+    def flat(self, grid: _Grid, x: Int[Array, "batch *dims"]) -> Int[Array, "batch length"]:
+        return jnp.reshape(x, (len(x), math.prod(grid.shape))).astype(jnp.int32)
+
+    def coarser(self, grid: _Grid, x: Mapping[str, Array]) -> tuple[Array, ...]:
+        return tuple(x[name].astype(jnp.int32) for name in grid.above)
+
+    def init(self, key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
+        x = jax.tree.map(lambda codes: codes[:1], self.named(batch["x"]))
+        label = self.label_of(batch)
+        label = None if label is None else label[:1]
+        return {
+            grid.player: grid.network.init(
+                jax.random.fold_in(key, number) if number else key,
+                self.flat(grid, x[name]),
+                label,
+                self.coarser(grid, x),
+            )["params"]
+            for number, (name, grid) in enumerate(self.grids.items())
+        }, {}
+
+    def token_nats(
+        self, name: str, params: Params, batch: Batch, label: Array | None, keys: Keys | None
+    ) -> Float[Array, "batch length"]:
+        grid, x = self.grids[name], self.named(batch["x"])
+        tokens = self.flat(grid, x[name])
+        logits = grid.network.apply(
+            {"params": params[grid.player]}, tokens, label, self.coarser(grid, x), keys
+        )
+        assert isinstance(logits, Array)
+        chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+    def loss_of(self, name: str) -> Loss:
+        def loss(
+            weights: Weights, batch: Batch, keys: Keys, context: Context
+        ) -> tuple[Scalar, Aux]:
+            dropout_keys = keys if context.train else None
+            label = self.label_of(batch, rng.fold_in(keys, _CLASS) if context.train else None)
+            nats = self.token_nats(name, weights.params, batch, label, dropout_keys)
+            nats = jnp.mean(nats, axis=1)
+            mean = batch_mean(batch, nats)
+            return mean, Aux(observed={}, metrics={"bits_per_dim": mean / math.log(2)})
+
+        return Loss(self.grids[name].player, loss)
+
+    def log_prob(self, weights: Weights, batch: Batch, keys: Keys) -> LogProb:
+        del keys
+        label = self.label_of(batch)
+        parts = [self.token_nats(name, weights.params, batch, label, None) for name in self.grids]
+        nats = sum(-jnp.sum(part, axis=1) for part in parts)
+        assert isinstance(nats, Array)
+        return LogProb(nats, jnp.zeros_like(nats))
+
+    def draw(
+        self,
+        weights: Weights,
+        keys: Keys,
+        cond: Cond,
+        *,
+        temperature: Scalar | float = 1.0,
+        top_k: Int[Array, ""] | int = 0,
+        top_p: Scalar | float = 1.0,
+        guidance: Scalar | float | None = None,
+    ) -> PyTree:
+        """Draw samples; see the sampler's options for what they mean."""
+        label = self.label_of(cond)
+        x: dict[str, Array] = {}
+        for number, (name, grid) in enumerate(self.grids.items()):
+            tokens = decode(
+                *_stepper(
+                    grid,
+                    weights.params,
+                    label,
+                    self.coarser(grid, x),
+                    len(keys),
+                    self.num_classes,
+                    guidance,
+                ),
+                math.prod(grid.shape),
+                rng.fold_in(keys, number),
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+            )
+            x[name] = jnp.reshape(tokens, (len(keys), *grid.shape))
+        return self.unnamed(x)
+
+
 def _model(
     grids: Mapping[str, _Grid],
     num_classes: int | None,
@@ -127,98 +237,9 @@ def _model(
             )
     if not 0 <= class_dropout < 1:
         raise ValueError(f"class_dropout: a number in [0, 1) is needed, got {class_dropout}")
-    if class_dropout and num_classes is None:
-        raise ValueError("class_dropout: has a meaning only with num_classes")
-
-    def label_of(told: Batch | Cond, keys: Keys | None = None) -> Int[Array, "batch"] | None:
-        if num_classes is None:
-            return None
-        label = told["label"]
-        if keys is None or not class_dropout:
-            return label
-        drop = jax.vmap(lambda key: jax.random.bernoulli(key, class_dropout))(keys)
-        return jnp.where(drop, num_classes, label)
-
-    def flat(grid: _Grid, x: Int[Array, "batch *dims"]) -> Int[Array, "batch length"]:
-        return jnp.reshape(x, (len(x), math.prod(grid.shape))).astype(jnp.int32)
-
-    def coarser(grid: _Grid, x: Mapping[str, Array]) -> tuple[Array, ...]:
-        return tuple(x[name].astype(jnp.int32) for name in grid.above)
-
-    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
-        del frozen
-        x = jax.tree.map(lambda codes: codes[:1], named(batch["x"]))
-        label = label_of(batch)
-        label = None if label is None else label[:1]
-        return {
-            grid.player: grid.network.init(
-                jax.random.fold_in(key, number) if number else key,
-                flat(grid, x[name]),
-                label,
-                coarser(grid, x),
-            )["params"]
-            for number, (name, grid) in enumerate(grids.items())
-        }, {}
-
-    def token_nats(
-        name: str, params: Params, batch: Batch, label: Array | None, keys: Keys | None
-    ) -> Float[Array, "batch length"]:
-        grid, x = grids[name], named(batch["x"])
-        tokens = flat(grid, x[name])
-        logits = grid.network.apply(
-            {"params": params[grid.player]}, tokens, label, coarser(grid, x), keys
-        )
-        assert isinstance(logits, Array)
-        chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - chosen
-
-    def loss_of(name: str) -> Loss:
-        def loss(
-            weights: Weights, batch: Batch, keys: Keys, context: Context
-        ) -> tuple[Scalar, Aux]:
-            dropout_keys = keys if context.train else None
-            label = label_of(batch, rng.fold_in(keys, _CLASS) if context.train else None)
-            nats = token_nats(name, weights.params, batch, label, dropout_keys)
-            nats = jnp.mean(nats, axis=1)
-            mean = batch_mean(batch, nats)
-            return mean, Aux(observed={}, metrics={"bits_per_dim": mean / math.log(2)})
-
-        return Loss(grids[name].player, loss)
-
-    def log_prob(weights: Weights, batch: Batch, keys: Keys) -> LogProb:
-        del keys
-        label = label_of(batch)
-        parts = [token_nats(name, weights.params, batch, label, None) for name in grids]
-        nats = sum(-jnp.sum(part, axis=1) for part in parts)
-        assert isinstance(nats, Array)
-        return LogProb(nats, jnp.zeros_like(nats))
-
-    def draw(
-        weights: Weights,
-        keys: Keys,
-        cond: Cond,
-        *,
-        temperature: Scalar | float = 1.0,
-        top_k: Int[Array, ""] | int = 0,
-        top_p: Scalar | float = 1.0,
-        guidance: Scalar | float | None = None,
-    ) -> PyTree:
-        """Draw samples; see the sampler's options for what they mean."""
-        label = label_of(cond)
-        x: dict[str, Array] = {}
-        for number, (name, grid) in enumerate(grids.items()):
-            tokens = decode(
-                *_stepper(
-                    grid, weights.params, label, coarser(grid, x), len(keys), num_classes, guidance
-                ),
-                math.prod(grid.shape),
-                rng.fold_in(keys, number),
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-            )
-            x[name] = jnp.reshape(tokens, (len(keys), *grid.shape))
-        return unnamed(x)
+    conditional = num_classes is not None
+    faults = class_dropout_faults(class_dropout=class_dropout, conditional=conditional)
+    check_arguments(faults)
 
     sample_options = {
         "temperature": Option(
@@ -240,12 +261,13 @@ def _model(
             "classifier-free: 1 for the class as it is, above for more of it, at twice the work",
         )  # fmt: skip
 
+    made = _Grids(grids, num_classes, class_dropout, named, unnamed)
     return Model(
-        init=init,
-        losses={grid.loss: loss_of(name) for name, grid in grids.items()},
+        init=made.init,
+        losses={grid.loss: made.loss_of(name) for name, grid in grids.items()},
         inputs=label_input(num_classes),
-        sampler=Sampler(draw, sample_options),
-        density=Density(log_prob, "exact"),
+        sampler=Sampler(made.draw, sample_options),
+        density=Density(made.log_prob, "exact"),
     )
 
 

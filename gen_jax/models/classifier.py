@@ -20,6 +20,7 @@ from gen_jax.protocols import (
     Stats,
     Weights,
     batch_mean,
+    take,
 )
 from gen_jax.typing import Array, Keys, PyTree, Scalar
 
@@ -77,8 +78,8 @@ def classifier_model(
             x = diffuse(schedule, x, t, rng.normal(noise_keys, x.shape[1:]))
         logits, _ = look(weights.params, x, t, dropout_keys if context.train else None)
         log_probs = jax.nn.log_softmax(logits)
-        nats = -jnp.take_along_axis(log_probs, batch["label"][:, None], axis=1)[:, 0]
-        right = (jnp.argmax(logits, axis=1) == batch["label"]).astype(jnp.float32)
+        nats = -jnp.take_along_axis(log_probs, take(batch, "label")[:, None], axis=1)[:, 0]
+        right = (jnp.argmax(logits, axis=1) == take(batch, "label")).astype(jnp.float32)
         metrics = {"accuracy": batch_mean(batch, right)}
         return batch_mean(batch, nats), Aux(observed={}, metrics=metrics)
 

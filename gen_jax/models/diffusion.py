@@ -19,6 +19,7 @@ from gen_jax.diffusion.sampling import start_normal
 from gen_jax.diffusion.schedules import Schedule
 from gen_jax.diffusion.weighting import Weighting
 from gen_jax.errors import check_arguments
+from gen_jax.models.rules import class_dropout_faults
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import (
     Aux,
@@ -38,6 +39,7 @@ from gen_jax.protocols import (
     batch_mean,
     label_input,
     no_statistics,
+    take,
 )
 from gen_jax.typing import Array, Float, Keys, PyTree, Scalar, ScalarLike, Shape
 
@@ -60,9 +62,9 @@ class _Told(NamedTuple):
         """Take what the network looks at; with keys, leave conditions out as in training."""
         told: dict[str, Array] = {}
         if self.num_classes is not None:
-            told["label"] = cond["label"]
+            told["label"] = take(cond, "label")
         if self.context_dim is not None:
-            told["context"] = cond["context"]
+            told["context"] = take(cond, "context")
             if "no_context" in cond:
                 told["no_context"] = cond["no_context"]
         if self.low_res_factor is not None:
@@ -231,8 +233,8 @@ def diffusion_model(
         own_times=time_sampler is not None and (objective == "simple" or bool(importance_batch)),
     )
     check_arguments(faults)
-    if class_dropout and num_classes is None and context_dim is None:
-        raise ValueError("class_dropout: there is no condition to drop")
+    conditional = num_classes is not None or context_dim is not None
+    check_arguments(class_dropout_faults(class_dropout=class_dropout, conditional=conditional))
     told = _Told(network, num_classes, context_dim, low_res_factor, class_dropout)
     draw_times = process.default_times() if time_sampler is None else time_sampler
     training = _Training(objective, weighting, draw_times, importance_batch, pairing)
@@ -365,7 +367,7 @@ def _sampling(
             denoise = classifier_guidance(
                 denoise,
                 process.schedule,
-                functools.partial(_log_prob_of, classifier, weights.frozen, cond["label"]),
+                functools.partial(_log_prob_of, classifier, weights.frozen, take(cond, "label")),
                 given["classifier_scale"],
                 interval,
             )

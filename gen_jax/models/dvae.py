@@ -51,6 +51,102 @@ TEMPERATURE = Ramp(1.0, 1.0 / 16, 150_000)
 KL_WEIGHT = Ramp(0.0, 6.6, 5_000)
 
 
+class _DVAE(NamedTuple):
+    """What a discrete VAE is made of, and what it does."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    likelihood: Likelihood
+    code_shape: tuple[int, ...]
+    num_codes: int
+    temperature: Ramp
+    kl_weight: Ramp
+    straight_through: bool
+    decay: float
+
+    def logits_of(self, params: Params, x: Array) -> Float[Array, "batch height width codes"]:
+        logits = self.encoder.apply({"params": params["net"]["encoder"]}, x)
+        assert isinstance(logits, Array)
+        return logits
+
+    def outputs_of(self, params: Params, z: Array) -> Float[Array, "batch height width outputs"]:
+        outputs = self.decoder.apply({"params": params["net"]["decoder"]}, z)
+        assert isinstance(outputs, Array)
+        return outputs
+
+    def init(self, key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
+        encoder_key, decoder_key = jax.random.split(key)
+        z = jnp.zeros((1, *self.code_shape, self.num_codes))
+        net = {
+            "encoder": self.encoder.init(encoder_key, batch["x"][:1])["params"],
+            "decoder": self.decoder.init(decoder_key, z)["params"],
+        }
+        return {"net": net}, {
+            "net": {"usage": jnp.full((1, self.num_codes), 1.0 / self.num_codes, jnp.float32)}
+        }
+
+    def terms(
+        self, params: Params, x: Array, keys: Keys, tau: ScalarLike, *, train: bool
+    ) -> tuple[Array, Array, Array]:
+        """Give log p(x | z), the KL and the likeliest codes of each example."""
+        logits = self.logits_of(params, x)
+        hard = self.straight_through or not train
+        z = gumbel_softmax(rng.fold_in(keys, 0), logits, tau, hard=hard)
+        nats = self.likelihood.log_prob(
+            self.outputs_of(params, z), x, self.likelihood.initial_log_sigma
+        )
+        kl = jnp.sum(kl_to_uniform(logits), axis=(1, 2))
+        return nats, kl, jnp.argmax(logits, axis=-1)
+
+    def loss(
+        self, weights: Weights, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        tau = (
+            self.temperature.at(context.step)
+            if context.train
+            else jnp.float32(self.temperature.end)
+        )
+        beta = self.kl_weight.at(context.step) if context.train else jnp.float32(self.kl_weight.end)
+        nats, kl, codes = self.terms(weights.params, batch["x"], keys, tau, train=context.train)
+        reconstruction, divergence = batch_mean(batch, -nats), batch_mean(batch, kl)
+        metrics = {"reconstruction": reconstruction, "kl": divergence, "temperature": tau}
+        observed = {"counts": code_shares(codes, self.num_codes)[None]}
+        return reconstruction + beta * divergence, Aux(observed, metrics)
+
+    def update_stats(
+        self, weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
+    ) -> tuple[Stats, dict[str, Scalar]]:
+        del key, step
+        now = observed["net"]["counts"]
+        usage, metrics = use_of_codes(weights.stats["net"]["usage"], now, self.decay)
+        return {"net": {"usage": usage}}, dict(metrics)
+
+    def encode(
+        self, weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
+    ) -> Int[Array, "batch height width"]:
+        del keys, cond
+        return jnp.argmax(self.logits_of(weights.params, x), axis=-1).astype(jnp.int32)
+
+    def decode(
+        self, weights: Weights, z: Int[Array, "batch rows columns"], cond: Cond
+    ) -> Float[Array, "batch height width channels"]:
+        del cond
+        return self.likelihood.mean(self.outputs_of(weights.params, z))
+
+    def log_prob(self, weights: Weights, batch: Batch, keys: Keys) -> LogProb:
+        nats, kl, _ = self.terms(weights.params, batch["x"], keys, 1.0, train=False)
+        return LogProb(nats - kl, jnp.full_like(nats, jnp.nan))
+
+    def draw(
+        self, weights: Weights, keys: Keys, cond: Cond
+    ) -> Float[Array, "batch height width channels"]:
+        codes = jax.vmap(lambda key: jax.random.randint(key, self.code_shape, 0, self.num_codes))(
+            keys
+        )
+        return self.decode(weights, codes, cond)
+
+
 def dvae_model(
     encoder: nn.Module,
     decoder: nn.Module,
@@ -102,83 +198,22 @@ def dvae_model(
     if likelihood.sigma != "fixed":
         raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
 
-    def logits_of(params: Params, x: Array) -> Float[Array, "batch height width codes"]:
-        logits = encoder.apply({"params": params["net"]["encoder"]}, x)
-        assert isinstance(logits, Array)
-        return logits
-
-    def outputs_of(params: Params, z: Array) -> Float[Array, "batch height width outputs"]:
-        outputs = decoder.apply({"params": params["net"]["decoder"]}, z)
-        assert isinstance(outputs, Array)
-        return outputs
-
-    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
-        del frozen
-        encoder_key, decoder_key = jax.random.split(key)
-        z = jnp.zeros((1, *code_shape, num_codes))
-        net = {
-            "encoder": encoder.init(encoder_key, batch["x"][:1])["params"],
-            "decoder": decoder.init(decoder_key, z)["params"],
-        }
-        return {"net": net}, {
-            "net": {"usage": jnp.full((1, num_codes), 1.0 / num_codes, jnp.float32)}
-        }
-
-    def terms(
-        params: Params, x: Array, keys: Keys, tau: ScalarLike, *, train: bool
-    ) -> tuple[Array, Array, Array]:
-        """Give log p(x | z), the KL and the likeliest codes of each example."""
-        logits = logits_of(params, x)
-        hard = straight_through or not train
-        z = gumbel_softmax(rng.fold_in(keys, 0), logits, tau, hard=hard)
-        nats = likelihood.log_prob(outputs_of(params, z), x, likelihood.initial_log_sigma)
-        kl = jnp.sum(kl_to_uniform(logits), axis=(1, 2))
-        return nats, kl, jnp.argmax(logits, axis=-1)
-
-    def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
-        tau = temperature.at(context.step) if context.train else jnp.float32(temperature.end)
-        beta = kl_weight.at(context.step) if context.train else jnp.float32(kl_weight.end)
-        nats, kl, codes = terms(weights.params, batch["x"], keys, tau, train=context.train)
-        reconstruction, divergence = batch_mean(batch, -nats), batch_mean(batch, kl)
-        metrics = {"reconstruction": reconstruction, "kl": divergence, "temperature": tau}
-        observed = {"counts": code_shares(codes, num_codes)[None]}
-        return reconstruction + beta * divergence, Aux(observed, metrics)
-
-    def update_stats(
-        weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
-    ) -> tuple[Stats, dict[str, Scalar]]:
-        del key, step
-        now = observed["net"]["counts"]
-        usage, metrics = use_of_codes(weights.stats["net"]["usage"], now, decay)
-        return {"net": {"usage": usage}}, dict(metrics)
-
-    def encode(
-        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None
-    ) -> Int[Array, "batch height width"]:
-        del keys, cond
-        return jnp.argmax(logits_of(weights.params, x), axis=-1).astype(jnp.int32)
-
-    def decode(
-        weights: Weights, z: Int[Array, "batch rows columns"], cond: Cond
-    ) -> Float[Array, "batch height width channels"]:
-        del cond
-        return likelihood.mean(outputs_of(weights.params, z))
-
-    def log_prob(weights: Weights, batch: Batch, keys: Keys) -> LogProb:
-        nats, kl, _ = terms(weights.params, batch["x"], keys, 1.0, train=False)
-        return LogProb(nats - kl, jnp.full_like(nats, jnp.nan))
-
-    def draw(
-        weights: Weights, keys: Keys, cond: Cond
-    ) -> Float[Array, "batch height width channels"]:
-        codes = jax.vmap(lambda key: jax.random.randint(key, code_shape, 0, num_codes))(keys)
-        return decode(weights, codes, cond)
-
+    made = _DVAE(
+        encoder,
+        decoder,
+        likelihood,
+        code_shape,
+        num_codes,
+        temperature,
+        kl_weight,
+        straight_through,
+        decay,
+    )
     return Model(
-        init=init,
-        losses={"elbo": Loss("net", loss)},
-        update_stats=update_stats,
-        sampler=Sampler(draw),
-        latents=Latents(decode, encode, num_codes=num_codes),
-        density=Density(log_prob, "bound"),
+        init=made.init,
+        losses={"elbo": Loss("net", made.loss)},
+        update_stats=made.update_stats,
+        sampler=Sampler(made.draw),
+        latents=Latents(made.decode, made.encode, num_codes=num_codes),
+        density=Density(made.log_prob, "bound"),
     )

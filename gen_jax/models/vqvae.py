@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,148 @@ GRIDS = {1: ("codes",), 2: ("bottom", "top"), 3: ("bottom", "middle", "top")}
 """Names of the grids of codes, from the finest; a single grid goes without a name."""
 
 
-def vqvae_model(  # noqa: PLR0915 one set of arguments, closed over
+class _VQVAE(NamedTuple):
+    """What a VQ-VAE is made of, and what it does."""
+
+    network: Hierarchy | ConvGrid
+    quantizers: tuple[Quantizer, ...]
+    likelihood: Likelihood
+    names: tuple[str, ...]
+    code_shapes: Mapping[str, tuple[int, ...]]
+    commitment_cost: float
+    single: bool
+
+    def apply(self, params: Params, *arguments: PyTree, method: str) -> PyTree:
+        return self.network.apply({"params": params["net"]["network"]}, *arguments, method=method)
+
+    def from_top(self, params: Params, x: Array, quantize: PyTree) -> dict[str, PyTree]:
+        """Go from grid to grid, the coarsest first; quantize(name, quantizer, z) has a ``.z``."""
+        features = self.apply(params, x, method="features")
+        done: dict[str, PyTree] = {}
+        for level in reversed(range(len(self.quantizers))):
+            above = tuple(done[name].z for name in self.names[level + 1 :])
+            z = self.apply(params, level, features[level], above, method="latent")
+            done[self.names[level]] = quantize(self.names[level], self.quantizers[level], z)
+        return done
+
+    def quantized(
+        self, weights: Weights, x: Array
+    ) -> tuple[dict[str, Quantized], dict[str, Array]]:
+        """Give each grid quantized, and its vectors as they were."""
+        before: dict[str, Array] = {}
+
+        def quantize(name: str, quantizer: Quantizer, z: Array) -> Quantized:
+            before[name] = z
+            return quantizer.quantize(*_books(weights, name), z)
+
+        return self.from_top(weights.params, x, quantize), before
+
+    def outputs_of(self, params: Params, grids: Mapping[str, Array]) -> Array:
+        return self.apply(params, tuple(grids[name] for name in self.names), method="decode")
+
+    def init(self, key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
+        del frozen
+        x = batch["x"]
+        net_key, book_key = jax.random.split(key)
+        net = self.network.init(net_key, x[:1])["params"]
+        books: dict[str, PyTree] = {}
+        stats: dict[str, PyTree] = {}
+
+        def begin(name: str, quantizer: Quantizer, z: Array) -> Quantized:
+            own_key = jax.random.fold_in(book_key, self.names.index(name))
+            books[name], stats[name] = quantizer.init(own_key, z)
+            return quantizer.quantize(books[name], stats[name], z)
+
+        self.from_top({"net": {"network": net}}, x, begin)
+        params = {"net": {"network": net, "books": books}}
+        return params, {"net": {"books": stats, "squared_error": jnp.float32(1.0)}}
+
+    def loss(
+        self, weights: Weights, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        del context
+        x = batch["x"]
+        grids, before = self.quantized(weights, x)
+        outputs = self.outputs_of(weights.params, {name: grid.z for name, grid in grids.items()})
+        nats = -self.likelihood.log_prob(outputs, x, self.likelihood.initial_log_sigma)
+        reconstruction = batch_mean(batch, nats)
+        book = batch_mean(batch, _sum(grid.codebook_loss for grid in grids.values()))
+        commitment = batch_mean(batch, _sum(grid.commitment_loss for grid in grids.values()))
+        error = jnp.mean((self.likelihood.mean(outputs) - x) ** 2)
+        observed = {
+            "squared_error": jax.lax.stop_gradient(error),
+            "books": {
+                name: quantizer.observe(
+                    *_books(weights, name),
+                    before[name],
+                    grids[name].codes,
+                    rng.fold_in(keys, number),
+                )
+                for number, (name, quantizer) in enumerate(
+                    zip(self.names, self.quantizers, strict=True)
+                )
+            },
+        }
+        metrics = {"reconstruction": reconstruction, "commitment": commitment}
+        return reconstruction + book + self.commitment_cost * commitment, Aux(observed, metrics)
+
+    def update_stats(
+        self, weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
+    ) -> tuple[Stats, dict[str, Scalar]]:
+        del key
+        own, seen = weights.stats["net"], observed["net"]
+        books: dict[str, PyTree] = {}
+        metrics: dict[str, Scalar] = {}
+        for name, quantizer in zip(self.names, self.quantizers, strict=True):
+            books[name], numbers = quantizer.update(own["books"][name], seen["books"][name])
+            suffix = "" if self.single else f"_{name}"
+            metrics |= {f"{number}{suffix}": value for number, value in numbers.items()}
+        error = latents.update_moments(own["squared_error"], seen["squared_error"], step)
+        return {"net": {"books": books, "squared_error": error}}, metrics
+
+    def encode(self, weights: Weights, x: Array, cond: Cond, keys: Keys | None = None) -> PyTree:
+        del keys, cond
+        codes = {name: grid.codes for name, grid in self.quantized(weights, x)[0].items()}
+        return codes[self.names[0]] if self.single else codes
+
+    def decode(self, weights: Weights, z: PyTree, cond: Cond) -> Array:
+        del cond
+        codes = {self.names[0]: z} if self.single else z
+        grids = {
+            name: quantizer.vectors(*_books(weights, name), codes[name])
+            for name, quantizer in zip(self.names, self.quantizers, strict=True)
+        }
+        return self.likelihood.mean(self.outputs_of(weights.params, grids))
+
+    def log_prob(self, weights: Weights, batch: Batch, keys: Keys) -> LogProb:
+        del keys
+        x = batch["x"]
+        grids, _ = self.quantized(weights, x)
+        outputs = self.outputs_of(weights.params, {name: grid.z for name, grid in grids.items()})
+        log_sigma = 0.5 * jnp.log(jnp.maximum(weights.stats["net"]["squared_error"], 1e-12))
+        nats = self.likelihood.log_prob(outputs, x, log_sigma)
+        for name, quantizer in zip(self.names, self.quantizers, strict=True):
+            nats -= math.prod(self.code_shapes[name]) * math.log(quantizer.num_codes)
+        return LogProb(nats, jnp.zeros_like(nats))
+
+    def draw(
+        self, weights: Weights, keys: Keys, cond: Cond
+    ) -> Float[Array, "batch height width channels"]:
+        def draw_one(key: Array) -> dict[str, Int[Array, "..."]]:
+            return {
+                name: jax.random.randint(
+                    jax.random.fold_in(key, number), self.code_shapes[name], 0, quantizer.num_codes
+                )
+                for number, (name, quantizer) in enumerate(
+                    zip(self.names, self.quantizers, strict=True)
+                )
+            }
+
+        codes = jax.vmap(draw_one)(keys)
+        return self.decode(weights, codes[self.names[0]] if self.single else codes, cond)
+
+
+def vqvae_model(
     network: Hierarchy | ConvGrid,
     quantizers: Sequence[Quantizer],
     likelihood: Likelihood,
@@ -87,140 +229,20 @@ def vqvae_model(  # noqa: PLR0915 one set of arguments, closed over
         for level, name in enumerate(names)
     }
 
-    def apply(params: Params, *arguments: PyTree, method: str) -> PyTree:
-        return network.apply({"params": params["net"]["network"]}, *arguments, method=method)
-
-    def from_top(params: Params, x: Array, quantize: PyTree) -> dict[str, PyTree]:
-        """Go from grid to grid, the coarsest first; quantize(name, quantizer, z) has a ``.z``."""
-        features = apply(params, x, method="features")
-        done: dict[str, PyTree] = {}
-        for level in reversed(range(len(quantizers))):
-            above = tuple(done[name].z for name in names[level + 1 :])
-            z = apply(params, level, features[level], above, method="latent")
-            done[names[level]] = quantize(names[level], quantizers[level], z)
-        return done
-
-    def quantized(weights: Weights, x: Array) -> tuple[dict[str, Quantized], dict[str, Array]]:
-        """Give each grid quantized, and its vectors as they were."""
-        before: dict[str, Array] = {}
-
-        def quantize(name: str, quantizer: Quantizer, z: Array) -> Quantized:
-            before[name] = z
-            return quantizer.quantize(*_books(weights, name), z)
-
-        return from_top(weights.params, x, quantize), before
-
-    def outputs_of(params: Params, grids: Mapping[str, Array]) -> Array:
-        return apply(params, tuple(grids[name] for name in names), method="decode")
-
-    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
-        del frozen
-        x = batch["x"]
-        net_key, book_key = jax.random.split(key)
-        net = network.init(net_key, x[:1])["params"]
-        books: dict[str, PyTree] = {}
-        stats: dict[str, PyTree] = {}
-
-        def begin(name: str, quantizer: Quantizer, z: Array) -> Quantized:
-            own_key = jax.random.fold_in(book_key, names.index(name))
-            books[name], stats[name] = quantizer.init(own_key, z)
-            return quantizer.quantize(books[name], stats[name], z)
-
-        from_top({"net": {"network": net}}, x, begin)
-        params = {"net": {"network": net, "books": books}}
-        return params, {"net": {"books": stats, "squared_error": jnp.float32(1.0)}}
-
-    def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
-        del context
-        x = batch["x"]
-        grids, before = quantized(weights, x)
-        outputs = outputs_of(weights.params, {name: grid.z for name, grid in grids.items()})
-        nats = -likelihood.log_prob(outputs, x, likelihood.initial_log_sigma)
-        reconstruction = batch_mean(batch, nats)
-        book = batch_mean(batch, _sum(grid.codebook_loss for grid in grids.values()))
-        commitment = batch_mean(batch, _sum(grid.commitment_loss for grid in grids.values()))
-        error = jnp.mean((likelihood.mean(outputs) - x) ** 2)
-        observed = {
-            "squared_error": jax.lax.stop_gradient(error),
-            "books": {
-                name: quantizer.observe(
-                    *_books(weights, name),
-                    before[name],
-                    grids[name].codes,
-                    rng.fold_in(keys, number),
-                )
-                for number, (name, quantizer) in enumerate(zip(names, quantizers, strict=True))
-            },
-        }
-        metrics = {"reconstruction": reconstruction, "commitment": commitment}
-        return reconstruction + book + commitment_cost * commitment, Aux(observed, metrics)
-
-    def update_stats(
-        weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
-    ) -> tuple[Stats, dict[str, Scalar]]:
-        del key
-        own, seen = weights.stats["net"], observed["net"]
-        books: dict[str, PyTree] = {}
-        metrics: dict[str, Scalar] = {}
-        for name, quantizer in zip(names, quantizers, strict=True):
-            books[name], numbers = quantizer.update(own["books"][name], seen["books"][name])
-            suffix = "" if single else f"_{name}"
-            metrics |= {f"{number}{suffix}": value for number, value in numbers.items()}
-        error = latents.update_moments(own["squared_error"], seen["squared_error"], step)
-        return {"net": {"books": books, "squared_error": error}}, metrics
-
-    def encode(weights: Weights, x: Array, cond: Cond, keys: Keys | None = None) -> PyTree:
-        del keys, cond
-        codes = {name: grid.codes for name, grid in quantized(weights, x)[0].items()}
-        return codes[names[0]] if single else codes
-
-    def decode(weights: Weights, z: PyTree, cond: Cond) -> Array:
-        del cond
-        codes = {names[0]: z} if single else z
-        grids = {
-            name: quantizer.vectors(*_books(weights, name), codes[name])
-            for name, quantizer in zip(names, quantizers, strict=True)
-        }
-        return likelihood.mean(outputs_of(weights.params, grids))
-
-    def log_prob(weights: Weights, batch: Batch, keys: Keys) -> LogProb:
-        del keys
-        x = batch["x"]
-        grids, _ = quantized(weights, x)
-        outputs = outputs_of(weights.params, {name: grid.z for name, grid in grids.items()})
-        log_sigma = 0.5 * jnp.log(jnp.maximum(weights.stats["net"]["squared_error"], 1e-12))
-        nats = likelihood.log_prob(outputs, x, log_sigma)
-        for name, quantizer in zip(names, quantizers, strict=True):
-            nats -= math.prod(code_shapes[name]) * math.log(quantizer.num_codes)
-        return LogProb(nats, jnp.zeros_like(nats))
-
-    def draw(
-        weights: Weights, keys: Keys, cond: Cond
-    ) -> Float[Array, "batch height width channels"]:
-        def draw_one(key: Array) -> dict[str, Int[Array, "..."]]:
-            return {
-                name: jax.random.randint(
-                    jax.random.fold_in(key, number), code_shapes[name], 0, quantizer.num_codes
-                )
-                for number, (name, quantizer) in enumerate(zip(names, quantizers, strict=True))
-            }
-
-        codes = jax.vmap(draw_one)(keys)
-        return decode(weights, codes[names[0]] if single else codes, cond)
-
+    made = _VQVAE(network, quantizers, likelihood, names, code_shapes, commitment_cost, single)
     return Model(
-        init=init,
-        losses={"vq": Loss("net", loss)},
-        update_stats=update_stats,
-        sampler=Sampler(draw),
+        init=made.init,
+        losses={"vq": Loss("net", made.loss)},
+        update_stats=made.update_stats,
+        sampler=Sampler(made.draw),
         latents=Latents(
-            decode,
-            encode,
+            made.decode,
+            made.encode,
             num_codes=quantizers[0].num_codes
             if single
             else {name: q.num_codes for name, q in zip(names, quantizers, strict=True)},
         ),
-        density=Density(log_prob, "bound"),
+        density=Density(made.log_prob, "bound"),
     )
 
 

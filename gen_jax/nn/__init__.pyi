@@ -9,5 +9,6 @@ from gen_jax.nn import embeddings as embeddings
 from gen_jax.nn import geometry as geometry
 from gen_jax.nn import hierarchy as hierarchy
 from gen_jax.nn import pixelcnn as pixelcnn
+from gen_jax.nn import tensor_dims as tensor_dims
 from gen_jax.nn import transformer as transformer
 from gen_jax.nn import unet as unet

@@ -5,7 +5,7 @@ num_outputs]``. ``label`` is None without classes. What the outputs mean is the 
 last layer is computed in float32, because half a grey level is less than bfloat16 resolves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from gen_jax.nn.geometry import autoencoder_faults
 from gen_jax.typing import Array, DTypeLike, Float, Int
 
 __all__ = [
+    "TENSOR_DIMS",
     "Autoencoder",
     "CodeDiscriminator",
     "ConvDecoder",
@@ -32,6 +33,12 @@ __all__ = [
     "MLPDecoder",
     "MLPEncoder",
 ]
+
+# See gen_jax.nn.blocks.TENSOR_DIMS.
+TENSOR_DIMS: Mapping[str, int] = {
+    r"/dense_\d*[02468]/(kernel|bias)$": -1,
+    r"/dense_\d*[13579]/kernel$": -2,
+}
 
 
 def _with_label(x: Array, label: Array | None, num_classes: int | None) -> Array:

@@ -46,14 +46,6 @@ TENSOR_DIMS: Mapping[str, int] = {
     r"/mlp_out/kernel$": -2,
     r"/[^/]+/[^/]+/(conv_in|embedding)/kernel$": -1,
     r"/[^/]+/[^/]+/conv_out/kernel$": -2,
-    r"/dense_\d*[02468]/(kernel|bias)$": -1,
-    r"/dense_\d*[13579]/kernel$": -2,
-    r"/blocks/conv_\d+_in/(kernel|bias)$": -1,
-    r"/blocks/conv_\d+_out/kernel$": -2,
-    r"/group_\d+_\d+/conv_[02]/(kernel|bias)$": -1,
-    r"/group_\d+_\d+/conv_[13]/kernel$": -2,
-    r"/head_in/(kernel|bias)$": -1,
-    r"/head_out$": -2,
 }
 
 REMAT = ("none", "matmuls", "full")
@@ -292,12 +284,12 @@ class Downsample(nn.Module):
 
     Attributes:
         dtype: compute type.
-        centred: pad by one pixel on all sides, as PyTorch networks do; else on the right and below
+        centered: pad by one pixel on all sides, as PyTorch networks do; else on the right and below
             alone, as TensorFlow's and so the original DDPM's.
     """
 
     dtype: DTypeLike = jnp.float32
-    centred: bool = False
+    centered: bool = False
 
     @nn.compact
     def __call__(
@@ -307,7 +299,7 @@ class Downsample(nn.Module):
             x.shape[-1],
             (3, 3),
             strides=(2, 2),
-            padding=((1, 1), (1, 1)) if self.centred else "SAME",
+            padding=((1, 1), (1, 1)) if self.centered else "SAME",
             kernel_init=DEFAULT_INIT,
             dtype=self.dtype,
             name="conv",

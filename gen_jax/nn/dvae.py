@@ -1,11 +1,21 @@
 """The networks of DALL-E's discrete VAE (Ramesh et al. 2021, appendix A.2)."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_jax.errors import check_arguments
+from gen_jax.nn.geometry import dvae_faults
 from gen_jax.typing import Array, DTypeLike, Float, Int
 
-__all__ = ["DVAEDecoder", "DVAEEncoder"]
+__all__ = ["TENSOR_DIMS", "DVAEDecoder", "DVAEEncoder"]
+
+# See gen_jax.nn.blocks.TENSOR_DIMS.
+TENSOR_DIMS: Mapping[str, int] = {
+    r"/group_\d+_\d+/conv_[02]/(kernel|bias)$": -1,
+    r"/group_\d+_\d+/conv_[13]/kernel$": -2,
+}
 
 
 def _conv(width: int, kernel: int, dtype: DTypeLike, name: str) -> nn.Conv:
@@ -56,6 +66,10 @@ class DVAEEncoder(nn.Module):
     num_blocks: int = 2
     dtype: DTypeLike = jnp.float32
 
+    def __post_init__(self) -> None:
+        check_arguments(dvae_faults(num_groups=self.num_groups, hidden=self.hidden))
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"]
@@ -95,6 +109,10 @@ class DVAEDecoder(nn.Module):
     num_groups: int = 4
     num_blocks: int = 2
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_arguments(dvae_faults(num_groups=self.num_groups, hidden=self.hidden))
+        super().__post_init__()
 
     @nn.compact
     def __call__(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 __all__ = [
     "autoencoder_faults",
     "dit_faults",
+    "dvae_faults",
     "hierarchy_faults",
     "pixelcnn_faults",
     "transformer_faults",
@@ -158,6 +159,30 @@ def hierarchy_faults(
         sides = "x".join(map(str, resolution))
         return {"factors": f"{tuple(factors)} divide by {total}, which {sides} is no multiple of"}
     return {}
+
+
+def dvae_faults(
+    *, num_groups: int, hidden: int, resolution: tuple[int, int] | None = None
+) -> Mapping[str, str]:
+    """Find what could not work in the network of a discrete VAE.
+
+    Args:
+        num_groups: of blocks; each but the first halves the image.
+        hidden: channels of the first group.
+        resolution: height and width of the image, where it is known.
+
+    Returns:
+        ``{argument: what is wrong and what would be accepted}``; empty if all is well.
+    """
+    faults = {}
+    if hidden % 4:
+        faults["hidden"] = f"{hidden}; a multiple of 4 is needed"
+    factor = 2 ** (num_groups - 1)
+    if resolution and any(side % factor for side in resolution):
+        sides = "x".join(map(str, resolution))
+        what = f"{num_groups} groups divide by {factor}, which {sides} is no multiple of"
+        faults["num_groups"] = what
+    return faults
 
 
 def _level_faults(resolution: int, multipliers: Sequence[int]) -> dict[str, str]:

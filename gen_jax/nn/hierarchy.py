@@ -4,7 +4,7 @@ Grids are listed from the finest, the bottom, to the coarsest, the top.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from gen_jax.nn.geometry import hierarchy_faults
 from gen_jax.typing import Array, DTypeLike, Float
 
-__all__ = ["Double", "Hierarchy", "Residuals"]
+__all__ = ["TENSOR_DIMS", "Double", "Hierarchy", "Residuals"]
+
+# See gen_jax.nn.blocks.TENSOR_DIMS.
+TENSOR_DIMS: Mapping[str, int] = {
+    r"/blocks/conv_\d+_in/(kernel|bias)$": -1,
+    r"/blocks/conv_\d+_out/kernel$": -2,
+}
 
 INIT = nn.initializers.he_normal()
 

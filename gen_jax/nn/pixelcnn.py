@@ -14,7 +14,10 @@ from gen_jax.nn.geometry import pixelcnn_faults
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
 
-__all__ = ["PixelCNN", "PixelCache", "PixelContext"]
+__all__ = ["TENSOR_DIMS", "PixelCNN", "PixelCache", "PixelContext"]
+
+# See gen_jax.nn.blocks.TENSOR_DIMS.
+TENSOR_DIMS: Mapping[str, int] = {r"/head_in/(kernel|bias)$": -1, r"/head_out$": -2}
 
 INIT = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1, batch_axis=0

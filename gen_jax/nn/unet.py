@@ -69,7 +69,7 @@ class UNet(nn.Module):
         middle_attention: whether there is attention between the way down and the way up.
         middle_norm: whether that has a normalisation.
         epsilon: of normalisations, but of those in layers with ``context_dim``.
-        centred: see :class:`gen_jax.nn.blocks.Downsample`.
+        centered: see :class:`gen_jax.nn.blocks.Downsample`.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
 
     Raises:
@@ -99,7 +99,7 @@ class UNet(nn.Module):
     middle_attention: bool = True
     middle_norm: bool = True
     epsilon: float = 1e-6
-    centred: bool = False
+    centered: bool = False
     time: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -240,7 +240,7 @@ class UNet(nn.Module):
         if how == "up":
             layer: nn.Module = Upsample(self.dtype, name=name)
         else:
-            layer = Downsample(self.dtype, self.centred, name=name)
+            layer = Downsample(self.dtype, self.centered, name=name)
         return lambda h, embedding, keys: layer(h)
 
     def _attention(

@@ -9,3 +9,4 @@ from gen_jax.ops import likelihoods as likelihoods
 from gen_jax.ops import quantization as quantization
 from gen_jax.ops import quantizers as quantizers
 from gen_jax.ops import rows as rows
+from gen_jax.ops import rules as rules

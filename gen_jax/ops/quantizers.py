@@ -7,10 +7,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gen_jax.errors import check_arguments
 from gen_jax.ops import keys as rng
 from gen_jax.ops import quantization as vq
 from gen_jax.ops.averages import ema_decay_at
 from gen_jax.ops.quantization import Quantized
+from gen_jax.ops.rules import scalar_faults, vector_faults
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
 
 __all__ = ["Codebook", "Quantizer", "finite_scalar", "use_of_codes", "vector"]
@@ -19,7 +21,6 @@ Codebook = Literal["ema", "gradient"]
 
 # Codes with more than this multiple of an equal share count as used.
 USED = 0.01
-MAX_SCALAR_CODES = 2**20  # launch/families/vqvae.py refuses as many before JAX is loaded
 
 
 class Quantizer(NamedTuple):
@@ -48,7 +49,117 @@ class Quantizer(NamedTuple):
     update: Callable[[PyTree, PyTree], tuple[PyTree, Mapping[str, Scalar]]]
 
 
-def vector(  # noqa: PLR0915 one set of arguments, closed over
+class _Vector(NamedTuple):
+    """What a vector quantizer is made of, and what it does."""
+
+    dim: int
+    num_codes: int
+    levels: int
+    decay: float
+    epsilon: float
+    revive_below: float
+    cosine: bool
+    chunk: int
+    learned: bool
+
+    def books(self, params: PyTree, stats: PyTree) -> Float[Array, "levels codes dim"]:
+        rows = params["codebook"] if self.learned else stats["averages"]["codebook"]
+        return vq.normalise(rows) if self.cosine else rows
+
+    def scaled(self, z: Array) -> Array:
+        return vq.normalise(z) if self.cosine else z
+
+    def init(
+        self, key: Array, z: Float[Array, "batch *grid dim"]
+    ) -> tuple[Mapping[str, Array], Mapping[str, PyTree]]:
+        left = self.scaled(z).reshape(-1, self.dim)
+        rows = []
+        for level_key in jax.random.split(key, self.levels):
+            rows.append(vq.codebook_from(level_key, left, self.num_codes))
+            left = left - rows[-1][vq.nearest_code(left, rows[-1], self.chunk)]
+        averages = jax.vmap(vq.init_ema)(jnp.stack(rows))
+        if self.learned:
+            return {"codebook": averages["codebook"]}, {"usage": averages["counts"]}
+        # Apart from the codebook's own numbers, which revival gives on credit.
+        stats = {"usage": averages["counts"], "averages": averages}
+        return {}, {**stats, "updates": jnp.float32(0.0)}
+
+    def quantize(
+        self, params: PyTree, stats: PyTree, z: Float[Array, "batch *grid dim"]
+    ) -> Quantized:
+        quantized = vq.residual(self.scaled(z), self.books(params, stats), self.chunk)
+        if self.levels == 1:
+            quantized = quantized._replace(codes=quantized.codes[..., 0])
+        if (
+            not self.learned
+        ):  # the moving averages move the codebook; a loss would have nothing to move
+            zero = jnp.zeros_like(quantized.codebook_loss)
+            quantized = quantized._replace(codebook_loss=zero)
+        return quantized
+
+    def by_level(self, codes: Int[Array, "batch *grid"]) -> Int[Array, "levels batch *one"]:
+        return codes[None] if self.levels == 1 else jnp.moveaxis(codes, -1, 0)
+
+    def looked_up(
+        self, params: PyTree, stats: PyTree, codes: Array
+    ) -> Float[Array, "levels *all dim"]:
+        return jax.vmap(vq.codes_to_vectors)(self.by_level(codes), self.books(params, stats))
+
+    def vectors(
+        self, params: PyTree, stats: PyTree, codes: Array
+    ) -> Float[Array, "batch *grid dim"]:
+        return jnp.sum(self.looked_up(params, stats, codes), axis=0)
+
+    def observe(
+        self,
+        params: PyTree,
+        stats: PyTree,
+        z: Float[Array, "batch *grid dim"],
+        codes: Array,
+        keys: Keys,
+    ) -> Mapping[str, Array]:
+        if self.learned:
+            return {
+                "counts": jax.vmap(lambda c: vq.code_shares(c, self.num_codes))(
+                    self.by_level(codes)
+                )
+            }
+        own = self.looked_up(params, stats, codes)
+        left = self.scaled(z)[None] - (jnp.cumsum(own, axis=0) - own)
+
+        def of_level(left: Array, codes: Array, level: Array) -> Mapping[str, Array]:
+            observed = vq.observe_codes(left, codes, self.num_codes)
+            if not self.revive_below:
+                return observed
+            # Other vectors for each level: one may be what the level before moves to.
+            own_keys = rng.fold_in(keys, level)
+            return {**observed, **vq.observe_candidates(own_keys, left, self.num_codes)}
+
+        return jax.vmap(of_level)(left, self.by_level(codes), jnp.arange(self.levels))
+
+    def update(self, stats: PyTree, observed: PyTree) -> tuple[PyTree, Mapping[str, Scalar]]:
+        usage, metrics = use_of_codes(stats["usage"], observed["counts"], self.decay)
+        if self.learned:
+            return {"usage": usage}, metrics
+
+        updates = stats["updates"]
+        decay_now = ema_decay_at(updates, self.decay)
+
+        def of_level(averages: PyTree, observed: PyTree) -> tuple[PyTree, Array]:
+            averages = vq.ema_codebook(averages, observed, decay_now, self.epsilon)
+            if self.cosine:
+                averages = {**averages, "codebook": vq.normalise(averages["codebook"])}
+            if not self.revive_below:
+                return averages, jnp.zeros(self.num_codes, bool)
+            return vq.revive(averages, observed, self.revive_below)
+
+        averages, moved = jax.vmap(of_level)(stats["averages"], observed)
+        revived = jnp.mean(moved.astype(jnp.float32))
+        stats = {"usage": usage, "averages": averages, "updates": updates + 1}
+        return stats, {**metrics, "codes_revived": revived}
+
+
+def vector(
     num_codes: int,
     dim: int,
     *,
@@ -90,90 +201,13 @@ def vector(  # noqa: PLR0915 one set of arguments, closed over
         raise ValueError(f"codebook: ema or gradient is needed, got {codebook!r}")
     if not 0 <= decay < 1:
         raise ValueError(f"decay: a number in [0, 1) is needed, got {decay}")
-    if cosine and levels > 1:
-        raise ValueError("cosine: what a level leaves over has no length 1; one level is needed")
-    learnt = codebook == "gradient"
+    check_arguments(vector_faults(cosine=cosine, levels=levels))
+    learned = codebook == "gradient"
 
-    def books(params: PyTree, stats: PyTree) -> Float[Array, "levels codes dim"]:
-        rows = params["codebook"] if learnt else stats["averages"]["codebook"]
-        return vq.normalise(rows) if cosine else rows
-
-    def scaled(z: Array) -> Array:
-        return vq.normalise(z) if cosine else z
-
-    def init(
-        key: Array, z: Float[Array, "batch *grid dim"]
-    ) -> tuple[Mapping[str, Array], Mapping[str, PyTree]]:
-        left = scaled(z).reshape(-1, dim)
-        rows = []
-        for level_key in jax.random.split(key, levels):
-            rows.append(vq.codebook_from(level_key, left, num_codes))
-            left = left - rows[-1][vq.nearest_code(left, rows[-1], chunk)]
-        averages = jax.vmap(vq.init_ema)(jnp.stack(rows))
-        if learnt:
-            return {"codebook": averages["codebook"]}, {"usage": averages["counts"]}
-        # Apart from the codebook's own numbers, which revival gives on credit.
-        stats = {"usage": averages["counts"], "averages": averages}
-        return {}, {**stats, "updates": jnp.float32(0.0)}
-
-    def quantize(params: PyTree, stats: PyTree, z: Float[Array, "batch *grid dim"]) -> Quantized:
-        quantized = vq.residual(scaled(z), books(params, stats), chunk)
-        if levels == 1:
-            quantized = quantized._replace(codes=quantized.codes[..., 0])
-        if not learnt:  # the moving averages move the codebook; a loss would have nothing to move
-            zero = jnp.zeros_like(quantized.codebook_loss)
-            quantized = quantized._replace(codebook_loss=zero)
-        return quantized
-
-    def by_level(codes: Int[Array, "batch *grid"]) -> Int[Array, "levels batch *one"]:
-        return codes[None] if levels == 1 else jnp.moveaxis(codes, -1, 0)
-
-    def looked_up(params: PyTree, stats: PyTree, codes: Array) -> Float[Array, "levels *all dim"]:
-        return jax.vmap(vq.codes_to_vectors)(by_level(codes), books(params, stats))
-
-    def vectors(params: PyTree, stats: PyTree, codes: Array) -> Float[Array, "batch *grid dim"]:
-        return jnp.sum(looked_up(params, stats, codes), axis=0)
-
-    def observe(
-        params: PyTree, stats: PyTree, z: Float[Array, "batch *grid dim"], codes: Array, keys: Keys
-    ) -> Mapping[str, Array]:
-        if learnt:
-            return {"counts": jax.vmap(lambda c: vq.code_shares(c, num_codes))(by_level(codes))}
-        own = looked_up(params, stats, codes)
-        left = scaled(z)[None] - (jnp.cumsum(own, axis=0) - own)
-
-        def of_level(left: Array, codes: Array, level: Array) -> Mapping[str, Array]:
-            observed = vq.observe_codes(left, codes, num_codes)
-            if not revive_below:
-                return observed
-            # Other vectors for each level: one may be what the level before moves to.
-            own_keys = rng.fold_in(keys, level)
-            return {**observed, **vq.observe_candidates(own_keys, left, num_codes)}
-
-        return jax.vmap(of_level)(left, by_level(codes), jnp.arange(levels))
-
-    def update(stats: PyTree, observed: PyTree) -> tuple[PyTree, Mapping[str, Scalar]]:
-        usage, metrics = use_of_codes(stats["usage"], observed["counts"], decay)
-        if learnt:
-            return {"usage": usage}, metrics
-
-        updates = stats["updates"]
-        decay_now = ema_decay_at(updates, decay)
-
-        def of_level(averages: PyTree, observed: PyTree) -> tuple[PyTree, Array]:
-            averages = vq.ema_codebook(averages, observed, decay_now, epsilon)
-            if cosine:
-                averages = {**averages, "codebook": vq.normalise(averages["codebook"])}
-            if not revive_below:
-                return averages, jnp.zeros(num_codes, bool)
-            return vq.revive(averages, observed, revive_below)
-
-        averages, moved = jax.vmap(of_level)(stats["averages"], observed)
-        revived = jnp.mean(moved.astype(jnp.float32))
-        stats = {"usage": usage, "averages": averages, "updates": updates + 1}
-        return stats, {**metrics, "codes_revived": revived}
-
-    return Quantizer(dim, num_codes, levels, init, quantize, vectors, observe, update)
+    made = _Vector(dim, num_codes, levels, decay, epsilon, revive_below, cosine, chunk, learned)
+    return Quantizer(
+        dim, num_codes, levels, made.init, made.quantize, made.vectors, made.observe, made.update
+    )
 
 
 def finite_scalar(levels: Sequence[int], decay: float = 0.99) -> Quantizer:
@@ -188,8 +222,7 @@ def finite_scalar(levels: Sequence[int], decay: float = 0.99) -> Quantizer:
     """
     levels = tuple(levels)
     num_codes = math.prod(levels)
-    if num_codes > MAX_SCALAR_CODES:
-        raise ValueError(f"levels: {levels} make {num_codes:,} codes, above {MAX_SCALAR_CODES:,}")
+    check_arguments(scalar_faults(levels))
 
     def init(key: Array, z: Array) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         del key, z

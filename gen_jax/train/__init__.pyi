@@ -5,6 +5,7 @@ from gen_jax.train import loop as loop
 from gen_jax.train import moments as moments
 from gen_jax.train import optimizers as optimizers
 from gen_jax.train import profiling as profiling
+from gen_jax.train import rules as rules
 from gen_jax.train import sharding as sharding
 from gen_jax.train import state as state
 from gen_jax.train import step as step

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gen_jax.errors import check_arguments
 from gen_jax.train.moments import in_16_bits
+from gen_jax.train.rules import learning_rate_faults
 from gen_jax.typing import PyTree
 
 __all__ = ["MOMENTS", "adamw", "by_subtree", "learning_rate"]
@@ -29,17 +31,13 @@ def learning_rate(
     Raises:
         ValueError: for any other decay, or a cosine that ends before it begins.
     """
+    check_arguments(
+        learning_rate_faults(decay=decay, warmup_steps=warmup_steps, total_steps=total_steps)
+    )
     if decay == "constant":
         after = optax.constant_schedule(peak)
-    elif decay == "cosine":
-        if total_steps <= warmup_steps:
-            raise ValueError(
-                f"total_steps: more than the {warmup_steps} of the warm-up are needed, got "
-                f"{total_steps}"
-            )
-        after = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
     else:
-        raise ValueError(f"decay: 'constant' or 'cosine' is needed, got {decay!r}")
+        after = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
     if not warmup_steps:
         return after
     warmup = optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1 or 1)

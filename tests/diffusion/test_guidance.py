@@ -19,7 +19,7 @@ def test_the_true_classifier_makes_the_conditional_denoiser(name, t):
     """Bayes: grad log p(x | y) = grad log p(x) + grad log p(y | x)."""
     schedule = SCHEDULES[name]
     data = Mixture(schedule)
-    guided = process.classifier(data.denoiser, schedule, data.label_log_prob(LABEL))
+    guided = process.classifier_guidance(data.denoiser, schedule, data.label_log_prob(LABEL))
     ours, truth = guided(X, t), data.conditional(LABEL)(X, t)
     np.testing.assert_allclose(ours.eps, truth.eps, atol=2e-4)
     np.testing.assert_allclose(ours.x_0, truth.x_0, atol=2e-3)
@@ -36,7 +36,9 @@ def test_classifier_free_is_guidance_by_the_implicit_classifier(name):
 
     for scale in (0.0, 1.0, 3.0):
         free = process.classifier_free(pair, scale)(X, 0.6)
-        by = process.classifier(data.denoiser, schedule, data.label_log_prob(LABEL), scale)(X, 0.6)
+        by = process.classifier_guidance(
+            data.denoiser, schedule, data.label_log_prob(LABEL), scale
+        )(X, 0.6)
         np.testing.assert_allclose(free.eps, by.eps, atol=3e-4)
         np.testing.assert_allclose(free.x_0, by.x_0, atol=2e-3)
 
@@ -50,7 +52,9 @@ def test_outside_its_interval_guidance_does_nothing():
         return conditional(x, t), data.denoiser(x, t)
 
     free = process.classifier_free(pair, 4.0, (0.3, 0.7))
-    by = process.classifier(data.denoiser, schedule, data.label_log_prob(LABEL), 4.0, (0.3, 0.7))
+    by = process.classifier_guidance(
+        data.denoiser, schedule, data.label_log_prob(LABEL), 4.0, (0.3, 0.7)
+    )
     for t in (0.2, 0.8):
         np.testing.assert_allclose(free(X, t).x_0, conditional(X, t).x_0, atol=1e-6)
         np.testing.assert_allclose(by(X, t).x_0, data.denoiser(X, t).x_0, atol=1e-6)

@@ -5,6 +5,7 @@ import scipy.linalg
 
 from gen_jax.evals.frechet import Gaussian, fit_gaussian, frechet_distance, raw_pixels
 from gen_jax.evals.losses import mean_losses
+from gen_jax.protocols import Weights
 from tests.train.toy import toy
 
 RNG = np.random.default_rng(0)
@@ -60,20 +61,18 @@ def test_losses_are_means_over_examples_not_over_batches():
     model = toy(noise=0.0)
     inner = model.losses["disc"].fn
 
-    def weighted(params, stats, batch, keys, context):
-        each = jax.vmap(lambda x: inner(params, stats, {"x": x[None]}, keys[:1], context)[0])(
-            batch["x"]
-        )
+    def weighted(weights, batch, keys, context):
+        each = jax.vmap(lambda x: inner(weights, {"x": x[None]}, keys[:1], context)[0])(batch["x"])
         return (each * batch["weight"]).mean(), None
 
     model = model._replace(losses={"disc": model.losses["disc"]._replace(fn=weighted)})
     x = RNG.normal(size=(10, 3)).astype(np.float32)
-    params, stats = toy().init(jax.random.key(0), {"x": x})
+    weights = Weights(*toy().init(jax.random.key(0), {"x": x}, {}))
     padded = np.concatenate([x, np.full((6, 3), 1e3, np.float32)])
     weight = (np.arange(16) < 10).astype(np.float32)
     batches = [{"x": padded[i : i + 8], "weight": weight[i : i + 8]} for i in (0, 8)]
     key = jax.random.key(0)
-    value = mean_losses(model, params, stats, {}, batches, key, draws=2)["disc"]
+    value = mean_losses(model, weights, batches, key, draws=2)["disc"]
     single = [{"x": x[i : i + 1], "weight": np.ones(1, np.float32)} for i in range(10)]
-    each = [mean_losses(model, params, stats, {}, [b], key)["disc"] for b in single]
+    each = [mean_losses(model, weights, [b], key)["disc"] for b in single]
     assert value == pytest.approx(np.mean(each), rel=1e-5)

@@ -13,8 +13,8 @@ from gen_jax.errors import CheckpointError
 from gen_jax.interop import read_architecture, read_folder
 from gen_jax.interop.diffusers import read_scheduler
 from gen_jax.interop.safetensors import WEIGHTS
-from gen_jax.launch.cli import main
-from gen_jax.launch.workdir import load_weights
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.runs.restore import load_weights
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import LOCAL, Context
 from tests.interop.diffusers_models import (
@@ -80,10 +80,10 @@ def imported(tmp_path_factory):
 def ours(name, folder):
     """Compute what diffusers computed, with our own functions, from the work directory."""
     saved = load_weights(folder / "w")
-    given, net = inputs(name), saved.params["net"]
+    given, net = inputs(name), saved.weights.params["net"]
     if name in UNETS:
-        from gen_jax.launch.families.diffusion import make_network
-        from gen_jax.launch.schema import flatten
+        from gen_jax.launch.build.families.diffusion import make_network
+        from gen_jax.launch.config.fields import flatten
 
         x = last(given["sample"])
         values = flatten(saved.config)
@@ -97,8 +97,8 @@ def ours(name, folder):
         output = apply({"params": net}, x, t, label, None, context)
         return {"output": np.moveaxis(np.asarray(output), -1, 1)}
     if name.startswith("kl"):
-        from gen_jax.launch import autoencoders
-        from gen_jax.launch.schema import flatten
+        from gen_jax.launch.build import autoencoders
+        from gen_jax.launch.config.fields import flatten
         from gen_jax.nn.autoencoder import Autoencoder
         from gen_jax.ops.likelihoods import gaussian
 
@@ -113,14 +113,13 @@ def ours(name, folder):
     model = saved.experiment.model
     x = last(given["sample"])
     # Through the model itself: codes of x, and what they decode to.
-    from gen_jax.launch.families import vqvae  # noqa: F401 the family that was built
 
     network, codes = vq_parts(saved)
     (z,) = network(net, x, method="features")
     indices = codes(z)
     book = net["books"]["codes"]["codebook"][0]
     decoded = network(net, (book[indices],), method="decode")
-    assert model.num_codes == len(book)
+    assert model.latents.num_codes == len(book)
     return {
         "latents": np.moveaxis(np.asarray(z), -1, 1),
         "codes": np.asarray(indices),
@@ -129,8 +128,8 @@ def ours(name, folder):
 
 
 def vq_parts(saved):
-    from gen_jax.launch import autoencoders
-    from gen_jax.launch.schema import flatten
+    from gen_jax.launch.build import autoencoders
+    from gen_jax.launch.config.fields import flatten
     from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, ConvGrid
     from gen_jax.ops.quantization import nearest_code
 
@@ -144,7 +143,7 @@ def vq_parts(saved):
     def run(net, *arguments, method):
         return network.apply({"params": net["network"]}, *arguments, method=method)
 
-    book = saved.params["net"]["books"]["codes"]["codebook"][0]
+    book = saved.weights.params["net"]["books"]["codes"]["codebook"][0]
     return run, lambda z: nearest_code(z.reshape(-1, dim), book).reshape(z.shape[:3])
 
 
@@ -400,10 +399,10 @@ def test_each_channel_s_own_scale_comes_and_goes(imported, tmp_path):
     assert main(["import", "--from", str(tmp_path / "theirs"), "--workdir", str(work)]) == 0
     saved = load_weights(work)
     image = jnp.zeros((1, 8, 8, 3), jnp.uint8)
-    codes = saved.experiment.model.encode(saved.params, saved.stats, image)
+    codes = saved.experiment.model.latents.encode(saved.weights, image, {})
     plain = load_weights(imported("kl_plain") / "w")
     scale = float(description("kl_plain")["config"]["scaling_factor"])
-    before = plain.experiment.model.encode(plain.params, plain.stats, image) / scale
+    before = plain.experiment.model.latents.encode(plain.weights, image, {}) / scale
     mean, deviation = jnp.array([0.5, -1.0, 0.0]), jnp.array([2.0, 0.5, 1.0])
     expected = (before - mean[None, None, None]) / deviation[None, None, None]
     np.testing.assert_allclose(codes, expected, rtol=1e-4, atol=1e-4)
@@ -444,8 +443,8 @@ def test_losses_and_gradients_go_through_imported_weights(imported):
     model, shape = saved.experiment.model, tuple(saved.config["data"]["shape"])
     batch = {"image": jnp.zeros((2, *shape), jnp.uint8), "label": jnp.array([0, 4])}
     keys = rng.per_example(jax.random.key(0), 0, 2)
-    context = Context({"codec": {}}, jnp.int32(0), LOCAL, train=False)
-    value, _ = model.losses["diffusion"].fn(saved.params, saved.stats, batch, keys, context)
+    context = Context(jnp.int32(0), LOCAL, train=False)
+    value, _ = model.losses["diffusion"].fn(saved.weights, batch, keys, context)
     assert np.isfinite(value)
 
 

@@ -1,7 +1,7 @@
 import os
 import stat
 
-from gen_jax.launch.cache import use_compilation_cache
+from gen_jax.launch.cli.cache import use_compilation_cache
 
 
 def test_the_cache_is_the_user_s_alone(tmp_path):

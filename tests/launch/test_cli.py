@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gen_jax.launch import sampling
-from gen_jax.launch.cli import main
-from gen_jax.launch.pictures import grid
-from gen_jax.launch.resume import checkpoint_steps
-from gen_jax.launch.sampling import draw_samples
-from gen_jax.launch.workdir import load_trained
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.runs.restore import load_trained
+from gen_jax.launch.runs.workdir import checkpoint_steps
+from gen_jax.launch.sampling import draw as sampling
+from gen_jax.launch.sampling.draw import Draw, draw_samples
+from gen_jax.pictures import grid
 from tests.reliability.job import VAE, Job, logged, run, train_line, write_images
 
 ROOT = Path(__file__).parent.parent.parent
@@ -135,16 +135,8 @@ class TestWorkdir:
         trained = load_trained(work)
         sampling._compiled.cache_clear()
         for _ in range(3):
-            draw_samples(
-                trained.experiment,
-                trained.params,
-                trained.stats,
-                num=8,
-                seed=0,
-                options={"steps": 2, "eta": 0.5},
-                mesh=trained.mesh,
-                labels=np.zeros(8, np.int32),
-            )
+            draw = Draw(0, {"steps": 2, "eta": 0.5}, {"label": np.zeros(8, np.int32)})
+            draw_samples(trained.experiment.model, trained.weights, draw, trained.mesh, 8)
         info = sampling._compiled.cache_info()
         assert (info.misses, info.hits) == (1, 2)
 
@@ -222,7 +214,7 @@ def test_data_that_does_not_fit_is_a_data_error(tmp_path, capsys):
 
 
 def test_unforeseen_errors_are_one_line_too(tmp_path, capsys, monkeypatch):
-    from gen_jax.launch import configfile
+    from gen_jax.launch.config import files as configfile
 
     def broken(*_):
         raise RuntimeError("first line\nsecond line")
@@ -235,7 +227,7 @@ def test_unforeseen_errors_are_one_line_too(tmp_path, capsys, monkeypatch):
 
 
 def test_a_workdir_without_checkpoints_is_not_sampled(tmp_path, capsys):
-    from gen_jax.launch.configfile import load_config, to_json
+    from gen_jax.launch.config.files import load_config, to_json
 
     (tmp_path / "config.json").write_text(to_json(load_config(TINY[1], [])))
     fails(["sample", "--workdir", str(tmp_path), "--out", "x.png"], 4, "no checkpoint yet", capsys)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from gen_jax.errors import ConfigError
-from gen_jax.launch import cluster
-from gen_jax.launch.cluster import find_place
-from gen_jax.launch.local import environments
+from gen_jax.launch.jobs import processes as cluster
+from gen_jax.launch.jobs.local import environments
+from gen_jax.launch.jobs.processes import find_place
 from tests.reliability import job
 
 ROOT = Path(__file__).parent.parent.parent
@@ -294,7 +294,7 @@ def test_a_missing_peer_is_explained_in_time(tmp_path):
 
 
 def test_launch_local_says_what_it_needs(capsys):
-    from gen_jax.launch.cli import main
+    from gen_jax.launch.cli.main import main
 
     for arguments, message in (
         (["launch"], "`launch local -n N -- train ...` is needed"),

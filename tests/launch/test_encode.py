@@ -11,13 +11,13 @@ import pytest
 
 from gen_jax.data import open_source
 from gen_jax.errors import DataError
-from gen_jax.launch import encode
-from gen_jax.launch.cli import main
-from gen_jax.launch.configfile import load_config, to_json
-from gen_jax.launch.experiment import build
-from gen_jax.launch.latents import _encode
-from gen_jax.launch.stage1 import load_codec
-from gen_jax.launch.workdir import load_trained
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.commands import encode
+from gen_jax.launch.commands.latents import _encode
+from gen_jax.launch.config.files import load_config, to_json
+from gen_jax.launch.runs.restore import load_codec, load_trained
+from gen_jax.protocols import Weights
 from gen_jax.train import checkpoint
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
@@ -307,8 +307,8 @@ def test_codes_of_a_restored_first_stage_are_those_before_saving(tmp_path):
     (tmp_path / "config.json").write_bytes(to_json(config).encode())
     with checkpoint.open_checkpoints(tmp_path / "checkpoints") as manager:
         checkpoint.save(manager, state, {"config": config}, wait=True)
-    encode = jax.jit(experiment.model.encode)
-    before = encode(state.ema_params, state.stats, batch["image"])
+    encode = jax.jit(experiment.model.latents.encode)
+    before = encode(Weights(state.ema_params, state.stats), batch["image"], {})
     first = load_codec(tmp_path)
     keys = jax.random.split(key, 8)
     after = jax.jit(first.codec.encode)(first.weights, batch["image"], keys)

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from gen_jax.evals.reconstruction import mean_squared_error, psnr
-from gen_jax.launch.cli import main
-from gen_jax.launch.latents import _decode, _encode
-from gen_jax.launch.pictures import scatter
-from gen_jax.launch.workdir import load_trained
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.commands.latents import _decode, _encode
+from gen_jax.launch.runs.restore import load_trained
+from gen_jax.pictures import scatter
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 pytestmark = [pytest.mark.tiered, pytest.mark.usefixtures("one_device_by_day")]
@@ -141,7 +141,7 @@ class TestCommands:
             if num == 1:
                 loose = file["nats_validation"]
         assert 0 < file["nats_validation"] < loose
-        assert "bits_per_dim_validation" not in file  # of binarised pixels
+        assert "bits_per_dim_validation" not in file  # of binarized pixels
         assert "frechet_pixels_samples_to_validation" in file
 
     @pytest.mark.nightly
@@ -171,9 +171,9 @@ class TestStages:
         frozen = second.experiment.frozen["codec"]
         z = _encode(first, image, None)
         model = first.experiment.model
-        again = jax.jit(model.encode)(frozen["params"], frozen["stats"], jnp.asarray(image))
+        again = jax.jit(model.latents.encode)(frozen, jnp.asarray(image), {})
         np.testing.assert_allclose(again, z, atol=1e-5)
-        image = jax.jit(model.decode)(frozen["params"], frozen["stats"], again)
+        image = jax.jit(model.latents.decode)(frozen, again, {})
         # To a grey level: they are two programs.
         np.testing.assert_allclose(image.astype(int), _decode(first, z, None).astype(int), atol=1)
 

@@ -10,20 +10,15 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from gen_jax.errors import ConfigError
-from gen_jax.launch import plan as planning
-from gen_jax.launch.cli import main
-from gen_jax.launch.configfile import load_config
-from gen_jax.launch.cost import Collective, collectives, count_flops, wire_bytes
-from gen_jax.launch.experiment import build
-from gen_jax.launch.parallel import build_engine, build_mesh
-from gen_jax.launch.plan import (
-    HARDWARE,
-    choose_hardware,
-    make_plan,
-    open_topology,
-    parse_size,
-    smaller_changes,
-)
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.build.parallel import build_engine, build_mesh
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.config.files import load_config
+from gen_jax.launch.planning import plan as planning
+from gen_jax.launch.planning.cost import Collective, collectives, count_flops, wire_bytes
+from gen_jax.launch.planning.hardware import HARDWARE, choose_hardware, parse_size
+from gen_jax.launch.planning.plan import make_plan, smaller_changes
+from gen_jax.launch.planning.topology import open_topology
 from gen_jax.train.sharding import make_mesh
 
 DATA = P("data")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_jax.launch import parts
-from gen_jax.launch.cli import main
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.sampling import shards as parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
@@ -187,7 +187,7 @@ class TestImages:
             (["--image", "mask.npz", "--invert"], 3, "no images or x_test or x_train; found mask"),
             (["--image", "images.npz", "--mask", "images.npz"], 3, "no mask; found images"),
             (["--trace", "film.png"], 2, "--trace: 'film.png'; a name ending in .gif"),
-            (["--context", "images.npz"], 2, "--context: this model knows no sequences"),
+            (["--context", "images.npz"], 2, "--context: this model is not told it"),
             (["--classifier_scale", "2"], 2, "has a meaning only with --classifier"),
             (["--guidance", "2"], 2, "guidance"),
             (["--image", "images.npz", "--invert", "--quantile", "0.9"], 2, "--quantile: does not"),
@@ -217,12 +217,12 @@ class TestLongJobs:
         assert run(plain, whole, *line) == 0
         assert not parts.parts_of(whole).exists()
 
-        import gen_jax.launch.sample as module
+        import gen_jax.launch.sampling.command as module
 
         drawn, real = [], module.draw_some
 
         def stopping(*arguments):
-            first = arguments[5]
+            first = arguments[4]
             drawn.append(first)
             if first >= 32 and drawn.count(32) == 1:
                 raise KeyboardInterrupt
@@ -250,7 +250,7 @@ class TestLongJobs:
         real = parts.clear
         try:
             parts.clear = lambda out: None
-            import gen_jax.launch.sample as module
+            import gen_jax.launch.sampling.command as module
 
             module.parts.clear = parts.clear
             assert run(plain, out, *line) == 0
@@ -291,8 +291,8 @@ class TestClassifier:
     def test_it_guides_and_judges(self, judge, plain, flow, tmp_path, capsys):
         out = tmp_path / "x.npz"
         flags = ["--num", "8", "--steps", "2", "--classifier", str(judge)]
-        assert run(plain, out, *flags) == 2
-        assert "--label: is needed" in capsys.readouterr().err
+        assert run(plain, out, *flags) == 0  # all classes in turn
+        assert images_of(out)["labels"].tolist() == list(range(8))
         assert run(plain, out, *flags, "--label", "3", "--classifier_scale", "2.5") == 0
         assert run(flow, out, *flags, "--label", "3") == 2
         assert "was trained on another noise (schedule)" in capsys.readouterr().err
@@ -362,7 +362,7 @@ def test_a_smaller_image_is_made_larger(tmp_path, given, capsys):
     )
     out = tmp_path / "x.npz"
     assert run(work, out, "--num", "2", "--steps", "2") == 2
-    assert "--image: is needed; this model makes images 2 times larger" in capsys.readouterr().err
+    assert "--low_res: is needed by this model: image to make larger" in capsys.readouterr().err
     small = np.zeros((2, 4, 4, 1), np.uint8)
     np.savez(tmp_path / "small.npz", images=small)
     assert run(work, out, "--num", "2", "--steps", "2", "--image", str(tmp_path / "small.npz")) == 0
@@ -398,7 +398,7 @@ def test_a_sequence_comes_with_the_data(tmp_path, capsys):
     assert "no_context: one sequence as long as those of context" in capsys.readouterr().err
     line = ["train", "--config", "configs/ddpm_digits.py:tiny", "--workdir", str(tmp_path / "v")]
     assert main([*line, "--config.model.context_dim=6"]) == 3
-    assert "no context, but model.context_dim is 6" in capsys.readouterr().err
+    assert "no context, but this model is told [L, 6]" in capsys.readouterr().err
 
 
 def test_several_processes_would_write_the_same_file(plain, tmp_path, capsys, monkeypatch):

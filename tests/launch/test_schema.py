@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from gen_jax.errors import CheckpointError, ConfigError
-from gen_jax.launch.configfile import from_json, load_config, to_json
-from gen_jax.launch.schema import find_faults, frozen_changes
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.config.files import from_json, load_config, to_json
+from gen_jax.launch.config.schema import (
+    defaults_of,
+    families,
+    fields_of,
+    find_faults,
+    frozen_changes,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = str(ROOT / "configs" / "ddpm_digits.py")
@@ -18,6 +25,8 @@ DIGITS = str(ROOT / "configs" / "ddpm_digits.py")
 BAD = [
     ("train.stpes=5", "did you mean 'train.steps'?"),
     ("optimiser.learning_rate=1", "did you mean 'optimizer.learning_rate'?"),
+    ("optimizer.lr=1", "did you mean 'optimizer.learning_rate'?"),
+    ("train.epochs=1", "did you mean 'train.steps'?"),
     ("model.seed=1", "did you mean 'seed'?"),
     ("train.steps=abc", "'abc'; a whole number from 1 is needed"),
     ("train.steps=5.5", "'5.5'; a whole number"),
@@ -46,7 +55,7 @@ BAD = [
     ("optimizer.weight_decay=-0.1", "-0.1; a number from 0"),
     ("optimizer.clip_norm=-1", "-1.0; a number from 0"),
     ("optimizer.warmup_steps=-1", "-1; a whole number from 0"),
-    ("optimizer.warmup_steps=100000", "100000; less than train.steps"),
+    ("optimizer.warmup_steps=100000", "100000; less than the 750 steps"),
     ("optimizer.decay=linear", "'linear'; 'constant' or 'cosine'"),
     ("data.source=minst", "'minst'; digits, npz:PATH"),
     ("data.source=npz:", "'npz:'; digits, npz:PATH"),
@@ -76,7 +85,7 @@ BAD = [
     ("diffusion.num_steps=0", "0; a whole number from 1"),
     ("diffusion.beta_start=0", "0.0; a number above 0 to below 1"),
     ("diffusion.beta_end=1", "1.0; a number above 0 to below 1"),
-    ("diffusion.beta_start=0.5", "0.5; at most diffusion.beta_end 0.02"),
+    ("diffusion.beta_start=0.5", "0.5; at most beta_end 0.02"),
     ("diffusion.beta_end=0.5", "0.5; with 1000 steps nothing of the signal is left"),
     ("diffusion.prediction=noise", "'noise'; 'eps' or 'x_0' or 'v'"),
     ("diffusion.clip=2", "True or False"),
@@ -105,7 +114,7 @@ BAD_VAE = [
     ("model.latent=grid", "'grid'; with model.network 'mlp' a code is a 'vector'"),
     ("model.latent_dim=0", "0; a whole number from 1"),
     ("model.likelihood=poisson", "'poisson'; 'bernoulli'"),
-    ("model.binarise=maybe", "'maybe'; 'stochastic'"),
+    ("model.binarize=maybe", "'maybe'; 'stochastic'"),
     ("model.sigma=free", "'free'; 'fixed'"),
     ("model.beta=-1", "-1.0; a number from 0"),
     ("model.num_importance=0", "0; a whole number from 1"),
@@ -133,12 +142,12 @@ BAD_PAIRS = [
     (
         "vqvae_cifar10",
         ("model.quantizer=finite_scalar", "model.scalar_levels=()"),
-        "model.scalar_levels: (); with finite_scalar some are needed",
+        "model.scalar_levels: (); some are needed with finite_scalar",
     ),
     (
         "vqvae_cifar10",
         ("model.cosine=True", "model.levels=2"),
-        "model.levels: 2; with model.cosine 1 is needed",
+        "model.levels: 2; with cosine 1 is needed",
     ),
     ("dvae_cifar10", ("model.num_groups=8",), "8 groups divide by 128, which 32x32 is no"),
     ("dvae_cifar10", ("model.hidden=6",), "model.hidden: 6; a multiple of 4 is needed"),
@@ -146,7 +155,7 @@ BAD_PAIRS = [
     (
         "flow_mnist",
         ("diffusion.prediction=eps",),
-        "diffusion.prediction: 'eps'; at t = 1 of a flow",
+        "diffusion.prediction: 'eps'; at t = 1 of this schedule",
     ),
     ("flow_mnist", ("diffusion.objective=vlb",), "diffusion.objective: 'vlb'; a discrete schedule"),
     ("flow_mnist", ("diffusion.importance=True",), "diffusion.importance: True; a discrete"),
@@ -164,17 +173,17 @@ BAD_PAIRS = [
         ("model.context_dim=4", "model.attention_resolutions=()", "model.middle_attention=False"),
         "model.context_dim: 4; without attention nothing looks at a sequence",
     ),
-    ("ddpm_mnist", ("diffusion.objective=hybrid",), "diffusion.learned_variance is needed"),
+    ("ddpm_mnist", ("diffusion.objective=hybrid",), "learned_variance is needed"),
     ("ddpm_mnist", ("diffusion.learned_variance=True",), "objective 'simple' never trains it"),
     (
         "ddpm_mnist",
         ("diffusion.objective=vlb", "diffusion.times=logit_normal"),
-        "diffusion.times: 'logit_normal'; 'uniform' is needed with objective 'vlb'",
+        "diffusion.times: must be uniform with objective 'vlb'",
     ),
     (
         "ddpm_mnist",
         ("diffusion.objective=vlb", "diffusion.weighting=p2"),
-        "diffusion.weighting: 'p2'; 'none' is needed",
+        "diffusion.weighting: must be none: the objective 'vlb'",
     ),
     (
         "ddpm_mnist",
@@ -184,12 +193,16 @@ BAD_PAIRS = [
     (
         "ddpm_mnist",
         ("diffusion.importance=True", "diffusion.antithetic=True"),
-        "diffusion.antithetic: True; with diffusion.importance the losses choose",
+        "diffusion.antithetic: True; with importance the losses choose",
     ),
     ("flow_mnist", ("diffusion.times_mean=-0.5",), "diffusion.times_mean: -0.5; it goes with"),
-    ("ddpm_mnist", ("diffusion.times_std=1.0",), "diffusion.times_std: 1.0; diffusion.times"),
+    (
+        "ddpm_mnist",
+        ("diffusion.times_std=1.0",),
+        "diffusion.times_std: 1.0; times 'uniform' has none",
+    ),
     ("ddpm_mnist", ("diffusion.weighting_gamma=1.0",), "diffusion.weighting_gamma: 1.0; of"),
-    ("ddpm_mnist", ("diffusion.schedule=edm",), "times of 'edm' must be 'log_normal_noise'"),
+    ("ddpm_mnist", ("diffusion.schedule=edm",), "'log_normal_noise' is needed for 'edm'"),
     ("latent_cifar10", ("diffusion.clip=True",), "diffusion.clip: True; with a stage1"),
     ("classifier_mnist", ("model.groups=5",), "5 does not divide the 16 channels"),
     ("classifier_mnist", ("diffusion.beta_start=0.5",), "diffusion.beta_start: 0.5; at most"),
@@ -220,7 +233,7 @@ BAD_PAIRS = [
     (
         "latent_mnist",
         ("diffusion.prediction=eps",),
-        "diffusion.prediction: 'eps'; without diffusion.clip a cosine",
+        "diffusion.prediction: 'eps'; its error at t = 1 is multiplied by",
     ),
     ("latent_mnist", ("diffusion.clip=True",), "diffusion.clip: True; with a stage1"),
 ]
@@ -324,7 +337,7 @@ def test_a_missing_config_file_is_named():
         load_config("nowhere.py", [])
 
 
-def test_unknown_and_missing_fields_of_a_file_are_found():
+def test_unknown_and_missing_fields_are_found():
     config = load_config(DIGITS, [])
     config["model"]["dept"] = 3
     del config["train"]["keep"]
@@ -332,6 +345,81 @@ def test_unknown_and_missing_fields_of_a_file_are_found():
         "train.keep: missing; a whole number from 1 is needed",
         "model.dept: unknown field; did you mean 'model.depth'?",
     ]
+
+
+def test_a_rule_is_followed_as_far_as_what_it_asks_for_is_right():
+    """A value that does not parse hides neither other values nor rules that do not need it."""
+    bad = ["train.steps=abc", "model.groups=5", "diffusion.schedule=flow", "data.crop=x"]
+    with pytest.raises(ConfigError, match="4 faults") as error:
+        load_config(DIGITS, bad)
+    lines = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
+    assert lines == ["train.steps", "data.crop", "model.groups", "diffusion.prediction"]
+
+
+def test_a_file_may_say_only_what_differs(tmp_path):
+    path = tmp_path / "configs" / "mine.py"
+    path.parent.mkdir()
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'family': 'vae', 'model': {'latent_dim': 7}})\n"
+    )
+    config = load_config(str(path), ["model.beta=2", "train.steps=9"])
+    assert (config["model"]["latent_dim"], config["model"]["beta"]) == (7, 2.0)
+    assert config == {
+        **defaults_of("vae"),
+        "model": {**defaults_of("vae")["model"], "latent_dim": 7, "beta": 2.0},
+        "train": {**defaults_of("vae")["train"], "steps": 9},
+    }
+
+
+def test_a_player_may_have_an_optimizer_of_its_own():
+    path = str(ROOT / "configs" / "aae_mnist.py")
+    assert load_config(path, [])["optimizer"]["disc"]["learning_rate"] is None
+    config = load_config(path, ["optimizer.disc.learning_rate=1e-5"])
+    assert config["optimizer"]["disc"]["learning_rate"] == 1e-5
+    with pytest.raises(ConfigError, match="optimizer.disc.b1: 2.0; a number from 0 to below 1"):
+        load_config(path, ["optimizer.disc.b1=2"])
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_field_says_what_it_means(family):
+    for name, field in fields_of(family).items():
+        assert field.doc, name
+        assert name == "family" or field.takes(field.default), name
+        assert field.change in ("frozen", "free")
+
+
+def test_help_config_lists_every_field(capsys):
+    assert main(["help-config", "vae"]) == 0
+    out = capsys.readouterr().out
+    for name, field in fields_of("vae").items():
+        assert name == "family" or f"{name} = {field.default!r}" in out, name
+    assert main(["help-config"]) == 0
+    assert "vqvae" in capsys.readouterr().out
+    assert main(["help-config", "vea"]) == 2
+    assert "did you mean 'vae'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [
+        ("--steps=5", "--config.train.steps=5 sets that field"),
+        ("--train.steps=5", "--config.train.steps=5 sets that field"),
+        ("--lr=1", "--config.optimizer.learning_rate=1 sets that field"),
+        ("--workdri=x", "did you mean 'workdir'?"),
+    ],
+)
+def test_a_field_without_its_section_is_recognized(flag, hint, capsys):
+    assert main(["train", "--config", DIGITS, "--workdir", "/nowhere", flag]) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_help_of_train_shows_examples(capsys):
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("gen-jax train --config configs/") == 3
+    assert "gen-jax help-config" in out
 
 
 def test_a_config_survives_json(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from gen_jax.launch.configfile import load_config
-from gen_jax.launch.experiment import build
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.config.files import load_config
 from gen_jax.models.adversarial_autoencoder import adversarial_autoencoder_model
 from gen_jax.models.autoencoder import autoencoder_model
 from gen_jax.nn.autoencoder import (
@@ -22,7 +22,7 @@ from gen_jax.nn.autoencoder import (
 from gen_jax.ops import corruptions, likelihoods
 from gen_jax.ops import keys as rng
 from gen_jax.ops.adversarial import discriminator_loss, non_saturating_loss
-from gen_jax.protocols import LOCAL, Context
+from gen_jax.protocols import LOCAL, Context, Weights
 from gen_jax.train.optimizers import by_subtree
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
@@ -43,7 +43,7 @@ def linear(latent=2, widths=(), **options):
 
 
 def context(train=True):
-    return Context({}, jnp.int32(0), LOCAL, train)
+    return Context(jnp.int32(0), LOCAL, train)
 
 
 def fit(model, steps, optimizers, batch=BATCH):
@@ -63,16 +63,22 @@ def test_a_linear_autoencoder_finds_the_principal_components():
     state, _ = fit(model, 2000, {"net": optax.adam(rate)})
     x = np.asarray(X).reshape(64, 6)
     lost = np.linalg.eigvalsh(np.cov(x.T, bias=True))[:4].sum()
-    again = model.decode(state.params, state.stats, model.encode(state.params, state.stats, X))
+    again = model.latents.decode(
+        Weights(state.params, state.stats),
+        model.latents.encode(Weights(state.params, state.stats), X, {}),
+        {},
+    )
     error = np.mean(np.sum((np.asarray(again).reshape(64, 6) - x) ** 2, axis=1))
     assert error == pytest.approx(lost, rel=1e-3)
 
 
 def test_the_loss_is_half_the_squared_error_and_a_constant():
     model = linear()
-    params, stats = model.init(jax.random.key(0), BATCH)
-    loss, _ = model.losses["reconstruction"].fn(params, stats, BATCH, KEYS, context())
-    again = model.decode(params, stats, model.encode(params, stats, X))
+    params, stats = model.init(jax.random.key(0), BATCH, {})
+    loss, _ = model.losses["reconstruction"].fn(Weights(params, stats), BATCH, KEYS, context())
+    again = model.latents.decode(
+        Weights(params, stats), model.latents.encode(Weights(params, stats), X, {}), {}
+    )
     expected = 0.5 * jnp.mean(jnp.sum((again - X) ** 2, axis=(1, 2, 3))) + 3 * np.log(2 * np.pi)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
@@ -85,13 +91,15 @@ def test_noise_enters_the_encoder_in_training_only():
         return 0 * x
 
     model = linear(corruption=corruption)
-    params, stats = model.init(jax.random.key(0), BATCH)
+    params, stats = model.init(jax.random.key(0), BATCH, {})
     fn = model.losses["reconstruction"].fn
-    noisy, aux = fn(params, stats, BATCH, KEYS, context())
-    clean, _ = fn(params, stats, BATCH, KEYS, context(train=False))
+    noisy, aux = fn(Weights(params, stats), BATCH, KEYS, context())
+    clean, _ = fn(Weights(params, stats), BATCH, KEYS, context(train=False))
     assert len(seen) == 1
     # The code is that of zeros, but x is still what must come out.
-    blank = model.decode(params, stats, model.encode(params, stats, 0 * X))
+    blank = model.latents.decode(
+        Weights(params, stats), model.latents.encode(Weights(params, stats), 0 * X, {}), {}
+    )
     expected = -GAUSSIAN.log_prob(blank, X, 0.0).mean()
     assert float(noisy) == pytest.approx(float(expected), rel=1e-5)
     assert float(noisy) != pytest.approx(float(clean), rel=1e-3)
@@ -120,7 +128,7 @@ def test_sparse_units_are_used_as_rarely_as_they_are_told():
     options = {"sparsity": "kl", "sparsity_weight": 100.0, "sparsity_target": 0.1}
     model = linear(latent=8, widths=(16,), **options)
     state, metrics = fit(model, 1500, {"net": optax.adam(1e-2)})
-    z = model.encode(state.params, state.stats, X)
+    z = model.latents.encode(Weights(state.params, state.stats), X, {})
     assert float(z.min()) >= 0
     np.testing.assert_allclose(z.mean(axis=0), 0.1, atol=0.03)
     assert float(metrics["reconstruction/sparsity"][-1]) < 0.02
@@ -129,33 +137,43 @@ def test_sparse_units_are_used_as_rarely_as_they_are_told():
 @pytest.mark.parametrize("sparsity", ["none", "l1", "kl"])
 def test_padding_counts_as_nothing(sparsity):
     model = linear(sparsity=sparsity, sparsity_weight=1.0)
-    params, stats = model.init(jax.random.key(0), BATCH)
+    params, stats = model.init(jax.random.key(0), BATCH, {})
     loss = model.losses["reconstruction"].fn
     weight = jnp.where(jnp.arange(64) < 16, 1.0, 0.0)
     poisoned = jnp.where(weight[:, None, None, None] > 0, X, 99.0)
-    padded, _ = loss(params, stats, {"x": poisoned, "weight": weight}, KEYS, context())
-    short, _ = loss(params, stats, {"x": X[:16]}, KEYS[:16], context())
+    padded, _ = loss(Weights(params, stats), {"x": poisoned, "weight": weight}, KEYS, context())
+    short, _ = loss(Weights(params, stats), {"x": X[:16]}, KEYS[:16], context())
     assert float(padded) / 0.25 == pytest.approx(float(short), rel=1e-5)
 
 
-def test_grids_of_codes_can_be_standardised():
+def test_grids_of_codes_can_be_standardized():
     options = {"channels": 8, "multipliers": (1,), "num_res_blocks": 1, "groups": 4}
     halves = ConvEncoder(4, 3, **options), ConvDecoder(4, 1, **options)
     plain, scaled = (
-        autoencoder_model(*halves, GAUSSIAN, (4, 4, 3), standardise=standardise)
-        for standardise in (False, True)
+        autoencoder_model(*halves, GAUSSIAN, (4, 4, 3), standardize=standardize)
+        for standardize in (False, True)
     )
     x = jax.random.normal(jax.random.key(0), (64, 4, 4, 1))
-    params, stats = jax.jit(scaled.init)(jax.random.key(1), {"x": x})
+    params, stats = jax.jit(scaled.init)(jax.random.key(1), {"x": x}, {})
     loss = jax.jit(
-        lambda x: scaled.losses["reconstruction"].fn(params, stats, {"x": x}, KEYS, context())
+        lambda x: scaled.losses["reconstruction"].fn(
+            Weights(params, stats), {"x": x}, KEYS, context()
+        )
     )
-    stats, _ = scaled.update_stats(stats, {"net": loss(x)[1].observed}, KEYS[0], jnp.int32(0))
-    z = jax.jit(scaled.encode)(params, stats, x)
+    stats, _ = scaled.update_stats(
+        Weights({}, stats), {"net": loss(x)[1].observed}, KEYS[0], jnp.int32(0)
+    )
+    z = jax.jit(scaled.latents.encode)(Weights(params, stats), x, {})
     np.testing.assert_allclose(z.mean(axis=(0, 1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(z.std(axis=(0, 1, 2)), 1, atol=1e-3)
-    expected = jax.jit(lambda x: plain.decode(params, stats, plain.encode(params, stats, x)))(x)
-    np.testing.assert_allclose(jax.jit(scaled.decode)(params, stats, z), expected, atol=1e-4)
+    expected = jax.jit(
+        lambda x: plain.latents.decode(
+            Weights(params, stats), plain.latents.encode(Weights(params, stats), x, {}), {}
+        )
+    )(x)
+    np.testing.assert_allclose(
+        jax.jit(scaled.latents.decode)(Weights(params, stats), z, {}), expected, atol=1e-4
+    )
 
 
 def test_l1_makes_codes_smaller_and_the_penalty_is_their_sum():
@@ -163,7 +181,11 @@ def test_l1_makes_codes_smaller_and_the_penalty_is_their_sum():
     for weight in (0.0, 1.0):
         model = linear(sparsity="l1", sparsity_weight=weight)
         state, metrics = fit(model, 500, {"net": optax.adam(1e-2)})
-        size = jnp.abs(model.encode(state.params, state.stats, X)).sum(axis=1).mean()
+        size = (
+            jnp.abs(model.latents.encode(Weights(state.params, state.stats), X, {}))
+            .sum(axis=1)
+            .mean()
+        )
         assert float(metrics["reconstruction/sparsity"][-1]) == pytest.approx(float(size), rel=0.1)
         sizes.append(float(size))
     assert sizes[1] < 0.5 * sizes[0]
@@ -239,11 +261,11 @@ def test_codes_come_to_follow_the_prior():
         "disc": optax.adam(2e-3, b1=0.5),
     }
     state, metrics = fit(model, 4000, optimizers, batch)
-    z = np.asarray(model.encode(state.params, state.stats, batch["x"]))
+    z = np.asarray(model.latents.encode(Weights(state.params, state.stats), batch["x"], {}))
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=0.35)
     np.testing.assert_allclose(z.std(axis=0), 1, atol=0.35)
     assert float(metrics["discriminate/accuracy"][-500:].mean()) < 0.75
-    samples = model.sample(state.params, state.stats, KEYS, {})
+    samples = model.sampler.draw(Weights(state.params, state.stats), KEYS, {})
     np.testing.assert_allclose(samples.mean(axis=0), batch["x"].mean(axis=0), atol=0.5)
 
 

@@ -10,12 +10,12 @@ from gen_jax.models.autoregressive import autoregressive_model, hierarchical_mod
 from gen_jax.nn.pixelcnn import PixelCNN
 from gen_jax.nn.transformer import CausalTransformer
 from gen_jax.ops import keys as rng
-from gen_jax.protocols import LOCAL, Context
+from gen_jax.protocols import LOCAL, Context, Weights
 from tests.weights import filled
 
 pytestmark = pytest.mark.slow
 
-CONTEXT = Context({}, jnp.int32(0), LOCAL, train=False)
+CONTEXT = Context(jnp.int32(0), LOCAL, train=False)
 KEYS = rng.per_example(jax.random.key(3), 0, 4)
 SMALL = {"num_categories": 3, "shape": (2, 2), "width": 8, "depth": 2, "num_heads": 2}
 BANDS = {"num_categories": 3, "width": 6, "depth": 3, "kernel": 3, "hidden": 10}
@@ -47,13 +47,14 @@ def small(request):
 
 def log_prob(model, params, batch, keys=KEYS):
     """Give nats, as one program."""
-    return jax.jit(lambda *rest: model.log_prob(*rest, {}).nats)(params, {}, batch, keys)
+    run = jax.jit(lambda *rest: model.density.log_prob(*rest).nats)
+    return run(Weights(params), batch, keys)
 
 
 def loss_of(model, name, params, batch):
     """Give a loss and what it observed, as one program."""
     fn = model.losses[name].fn
-    return jax.jit(lambda *rest: fn(*rest, CONTEXT))(params, {}, batch, KEYS)
+    return jax.jit(lambda *rest: fn(*rest, CONTEXT))(Weights(params), batch, KEYS)
 
 
 def every_sequence(categories=3, length=4):
@@ -159,7 +160,7 @@ def test_samples_have_the_model_s_probabilities(small):
     model = autoregressive_model(network, (4,))
     params = {"net": variables["params"]}
     keys = rng.per_example(jax.random.key(5), 0, 20_000)
-    samples = np.asarray(jax.jit(model.sample)(params, {}, keys, {}))
+    samples = np.asarray(jax.jit(model.sampler.draw)(Weights(params), keys, {}))
     found = np.bincount(samples @ 3 ** np.arange(3, -1, -1), minlength=81) / len(keys)
     expected = np.exp(log_prob(model, params, {"x": every_sequence()}))
     np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(expected.max() / len(keys)))
@@ -188,7 +189,9 @@ def test_classes_matter_and_are_asked_for(network):
     with pytest.raises(ValueError, match="label: missing with num_classes=2"):
         network.apply(variables, x)
     model = autoregressive_model(network, (4,), num_classes=2)
-    samples = jax.jit(model.sample)({"net": variables["params"]}, {}, KEYS[:2], {}, label)
+    samples = jax.jit(model.sampler.draw)(
+        Weights({"net": variables["params"]}), KEYS[:2], {"label": label}
+    )
     assert samples.shape == (2, 4)
 
 
@@ -244,7 +247,7 @@ def test_what_does_not_fit_is_refused():
             network.apply(variables, jnp.zeros((1, 5), jnp.int32))
     with pytest.raises(ValueError, match=r"network: length 9 is needed for \(3, 3, 1\), got 4"):
         autoregressive_model(network, (3, 3, 1))
-    with pytest.raises(ValueError, match="class_dropout: has a meaning only with num_classes"):
+    with pytest.raises(ValueError, match="class_dropout: 0.1; 0 is needed without num_classes"):
         autoregressive_model(network, (2, 2), class_dropout=0.1)
 
 
@@ -254,22 +257,26 @@ def test_guidance_goes_from_no_class_over_the_class_to_more_of_it(kind):
     x, label = every_sequence(), jnp.zeros(81, jnp.int32)
     params = {"net": filled(network.init, x[:1], label[:1])["params"]}
     model = autoregressive_model(network, (2, 2), num_classes=2, class_dropout=0.5)
-    assert model.sample_options["guidance"].default is None
-    assert "guidance" not in autoregressive_model(network, (2, 2), num_classes=2).sample_options
+    assert model.sampler.options["guidance"].default is None
+    assert "guidance" not in autoregressive_model(network, (2, 2), num_classes=2).sampler.options
     keys = rng.per_example(jax.random.key(5), 0, 5000)
-    sample = jax.jit(model.sample)
+    draw = jax.jit(model.sampler.draw)
+
+    def sample(label, **options):
+        return draw(Weights(params), keys, {"label": label}, **options)
+
     labels = jnp.zeros(5000, jnp.int32)
-    plain = sample(params, {}, keys, {}, labels)
-    np.testing.assert_array_equal(sample(params, {}, keys, {}, labels, guidance=1.0), plain)
-    without = sample(params, {}, keys, {}, labels, guidance=0.0)
-    np.testing.assert_array_equal(sample(params, {}, keys, {}, jnp.full(5000, 2)), without)
+    plain = sample(labels)
+    np.testing.assert_array_equal(sample(labels, guidance=1.0), plain)
+    without = sample(labels, guidance=0.0)
+    np.testing.assert_array_equal(sample(jnp.full(5000, 2)), without)
     # Frequencies of the first token under guidance 2: p(x | c)^2 / p(x), normalised.
     logits = [
         jax.nn.log_softmax(run(network, {"params": params["net"]}, x[:1], jnp.array([c]))[0, 0])
         for c in (0, 2)
     ]
     expected = jax.nn.softmax(2 * logits[0] - logits[1])
-    more = sample(params, {}, keys, {}, labels, guidance=2.0)[:, 0, 0]
+    more = sample(labels, guidance=2.0)[:, 0, 0]
     np.testing.assert_allclose(np.bincount(more, minlength=3) / 5000, expected, atol=0.03)
 
 
@@ -281,10 +288,12 @@ def test_labels_are_left_out_of_a_share_of_the_examples():
 
     def value(share, train):
         model = autoregressive_model(network, (2, 2), num_classes=2, class_dropout=share)
-        context = Context({}, jnp.int32(0), LOCAL, train=train)
+        context = Context(jnp.int32(0), LOCAL, train=train)
         batch = {"x": x, "label": label}
         return float(
-            jax.jit(lambda: model.losses["likelihood"].fn(params, {}, batch, keys, context)[0])()
+            jax.jit(
+                lambda: model.losses["likelihood"].fn(Weights(params), batch, keys, context)[0]
+            )()
         )
 
     with_class, mixed = value(0.0, True), value(0.3, True)
@@ -344,7 +353,7 @@ def test_probabilities_of_a_hierarchy_sum_to_one(pyramid):
 def test_samples_of_a_hierarchy_have_its_probabilities(pyramid):
     model, params, x = pyramid
     keys = rng.per_example(jax.random.key(5), 0, 20_000)
-    samples = jax.jit(model.sample)(params, {}, keys, {})
+    samples = jax.jit(model.sampler.draw)(Weights(params), keys, {})
     index = 4 * samples["top"][:, 0, 0] + samples["bottom"][:, :, 0] @ jnp.array([2, 1])
     found = np.bincount(np.asarray(index), minlength=12) / len(keys)
     expected = np.exp(log_prob(model, params, {"x": x}))

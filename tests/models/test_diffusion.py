@@ -8,7 +8,7 @@ from gen_jax import diffusion as process
 from gen_jax.codecs import rgb, with_codec
 from gen_jax.models.diffusion import diffusion_model
 from gen_jax.ops import keys as rng
-from gen_jax.protocols import LOCAL, Codec, Context, LogProb
+from gen_jax.protocols import LOCAL, Context, Density, LogProb, Weights
 from tests.diffusion.oracles import SCHEDULES
 from tests.models.small import Small
 
@@ -21,7 +21,7 @@ IMAGE = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, *SHAPE)), jnp.
 
 
 def context(train=True):
-    return Context(FROZEN, jnp.int32(0), LOCAL, train)
+    return Context(jnp.int32(0), LOCAL, train)
 
 
 def make(num_classes=None, **options):
@@ -39,23 +39,26 @@ def make(num_classes=None, **options):
 def loss_of(model, params, stats, batch, keys=KEYS, train=False):
     """Give a loss and what it observed, as one program."""
     fn = model.losses["diffusion"].fn
-    return jax.jit(lambda *rest: fn(*rest, context(train)))(params, stats, batch, keys)
+    run = jax.jit(lambda *rest: fn(*rest, context(train)))
+    return run(Weights(params, stats), batch, keys)
 
 
-def draw(model, params, stats, frozen=None, cond=None, given=None, **options):
+def draw(model, params, stats, frozen=None, cond=None, noise=None, **options):
     """Draw samples, as one program; options are no arguments of it."""
 
-    def sample(params, stats, frozen, cond, given):
-        return model.sample(params, stats, KEYS, frozen, cond, given=given, **options)
+    def sample(weights, cond, noise):
+        given = {} if noise is None else {"noise": noise}
+        return model.sampler.draw(weights, KEYS, cond, **given, **options)
 
-    return jax.jit(sample)(params, stats, {} if frozen is None else frozen, cond, given)
+    weights = Weights(params, stats, {} if frozen is None else frozen)
+    return jax.jit(sample)(weights, {} if cond is None else cond, noise)
 
 
 @pytest.fixture(scope="module")
 def trained():
     """A model on images, with parameters moved off zero."""
     model = with_codec(make(), rgb())
-    params, stats = jax.jit(model.init)(jax.random.key(0), {"image": IMAGE})
+    params, stats = jax.jit(model.init)(jax.random.key(0), {"image": IMAGE}, {})
     params = jax.tree.map(lambda x: x + 0.02, params)
     return model, params, stats
 
@@ -63,7 +66,7 @@ def trained():
 def test_the_loss_starts_at_the_variance_of_the_noise():
     """A network that gives zero has E|eps|^2 = 1 a dimension."""
     model = make()
-    params, stats = jax.jit(model.init)(jax.random.key(0), {"x": jnp.zeros((4, *SHAPE))})
+    params, stats = jax.jit(model.init)(jax.random.key(0), {"x": jnp.zeros((4, *SHAPE))}, {})
     keys = rng.per_example(jax.random.key(1), 0, 64)
     batch = {"x": jnp.zeros((64, *SHAPE))}
     value, _ = loss_of(model, params, stats, batch, keys, train=True)
@@ -72,7 +75,9 @@ def test_the_loss_starts_at_the_variance_of_the_noise():
 
 def test_given_noise_is_used_and_padding_counts_nothing(trained):
     model, params, stats = trained
-    fn = jax.jit(lambda b: model.losses["diffusion"].fn(params, stats, b, KEYS, context(False))[0])
+    fn = jax.jit(
+        lambda b: model.losses["diffusion"].fn(Weights(params, stats), b, KEYS, context(False))[0]
+    )
     eps = jnp.ones((4, *SHAPE))
     assert float(fn({"image": IMAGE, "eps": eps})) != float(fn({"image": IMAGE, "eps": -eps}))
     weight = jnp.array([1.0, 1.0, 0.0, 0.0])
@@ -86,14 +91,16 @@ def test_images_and_their_codes_are_the_same_batch(trained):
     fn = model.losses["diffusion"].fn
     x = rgb().encode({}, IMAGE, KEYS)
     # Not as one program each, which could be rounded in two ways.
-    a, _ = fn(params, stats, {"image": IMAGE}, KEYS, context(False))
-    b, _ = fn(params, stats, {"x": x}, KEYS, context(False))
+    a, _ = fn(Weights(params, stats), {"image": IMAGE}, KEYS, context(False))
+    b, _ = fn(Weights(params, stats), {"x": x}, KEYS, context(False))
     assert float(a) == float(b)
 
 
 def test_samples_are_images_and_belong_to_their_keys(trained):
     model, params, stats = trained
-    sample = jax.jit(lambda keys: model.sample(params, stats, keys, FROZEN, steps=5))
+    sample = jax.jit(
+        lambda keys: model.sampler.draw(Weights(params, stats, FROZEN), keys, {}, steps=5)
+    )
     images = sample(KEYS)
     assert images.dtype == jnp.uint8
     assert images.shape == (4, *SHAPE)
@@ -102,7 +109,7 @@ def test_samples_are_images_and_belong_to_their_keys(trained):
 
 def test_default_steps_and_solvers(trained):
     model, params, stats = trained
-    options = model.sample_options
+    options = model.sampler.options
     assert options["steps"].ok(20)
     assert not options["steps"].ok(21)
     results = [
@@ -115,7 +122,7 @@ def test_default_steps_and_solvers(trained):
 
 def test_clipping_bounds_x_0():
     sharp = make(clip=True)
-    params, stats = jax.jit(sharp.init)(jax.random.key(0), {"x": jnp.zeros((4, *SHAPE))})
+    params, stats = jax.jit(sharp.init)(jax.random.key(0), {"x": jnp.zeros((4, *SHAPE))}, {})
     params = jax.tree.map(lambda x: x + 0.3, params)
     bounded = draw(sharp, params, stats, steps=5)
     free = draw(make(clip=False), params, stats, steps=5)
@@ -126,9 +133,11 @@ def test_clipping_bounds_x_0():
 def test_conditions_reach_the_network():
     model = make(num_classes=3)
     batch = {"x": jnp.zeros((4, *SHAPE)), "label": jnp.array([0, 1, 2, 0])}
-    params, stats = jax.jit(model.init)(jax.random.key(0), batch)
+    params, stats = jax.jit(model.init)(jax.random.key(0), batch, {})
     params = jax.tree.map(lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size).reshape(x.shape)), params)
-    sample = jax.jit(lambda cond: model.sample(params, stats, KEYS, {}, cond, steps=3))
+    sample = jax.jit(
+        lambda cond: model.sampler.draw(Weights(params, stats), KEYS, {"label": cond}, steps=3)
+    )
     a, b = sample(jnp.array([0, 0, 0, 0])), sample(jnp.array([0, 0, 2, 2]))
     np.testing.assert_allclose(a[:2], b[:2], atol=1e-5)
     assert float(jnp.abs(a[2:] - b[2:]).max()) > 1e-4
@@ -143,28 +152,28 @@ def test_rgb_is_exact_on_every_grey_level_and_clips():
     np.testing.assert_array_equal(codec.decode({}, jnp.array([[-9.0, 9.0]])), [[0, 255]])
 
 
+def with_density(nats):
+    """Give a model whose density is known."""
+    fixed = lambda *_: LogProb(nats, jnp.zeros_like(nats))  # noqa: E731
+    return make()._replace(density=Density(fixed, "exact"))
+
+
 def test_densities_change_by_the_codec_s_scale():
-    """A uniform density over [-1, 1] is one over 256 grey levels, 255 units wide."""
-    codec: Codec = rgb()
-    uniform = make()._replace(
-        log_prob=lambda params, stats, batch, keys, frozen: LogProb(
-            jnp.full(4, 64 * np.log(0.5)), jnp.zeros(4)
-        )
-    )
-    model = with_codec(uniform, codec)
-    nats = model.log_prob({}, {}, {"image": IMAGE}, KEYS, FROZEN).nats
+    """A uniform density over [-1, 1] is one over 256 gray levels, 255 units wide."""
+    model = with_codec(with_density(jnp.full(4, 64 * np.log(0.5))), rgb())
+    nats = model.density.log_prob(Weights({}), {"image": IMAGE}, KEYS).nats
     np.testing.assert_allclose(nats, -64 * np.log(255), rtol=1e-6)
 
 
 def test_a_codec_without_density_leaves_one_over_x():
-    model = make()._replace(log_prob=lambda *_: LogProb(jnp.array([1.5]), jnp.zeros(1)))
+    model = with_density(jnp.array([1.5]))
     batch = {"x": jnp.zeros((1, 8, 8, 1))}
     keys = rng.per_example(jax.random.key(0), 0, 1)
     for codec, nats in ((rgb()._replace(log_scale=None), 1.5), (rgb(), 1.5 - 64 * np.log(127.5))):
         wrapped = with_codec(model, codec)
-        estimate = wrapped.log_prob({}, {}, batch, keys, {"codec": {}})
+        estimate = wrapped.density.log_prob(Weights({}), batch, keys)
         assert float(estimate.nats[0]) == pytest.approx(nats, rel=1e-6)
-        assert wrapped.over_pixels == (codec.log_scale is not None)
+        assert wrapped.density.over_pixels == (codec.log_scale is not None)
 
 
 class Half(nn.Module):
@@ -182,7 +191,7 @@ class TestOptions:
 
     def begin(self, model, **batch):
         batch = {"x": rgb().encode({}, IMAGE, KEYS), **batch}
-        params, stats = jax.jit(model.init)(jax.random.key(0), batch)
+        params, stats = jax.jit(model.init)(jax.random.key(0), batch, {})
         wave = lambda x: x + 0.03 * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)  # noqa: E731
         return jax.tree.map(wave, params), stats, batch
 
@@ -196,7 +205,7 @@ class TestOptions:
         params, stats, batch = self.begin(model)
         fn = model.losses["diffusion"].fn
         value, grads = jax.jit(
-            jax.value_and_grad(lambda p: fn(p, stats, batch, KEYS, context())[0])
+            jax.value_and_grad(lambda p: fn(Weights(p, stats), batch, KEYS, context())[0])
         )(params)
         assert np.isfinite(value)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
@@ -232,7 +241,7 @@ class TestOptions:
         assert values["hybrid"] == pytest.approx(error + 1e-3 * values["vlb"], rel=1e-5)
         images = draw(hybrid, params, stats, solver="ddpm", steps=5)
         assert np.isfinite(images).all()
-        assert hybrid.sample_options["variance"].default == "learned"
+        assert hybrid.sampler.options["variance"].default == "learned"
 
     def test_times_beside_the_first_step_by_rounding_are_the_first_step(self):
         """Not a step to nearly 0, whose variance is nearly 0 and its bound nearly infinite."""
@@ -299,7 +308,7 @@ class TestOptions:
         keys = rng.per_example(jax.random.key(1), 0, 128)
         x_0 = jnp.round(std * rng.normal(rng.fold_in(keys, 7), (8,)) / width) * width
         params = {"net": {"unused": jnp.zeros(())}}
-        found = jax.jit(lambda x: model.log_prob(params, {}, {"x": x}, keys, {}).nats)(x_0)
+        found = jax.jit(lambda x: model.density.log_prob(Weights(params), {"x": x}, keys).nats)(x_0)
         bits = -np.asarray(found) / (8 * np.log(2)) - np.log2(width)
         entropy = np.log2(std / width * np.sqrt(2 * np.pi * np.e))
         noise = 4 * bits.std() / np.sqrt(len(bits))
@@ -320,9 +329,9 @@ class TestOptions:
 
         @jax.jit
         def step(stats, keys):
-            _, aux = model.losses["diffusion"].fn(params, stats, batch, keys, context())
+            _, aux = model.losses["diffusion"].fn(Weights(params, stats), batch, keys, context())
             return model.update_stats(
-                stats, {"net": aux.observed}, jax.random.key(0), jnp.int32(0)
+                Weights({}, stats), {"net": aux.observed}, jax.random.key(0), jnp.int32(0)
             )[0]
 
         for number in range(40):
@@ -333,7 +342,9 @@ class TestOptions:
         many = rng.per_example(jax.random.key(3), 0, 512)
         wide = {"x": jnp.tile(batch["x"], (128, 1, 1, 1))}
         fn = jax.jit(
-            lambda stats: model.losses["diffusion"].fn(params, stats, wide, many, context())[0]
+            lambda stats: model.losses["diffusion"].fn(
+                Weights(params, stats), wide, many, context()
+            )[0]
         )
         by_importance = float(fn(stats))
         uniform = {"net": stats["net"]._replace(seen=jnp.zeros(4))}
@@ -352,7 +363,7 @@ class TestOptions:
         for pairing in (False, True):
             model = self.flow(Spy(), pairing=pairing)
             params, stats, batch = self.begin(model)
-            model.losses["diffusion"].fn(params, stats, batch, KEYS, context())
+            model.losses["diffusion"].fn(Weights(params, stats), batch, KEYS, context())
             t = seen["t"][:, None, None, None]
             noises.append(np.asarray((seen["x"] - (1 - t) * batch["x"]) / t))
         cost = [np.sum((np.asarray(batch["x"]) - noise) ** 2) for noise in noises]
@@ -366,9 +377,13 @@ class TestOptions:
         label = jnp.array([0, 1, 2, 0])
         params, stats, _ = self.begin(model, label=label)
         run = jax.jit(
-            lambda cond, w: model.sample(params, stats, KEYS, {}, cond, guidance=w, steps=3)
+            lambda cond, w: model.sampler.draw(
+                Weights(params, stats), KEYS, {"label": cond}, guidance=w, steps=3
+            )
         )
-        plain = jax.jit(lambda cond: model.sample(params, stats, KEYS, {}, cond, steps=3))
+        plain = jax.jit(
+            lambda cond: model.sampler.draw(Weights(params, stats), KEYS, {"label": cond}, steps=3)
+        )
         np.testing.assert_allclose(run(label, 1.0), plain(label), atol=1e-5)
         np.testing.assert_allclose(run(label, 0.0), plain(jnp.full(4, 3)), atol=1e-5)
         np.testing.assert_allclose(run(label, 0.0), run(label[::-1], 0.0), atol=1e-5)
@@ -382,7 +397,9 @@ class TestOptions:
 
         def sample(keys, **options):
             traces.append(1)
-            return model.sample(params, stats, keys, {}, label, solver="ddim", steps=2, **options)
+            return model.sampler.draw(
+                Weights(params, stats), keys, {"label": label}, solver="ddim", steps=2, **options
+            )
 
         run = jax.jit(sample)
         for number in (0.1, 0.5, 0.9):
@@ -412,9 +429,9 @@ class TestOptions:
             "context": jnp.ones((400, 2, 5)),
         }
         model = self.flow(Spy(), num_classes=3, class_dropout=0.3, context_dim=5)
-        params, stats = model.init(jax.random.key(0), batch)
+        params, stats = model.init(jax.random.key(0), batch, {})
         for train in (True, False):
-            model.losses["diffusion"].fn(params, stats, batch, keys, context(train))
+            model.losses["diffusion"].fn(Weights(params, stats), batch, keys, context(train))
         label, sequence = seen[-2]
         dropped = np.asarray(label) == 3
         assert dropped.mean() == pytest.approx(0.3, abs=0.08)
@@ -451,17 +468,17 @@ class TestOptions:
             Small(), schedule, process.epsilon, shape=SHAPE, num_steps=100, clip=False
         )
         params, stats, _ = self.begin(model)
-        noise = model.start_noise(KEYS)
+        noise = model.latents.prior(KEYS)
         plain = draw(model, params, stats, steps=50)
-        given = draw(model, params, stats, steps=50, given={"noise": noise})
+        given = draw(model, params, stats, steps=50, noise=noise)
         np.testing.assert_allclose(plain, given, atol=1e-5)
         invert = jax.jit(
-            lambda x: model.noise_of(params, stats, KEYS, {}, x, steps=100, solver="heun")
+            lambda x: model.latents.encode(Weights(params, stats), x, {}, steps=100, solver="heun")
         )
         found = invert(plain)
         assert np.corrcoef(np.ravel(found), np.ravel(noise))[0, 1] > 0.98
         options = {"steps": 100, "solver": "heun", "invert": True}
-        back = draw(model, params, stats, given={"image": plain}, **options)
+        back = draw(model, params, stats, cond={"image": plain}, **options)
         np.testing.assert_allclose(back, plain, atol=0.02 * float(jnp.abs(plain).max()) + 0.02)
 
     def test_known_pixels_are_kept(self, trained):
@@ -469,7 +486,7 @@ class TestOptions:
         mask = jnp.zeros((4, 8, 8, 1)).at[:, :, :5].set(1.0)
         given = {"image": IMAGE, "mask": mask}
         for options in ({}, {"resamples": 2, "jump": 2}, {"strength": 0.5}):
-            images = draw(model, params, stats, FROZEN, steps=4, given=given, **options)
+            images = draw(model, params, stats, FROZEN, steps=4, cond=given, **options)
             np.testing.assert_array_equal(images[:, :, :5], IMAGE[:, :, :5])
 
     def test_strength_is_traced_and_little_of_it_changes_little(self, trained):
@@ -479,8 +496,8 @@ class TestOptions:
         def sample(strength):
             traces.append(1)
             given = {"image": IMAGE}
-            return model.sample(
-                params, stats, KEYS, FROZEN, steps=3, strength=strength, given=given
+            return model.sampler.draw(
+                Weights(params, stats, FROZEN), KEYS, given, steps=3, strength=strength
             )
 
         run = jax.jit(sample)
@@ -505,7 +522,7 @@ class TestOptions:
                 steps=5,
                 classifier=brightness,
                 classifier_scale=2.0,
-                given={"target": jnp.full(4, label)},
+                cond={"label": jnp.full(4, label)},
             ).mean()
             for label in (0, 1)
         ]
@@ -515,16 +532,22 @@ class TestOptions:
         model, params, stats = trained
         keys = KEYS
         made = jax.jit(
-            lambda images: model.log_prob(params, stats, {"image": images}, keys, FROZEN)
+            lambda images: model.density.log_prob(
+                Weights(params, stats, FROZEN), {"image": images}, keys
+            )
         )(IMAGE)
         # This model knows its data's grey levels, through the codec, as a bin of 1.
         bare = make(bin_width=2 / 255)
         x = rgb().encode({}, IMAGE, keys)
-        direct = jax.jit(lambda x: bare.log_prob(params, stats, {"x": x}, keys, {}))(x)
+        direct = jax.jit(lambda x: bare.density.log_prob(Weights(params, stats), {"x": x}, keys))(x)
         total = direct.terms["prior"] + direct.terms["steps"].sum(1)
         wrapped = with_codec(bare, rgb())
         nats = jax.jit(
-            lambda images: wrapped.log_prob(params, stats, {"image": images}, keys, FROZEN).nats
+            lambda images: (
+                wrapped.density.log_prob(
+                    Weights(params, stats, FROZEN), {"image": images}, keys
+                ).nats
+            )
         )(IMAGE)
         np.testing.assert_allclose(-nats, total, rtol=1e-4)
         assert direct.terms["steps"].shape == (4, 20)
@@ -553,7 +576,9 @@ class TestOptions:
         params = {"net": {"unused": jnp.zeros(())}}
         truth = 16 * 0.5 * np.log(2 * np.pi * np.e)
         options = {"likelihood": "flow", "probes": 2}
-        flow = jax.jit(lambda x: model.log_prob(params, {}, {"x": x}, keys, {}, **options))(x)
+        flow = jax.jit(
+            lambda x: model.density.log_prob(Weights(params), {"x": x}, keys, **options)
+        )(x)
         error = 4 * float(flow.nats.std()) / 16
         assert -float(flow.nats.mean()) == pytest.approx(truth, abs=error + 0.1)
         assert np.isfinite(flow.stderr).all()
@@ -568,7 +593,7 @@ class TestOptions:
         @jax.jit
         def nats(batch, keys):
             options = {"likelihood": "flow", "tolerance": 1e-4}
-            return model.log_prob(params, stats, batch, keys, {}, **options).nats
+            return model.density.log_prob(Weights(params, stats), batch, keys, **options).nats
 
         together = nats(batch, KEYS)
         alone = nats(jax.tree.map(lambda x: x[1:2], batch), KEYS[1:2])
@@ -580,7 +605,9 @@ class TestOptions:
         model = make(bin_width=2 / 255)
         batch = {"x": rgb().encode({}, IMAGE, KEYS)}
         made = jax.jit(
-            lambda batch: model.log_prob(params, stats, batch, KEYS, {}, likelihood_steps=1)
+            lambda batch: model.density.log_prob(
+                Weights(params, stats), batch, KEYS, likelihood_steps=1
+            )
         )(batch)
         assert np.isfinite(made.nats).all()
 
@@ -588,10 +615,10 @@ class TestOptions:
         ("options", "message"),
         [
             ({"objective": "hybrid"}, "learned_variance is needed"),
-            ({"learned_variance": True}, "would never train it"),
-            ({"objective": "mse"}, "simple, hybrid or vlb"),
-            ({"class_dropout": 0.1}, "no condition to drop"),
-            ({"objective": "vlb", "weighting": process.p2()}, "the bound weighs by itself"),
+            ({"learned_variance": True}, "never trains it"),
+            ({"objective": "mse"}, "simple, hybrid, vlb"),
+            ({"class_dropout": 0.1}, "class_dropout: 0.1; 0 is needed"),
+            ({"objective": "vlb", "weighting": process.p2()}, "weighs by itself"),
             (
                 {"importance_batch": 4, "time_sampler": process.discrete(20)},
                 "the losses choose the times",
@@ -609,15 +636,19 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("given", "options", "message"),
         [
-            ({}, {"strength": 0.5}, "strength: has a meaning only with given"),
+            ({}, {"strength": 0.5}, "strength: has a meaning only with `image`"),
             ({}, {"invert": True}, "invert: has a meaning only"),
             ({"mask": jnp.ones((4, 8, 8, 1))}, {}, "mask: has a meaning only"),
             ({"image": jnp.zeros((4, 8, 8, 1))}, {"invert": True, "strength": 0.5}, "goes neither"),
-            ({"image": jnp.zeros((4, 8, 8, 1))}, {"invert": True, "eta": 0.5}, "adds no noise"),
+            (
+                {"image": jnp.zeros((4, 8, 8, 1))},
+                {"invert": True, "eta": 0.5},
+                "adds noise of its own",
+            ),
             (
                 {"image": jnp.zeros((4, 8, 8, 1))},
                 {"invert": True, "quantile": 0.9},
-                "quantile: with it nothing leads back",
+                "quantile: does not go with a way",
             ),
             ({}, {"guidance": 2.0}, "guidance: a model trained with class_dropout"),
         ],
@@ -625,18 +656,18 @@ class TestOptions:
     def test_givens_that_mean_nothing_are_refused(self, given, options, message):
         model = make()
         with pytest.raises(ValueError, match=message):
-            model.sample({}, {}, KEYS, {}, given=given, **options)
+            model.sampler.draw(Weights({}), KEYS, given, **options)
 
     def test_a_way_to_noise_must_be_deterministic(self):
-        with pytest.raises(ValueError, match="one that adds no noise"):
-            make().noise_of({}, {}, KEYS, {}, jnp.zeros((4, 8, 8, 1)), solver="ddpm")
+        with pytest.raises(ValueError, match="a deterministic solver is needed"):
+            make().latents.encode(Weights({}), jnp.zeros((4, 8, 8, 1)), {}, solver="ddpm")
 
     def test_a_model_without_classes_ignores_labels(self):
         model = self.flow()
         params, stats, _ = self.begin(model)
         plain = draw(model, params, stats, steps=2)
         np.testing.assert_array_equal(
-            draw(model, params, stats, cond=jnp.arange(4), steps=2), plain
+            draw(model, params, stats, cond={"label": jnp.arange(4)}, steps=2), plain
         )
 
     def test_where_the_variance_explodes_most_times_are_of_little_noise(self):
@@ -652,5 +683,5 @@ class TestOptions:
         model = diffusion_model(Spy(), schedule, process.edm(), shape=SHAPE)
         keys = rng.per_example(jax.random.key(0), 0, 256)
         batch = {"x": jnp.zeros((256, *SHAPE))}
-        model.losses["diffusion"].fn({"net": {}}, {}, batch, keys, context())
+        model.losses["diffusion"].fn(Weights({"net": {}}), batch, keys, context())
         assert (seen[0] < 1).mean() > 0.7

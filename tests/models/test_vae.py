@@ -12,7 +12,7 @@ from gen_jax.models.vae import vae_model
 from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from gen_jax.ops import keys as rng
 from gen_jax.ops import likelihoods
-from gen_jax.protocols import LOCAL, Context
+from gen_jax.protocols import LOCAL, Context, Weights
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def linear(**options):
 
 
 def context(step=0, train=True):
-    return Context({}, jnp.int32(step), LOCAL, train)
+    return Context(jnp.int32(step), LOCAL, train)
 
 
 def exact_params(extra_spread=0.0, shift=0.0):
@@ -51,7 +51,9 @@ def exact_params(extra_spread=0.0, shift=0.0):
 
 def bound(model, params, stats, batch, **options):
     """Compile the bound as a function of the noise."""
-    return jax.jit(lambda keys: model.log_prob(params, stats, batch, keys, {}, **options))
+    return jax.jit(
+        lambda keys: model.density.log_prob(Weights(params, stats), batch, keys, **options)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def keys_of(seed, num=64):
 
 
 def stats_of(model, batch):
-    return model.init(jax.random.key(0), batch)[1]
+    return model.init(jax.random.key(0), batch, {})[1]
 
 
 def test_with_the_exact_posterior_the_elbo_is_the_log_likelihood(data):
@@ -75,7 +77,9 @@ def test_with_the_exact_posterior_the_elbo_is_the_log_likelihood(data):
     stats = stats_of(model, batch)
     params, _ = exact_params()
     elbo = jax.jit(
-        lambda keys: model.losses["elbo"].fn(params, stats, batch, keys, context(train=False))[0]
+        lambda keys: model.losses["elbo"].fn(
+            Weights(params, stats), batch, keys, context(train=False)
+        )[0]
     )
     draws = [float(elbo(keys_of(i))) for i in range(200)]
     error = np.std(draws) / np.sqrt(200)
@@ -88,8 +92,8 @@ def test_with_the_exact_posterior_one_importance_sample_is_exact(data):
     model = linear()
     params, _ = exact_params()
     for num in (1, 7):
-        estimate = model.log_prob(
-            params, stats_of(model, batch), batch, keys_of(0), {}, num_importance=num
+        estimate = model.density.log_prob(
+            Weights(params, stats_of(model, batch)), batch, keys_of(0), num_importance=num
         )
         np.testing.assert_allclose(estimate.nats, log_p, rtol=2e-5)
         if num == 1:  # one draw does not say how draws differ
@@ -119,8 +123,8 @@ def test_the_bound_does_not_depend_on_the_chunk(data):
     model = linear()
     params, _ = exact_params(shift=0.3)
     whole, parts = (
-        model.log_prob(
-            params, stats_of(model, batch), batch, keys_of(0), {}, num_importance=10,
+        model.density.log_prob(
+            Weights(params, stats_of(model, batch)), batch, keys_of(0), num_importance=10,
             importance_chunk=chunk,
         )
         for chunk in (10, 4)
@@ -142,17 +146,18 @@ def test_the_standard_error_is_that_of_repeated_estimates(data):
 
 
 def fit(model, batch, steps=3000, rate=1e-2):
-    params, stats = jax.jit(model.init)(jax.random.key(1), batch)
+    params, stats = jax.jit(model.init)(jax.random.key(1), batch, {})
     (loss,) = model.losses.values()
     adam = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
     def step(carry, number):
         params, stats, opt_state = carry
         keys = rng.per_example(jax.random.fold_in(jax.random.key(2), number), 0, len(batch["x"]))
-        (value, aux), grads = jax.value_and_grad(loss.fn, has_aux=True)(
-            params, stats, batch, keys, context()._replace(step=number)
-        )
-        stats, _ = model.update_stats(stats, {"net": aux.observed}, keys[0], number)
+        (value, aux), grads = jax.value_and_grad(
+            lambda p: loss.fn(Weights(p, stats), batch, keys, context()._replace(step=number)),
+            has_aux=True,
+        )(params)
+        stats, _ = model.update_stats(Weights({}, stats), {"net": aux.observed}, keys[0], number)
         updates, opt_state = adam.update(grads, opt_state)
         return (optax.apply_updates(params, updates), stats, opt_state), value
 
@@ -171,10 +176,11 @@ def test_trained_it_reaches_the_optimum_of_probabilistic_pca(data, sigma):
     noise = values[2:].mean()
     optimum = -0.5 * (6 * np.log(2 * np.pi) + np.log(values[:2]).sum() + 4 * np.log(noise) + 6)
     params, stats, _ = fit(model, batch, steps=6000, rate=2e-2)
-    estimate = model.log_prob(params, stats, batch, keys_of(0), {}, num_importance=500)
+    estimate = model.density.log_prob(Weights(params, stats), batch, keys_of(0), num_importance=500)
     assert float(estimate.nats.mean()) == pytest.approx(optimum, abs=0.03)
+    loss = model.losses["elbo"].fn
     elbo = np.mean([
-        float(model.losses["elbo"].fn(params, stats, batch, keys_of(i), context(train=False))[0])
+        float(loss(Weights(params, stats), batch, keys_of(i), context(train=False))[0])
         for i in range(100)
     ])  # fmt: skip
     # The posterior of the optimum is diagonal, so that the bound is tight there.
@@ -190,10 +196,12 @@ def test_more_importance_samples_make_a_better_model_than_a_poor_posterior_allow
     params, _ = exact_params(shift=0.3)
     stats = stats_of(model, batch)
     draws = [
-        float(model.losses["iwae"].fn(params, stats, batch, keys_of(i), context())[0])
+        float(model.losses["iwae"].fn(Weights(params, stats), batch, keys_of(i), context())[0])
         for i in range(50)
     ]
-    bound = model.log_prob(params, stats, batch, keys_of(99), {}, num_importance=20).nats.mean()
+    bound = model.density.log_prob(
+        Weights(params, stats), batch, keys_of(99), num_importance=20
+    ).nats.mean()
     assert np.mean(draws) == pytest.approx(-float(bound), abs=0.1)
 
 
@@ -206,7 +214,9 @@ def test_a_collapsed_posterior_is_reported(data):
     for name, final in (("collapsed", stats), ("alive", alive)):
         mean = final["net"]["moments"]["mean"]
         observed = {"net": {"moments": final["net"]["moments"]}}
-        _, metrics = model.update_stats(final, observed, jax.random.key(0), jnp.int32(300))
+        _, metrics = model.update_stats(
+            Weights({}, final), observed, jax.random.key(0), jnp.int32(300)
+        )
         report[name] = float(metrics["active_units"])
         assert mean.shape == (2,)
     assert report == {"collapsed": 0.0, "alive": 2.0}
@@ -219,10 +229,11 @@ def test_free_bits_press_only_what_is_above_them(data):
     stats = stats_of(plain, batch)
 
     def grad(model):
-        loss = lambda p: model.losses["elbo"].fn(p, stats, batch, keys_of(0), context())[0]  # noqa: E731
+        fn = model.losses["elbo"].fn
+        loss = lambda p: fn(Weights(p, stats), batch, keys_of(0), context())[0]  # noqa: E731
         return jax.grad(loss)(params)["net"]["encoder"]["dense_0"]["bias"]
 
-    value, aux = free.losses["elbo"].fn(params, stats, batch, keys_of(0), context())
+    value, aux = free.losses["elbo"].fn(Weights(params, stats), batch, keys_of(0), context())
     assert float(value) == pytest.approx(float(aux.metrics["reconstruction"]) + 200, rel=1e-5)
     without_kl = linear(beta=0.0)
     np.testing.assert_allclose(grad(free), grad(without_kl), rtol=1e-5, atol=1e-6)
@@ -236,7 +247,9 @@ def test_the_kl_warms_up_in_training_and_counts_whole_after_it(data):
     stats = stats_of(model, batch)
 
     def weight(step, train=True):
-        value, aux = model.losses["elbo"].fn(params, stats, batch, keys_of(0), context(step, train))
+        value, aux = model.losses["elbo"].fn(
+            Weights(params, stats), batch, keys_of(0), context(step, train)
+        )
         return float((value - aux.metrics["reconstruction"]) / aux.metrics["kl"])
 
     assert [weight(step) for step in (0, 50, 100, 1000)] == pytest.approx([0, 1, 2, 2], abs=1e-5)
@@ -251,8 +264,10 @@ def test_padding_counts_as_nothing(data):
     weight = jnp.where(jnp.arange(64) < 16, 1.0, 0.0)
     poisoned = jnp.where(weight[:, None, None, None] > 0, batch["x"], 99.0)
     loss = model.losses["elbo"].fn
-    padded, _ = loss(params, stats, {"x": poisoned, "weight": weight}, keys_of(0), context())
-    short, _ = loss(params, stats, {"x": batch["x"][:16]}, keys_of(0, 16), context())
+    padded, _ = loss(
+        Weights(params, stats), {"x": poisoned, "weight": weight}, keys_of(0), context()
+    )
+    short, _ = loss(Weights(params, stats), {"x": batch["x"][:16]}, keys_of(0, 16), context())
     assert float(padded) / 0.25 == pytest.approx(float(short), rel=1e-5)
 
 
@@ -269,15 +284,17 @@ def test_a_conditional_one_uses_its_label_in_both_halves():
     )
     params, stats, values = fit(model, {"x": x, "label": label}, steps=1000)
     assert float(values[-1]) < 0.1
-    samples = model.sample(params, stats, keys_of(0), {}, label)
+    samples = model.sampler.draw(Weights(params, stats), keys_of(0), {"label": label})
     np.testing.assert_allclose(samples, x, atol=0.1)
-    z = model.encode(params, stats, x, None, label)
-    np.testing.assert_allclose(model.decode(params, stats, z, label), x, atol=0.1)
-    with pytest.raises(ValueError, match="label: missing with num_classes=2"):
-        model.encode(params, stats, x)
+    z = model.latents.encode(Weights(params, stats), x, {"label": label})
+    np.testing.assert_allclose(
+        model.latents.decode(Weights(params, stats), z, {"label": label}), x, atol=0.1
+    )
+    with pytest.raises(ValueError, match="label: missing"):
+        model.latents.encode(Weights(params, stats), x, {})
 
 
-def test_a_spatial_latent_is_standardised_by_running_moments():
+def test_a_spatial_latent_is_standardized_by_running_moments():
     options = {"channels": 8, "multipliers": (1, 2), "num_res_blocks": 1, "groups": 4}
     model = vae_model(
         ConvEncoder(8, 6, **options),
@@ -285,18 +302,24 @@ def test_a_spatial_latent_is_standardised_by_running_moments():
         likelihoods.gaussian("optimal"),
         (4, 4, 3),
         beta=1e-4,
-        standardise=True,
+        standardize=True,
     )
     x = jax.random.uniform(jax.random.key(0), (16, 8, 8, 1))
     params, stats, _ = fit(model, {"x": x}, steps=5)
     observe = jax.jit(
-        lambda keys, stats: model.losses["elbo"].fn(params, stats, {"x": x}, keys, context())[1]
+        lambda keys, stats: model.losses["elbo"].fn(
+            Weights(params, stats), {"x": x}, keys, context()
+        )[1]
     )
     for step in range(5, 60):
         keys = keys_of(step, 16)
         aux = observe(keys, stats)
-        stats, _ = model.update_stats(stats, {"net": aux.observed}, keys[0], jnp.int32(step))
-    z = jax.jit(lambda keys: model.encode(params, stats, x, keys))(keys_of(0, 16))
+        stats, _ = model.update_stats(
+            Weights({}, stats), {"net": aux.observed}, keys[0], jnp.int32(step)
+        )
+    z = jax.jit(lambda keys: model.latents.encode(Weights(params, stats), x, {}, keys))(
+        keys_of(0, 16)
+    )
     assert z.shape == (16, 4, 4, 3)
     np.testing.assert_allclose(jnp.mean(z, axis=(0, 1, 2)), 0, atol=0.25)
     np.testing.assert_allclose(jnp.std(z, axis=(0, 1, 2)), 1, atol=0.25)
@@ -308,7 +331,11 @@ def test_a_spatial_latent_is_standardised_by_running_moments():
         (4, 4, 3),
     )
     again, expected = (
-        jax.jit(lambda x, m=m: m.decode(params, stats, m.encode(params, stats, x)))(x)
+        jax.jit(
+            lambda x, m=m: m.latents.decode(
+                Weights(params, stats), m.latents.encode(Weights(params, stats), x, {}), {}
+            )
+        )(x)
         for m in (model, plain)
     )
     np.testing.assert_allclose(again, expected, atol=1e-4)
@@ -319,8 +346,11 @@ def test_a_spatial_latent_is_standardised_by_running_moments():
     [
         ({"beta": -1.0}, "beta: at least 0"),
         ({"num_importance": 0}, "num_importance: at least 1"),
-        ({"num_importance": 5, "beta": 2.0}, "no KL that beta"),
-        ({"num_importance": 5, "likelihood": likelihoods.gaussian("optimal")}, "sigma must be"),
+        ({"num_importance": 5, "beta": 2.0}, "whose bound has no KL"),
+        (
+            {"num_importance": 5, "likelihood": likelihoods.gaussian("optimal")},
+            "sigma: 'optimal'; 'fixed' or",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):
@@ -349,10 +379,10 @@ def test_probabilities_of_all_grey_levels_sum_to_one(likelihood, codec, atol):
     )
     model = with_codec(model, codec)
     batch = {"image": jnp.asarray(ONE_PIXEL)}
-    params, stats = model.init(jax.random.key(5), batch)
-    assert model.over_pixels
-    estimate = model.log_prob(
-        params, stats, batch, keys_of(0, 256), {"codec": {}}, num_importance=3000
+    params, stats = model.init(jax.random.key(5), batch, {})
+    assert model.density.over_pixels
+    estimate = model.density.log_prob(
+        Weights(params, stats, {"codec": {}}), batch, keys_of(0, 256), num_importance=3000
     )
     total = float(jnp.sum(jnp.exp(estimate.nats)))
     if codec.log_scale == 0.0:

@@ -19,7 +19,7 @@ from gen_jax.ops import keys as rng
 from gen_jax.ops import likelihoods
 from gen_jax.ops.distributions import normal_log_prob
 from gen_jax.ops.quantizers import finite_scalar, vector
-from gen_jax.protocols import LOCAL, Context
+from gen_jax.protocols import LOCAL, Context, Weights
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 
@@ -33,14 +33,13 @@ FACTORS = {1: (4,), 2: (2, 2), 3: (2, 2, 2)}
 
 
 def context(step=0, train=True):
-    return Context({}, jnp.int32(step), LOCAL, train)
+    return Context(jnp.int32(step), LOCAL, train)
 
 
 def evaluate(model, name, params, stats, batch, keys, at):
     """Compile a loss; what it knows beside arrays is closed over."""
-    return jax.jit(lambda p, s, b, k: model.losses[name].fn(p, s, b, k, at))(
-        params, stats, batch, keys
-    )
+    run = jax.jit(lambda w, b, k: model.losses[name].fn(w, b, k, at))
+    return run(Weights(params, stats), batch, keys)
 
 
 def make(grids=1, quantizer=None, **options):
@@ -54,13 +53,13 @@ def make(grids=1, quantizer=None, **options):
 @pytest.fixture(scope="module", params=[1, 2, pytest.param(3, marks=pytest.mark.nightly)])
 def built(request):
     model = make(request.param)
-    params, stats = jax.jit(model.init)(jax.random.key(0), {"x": X})
+    params, stats = jax.jit(model.init)(jax.random.key(0), {"x": X}, {})
     return request.param, model, params, stats
 
 
 def test_codes_are_all_that_is_needed(built):
     grids, model, params, stats = built
-    codes = jax.jit(model.encode)(params, stats, X)
+    codes = jax.jit(model.latents.encode)(Weights(params, stats), X, {})
     shapes = jax.tree.map(lambda c: c.shape, codes)
     assert (
         shapes
@@ -70,8 +69,8 @@ def test_codes_are_all_that_is_needed(built):
             3: {"bottom": (8, 4, 4), "middle": (8, 2, 2), "top": (8, 1, 1)},
         }[grids]
     )
-    assert jax.tree.structure(codes) == jax.tree.structure(model.num_codes)
-    again = jax.jit(model.decode)(params, stats, codes)
+    assert jax.tree.structure(codes) == jax.tree.structure(model.latents.num_codes)
+    again = jax.jit(model.latents.decode)(Weights(params, stats), codes, {})
     loss, aux = evaluate(model, "vq", params, stats, {"x": X}, KEYS, context())
     expected = -normal_log_prob(X, again, 0.0).sum(axis=(1, 2, 3)).mean()
     assert float(aux.metrics["reconstruction"]) == pytest.approx(float(expected), rel=1e-4)
@@ -83,13 +82,16 @@ def test_codes_are_all_that_is_needed(built):
 
 def test_every_grid_reaches_the_image_and_the_top_reaches_the_bottom(built):
     grids, model, params, stats = built
-    codes = jax.jit(model.encode)(params, stats, X)
-    base = jax.jit(model.decode)(params, stats, codes)
+    codes = jax.jit(model.latents.encode)(Weights(params, stats), X, {})
+    base = jax.jit(model.latents.decode)(Weights(params, stats), codes, {})
     for path, _ in jax.tree_util.tree_flatten_with_path(codes)[0]:
         changed = jax.tree_util.tree_map_with_path(
             lambda p, c, path=path: (c + 1) % 16 if p == path else c, codes
         )
-        assert float(jnp.abs(model.decode(params, stats, changed) - base).max()) > 1e-4, path
+        assert (
+            float(jnp.abs(model.latents.decode(Weights(params, stats), changed, {}) - base).max())
+            > 1e-4
+        ), path
     if grids == 1:
         return
     # Other top codes, by another top codebook, change what the bottom's vectors are.
@@ -123,13 +125,15 @@ def test_it_learns_and_uses_its_codes(built):
 
 def test_the_bound_counts_every_code():
     model = make(2)
-    params, stats = jax.jit(model.init)(jax.random.key(0), {"x": X})
+    params, stats = jax.jit(model.init)(jax.random.key(0), {"x": X}, {})
     stats = {"net": {**stats["net"], "squared_error": jnp.float32(0.04)}}
-    estimate = jax.jit(model.log_prob)(params, stats, {"x": X}, KEYS, {})
-    again = jax.jit(model.decode)(params, stats, jax.jit(model.encode)(params, stats, X))
+    estimate = jax.jit(model.density.log_prob)(Weights(params, stats), {"x": X}, KEYS)
+    again = jax.jit(model.latents.decode)(
+        Weights(params, stats), jax.jit(model.latents.encode)(Weights(params, stats), X, {}), {}
+    )
     nats = normal_log_prob(X, again, math.log(0.2)).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(estimate.nats, nats - (16 + 4) * math.log(16), rtol=1e-4)
-    assert model.log_prob_kind == "bound"
+    assert model.density.kind == "bound"
 
 
 @pytest.mark.parametrize(
@@ -139,13 +143,13 @@ def test_the_bound_counts_every_code():
 )
 def test_other_quantizers_fit(quantizer):
     model = make(1, quantizer)
-    params, stats = jax.jit(model.init)(jax.random.key(0), {"x": X})
-    codes = jax.jit(model.encode)(params, stats, X)
+    params, stats = jax.jit(model.init)(jax.random.key(0), {"x": X}, {})
+    codes = jax.jit(model.latents.encode)(Weights(params, stats), X, {})
     assert codes.shape == (8, 2, 2, 2) if quantizer.levels == 2 else (8, 2, 2)
-    samples = jax.jit(model.sample)(params, stats, KEYS, {})
+    samples = jax.jit(model.sampler.draw)(Weights(params, stats), KEYS, {})
     assert samples.shape == X.shape
     grads = jax.jit(
-        jax.grad(lambda p: model.losses["vq"].fn(p, stats, {"x": X}, KEYS, context())[0])
+        jax.grad(lambda p: model.losses["vq"].fn(Weights(p, stats), {"x": X}, KEYS, context())[0])
     )(params)
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads["net"]["books"]))
     assert float(jnp.abs(grads["net"]["network"]["down_0"]["conv"]["kernel"]).max()) > 0
@@ -205,7 +209,7 @@ def test_hard_draws_give_the_exact_bound(train):
     model = tabular(straight_through=train, kl_weight=Ramp(1.0, 1.0, 0))
     num = 20_000
     x = jnp.broadcast_to(jnp.array(pixels, jnp.float32).reshape(1, 1, 2, 1), (num, 1, 2, 1))
-    params, stats = model.init(jax.random.key(0), {"x": x})
+    params, stats = model.init(jax.random.key(0), {"x": x}, {})
     keys = rng.per_example(jax.random.key(1), 0, num)
     loss, aux = evaluate(model, "elbo", params, stats, {"x": x}, keys, context(0, train))
     log_p, reconstruction, kl = exact(pixels)
@@ -213,7 +217,7 @@ def test_hard_draws_give_the_exact_bound(train):
     assert float(aux.metrics["reconstruction"]) == pytest.approx(reconstruction, abs=0.02)
     assert float(loss) == pytest.approx(reconstruction + kl, abs=0.02)
     assert float(loss) > -log_p
-    estimate = model.log_prob(params, stats, {"x": x}, keys, {})
+    estimate = model.density.log_prob(Weights(params, stats), {"x": x}, keys)
     assert float(estimate.nats.mean()) == pytest.approx(-reconstruction - kl, abs=0.02)
 
 
@@ -223,7 +227,7 @@ def test_a_relaxation_that_cools_down_becomes_the_draw():
     values = {}
     for tau in (1e-3, 1.0):
         model = tabular(temperature=Ramp(tau, tau, 0), kl_weight=Ramp(0.0, 0.0, 0))
-        params, stats = model.init(jax.random.key(0), {"x": x})
+        params, stats = model.init(jax.random.key(0), {"x": x}, {})
         for train in (True, False):
             value = evaluate(model, "elbo", params, stats, {"x": x}, keys, context(0, train))[0]
             values[tau, train] = float(value)
@@ -270,8 +274,8 @@ def test_a_discrete_vae_learns_with_its_relaxation():
         values.append(float(metrics["elbo/reconstruction"]))
     assert np.mean(values[-10:]) < values[0] - 30
     assert float(metrics["elbo/temperature"]) == pytest.approx(0.1, rel=1e-4)
-    codes = model.encode(state.params, state.stats, x)
+    codes = model.latents.encode(Weights(state.params, state.stats), x, {})
     assert codes.shape == (8, 4, 4)
-    again = model.decode(state.params, state.stats, codes)
+    again = model.latents.decode(Weights(state.params, state.stats), codes, {})
     one_hot = decoder.apply({"params": state.params["net"]["decoder"]}, jax.nn.one_hot(codes, 8))
     np.testing.assert_allclose(again, likelihoods.logit_laplace().mean(one_hot), atol=1e-5)

@@ -26,7 +26,7 @@ OPTIONS = {
     "head_dim": {"head_dim": 4},
     "scale_skips": {"scale_skips": True},
     "no middle": {"middle_attention": False},
-    "centred": {"centred": True},
+    "centered": {"centered": True},
     "context": {"context_dim": 6, "num_heads": 2},
     "context twice": {"context_dim": 6, "context_depth": 2},
 }
@@ -91,7 +91,7 @@ def test_options_do_what_they_say():
     assert count(UNet(**TINY, head_dim=4), X, T) == plain
     assert count(UNet(**TINY, middle_attention=False), X, T) < plain
     variables = filled(UNet(**TINY).init, X, T)
-    for change in ({"scale_skips": True}, {"activation": "gelu"}, {"centred": True}):
+    for change in ({"scale_skips": True}, {"activation": "gelu"}, {"centered": True}):
         a, b = (jax.jit(UNet(**{**TINY, **c}).apply)(variables, X, T) for c in ({}, change))
         assert float(jnp.abs(a - b).max()) > 1e-4, change
 

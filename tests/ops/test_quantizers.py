@@ -172,7 +172,7 @@ def test_a_large_codebook_is_begun_and_used_without_a_matrix_of_distances():
         ({"num_codes": 1}, "num_codes: at least 2 is needed, got 1"),
         ({"levels": 0}, "levels: at least 1 is needed, got 0"),
         ({"decay": 1.0}, r"decay: a number in \[0, 1\) is needed, got 1.0"),
-        ({"cosine": True, "levels": 2}, "cosine: what a level leaves over has no length 1"),
+        ({"cosine": True, "levels": 2}, "levels: 2; with cosine 1 is needed"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):
@@ -181,5 +181,5 @@ def test_what_cannot_be_is_refused(options, message):
 
 
 def test_too_many_scalars_are_refused():
-    with pytest.raises(ValueError, match="make 8,589,934,592 codes, above 1,048,576"):
+    with pytest.raises(ValueError, match="make 8,589,934,592 codes; at most 1,048,576"):
         finite_scalar((8,) * 11)

@@ -11,18 +11,18 @@ import os
 import sys
 import time
 
-import gen_jax.data.sources
-import gen_jax.launch.experiment
+import gen_jax.data.sources.folder
+import gen_jax.launch.build.experiment
 
 
 def spoil_losses(steps, first):
     import jax.numpy as jnp
 
-    build = gen_jax.launch.experiment.build
+    build = gen_jax.launch.build.experiment.build
 
     def spoilt(loss):
-        def fn(params, stats, batch, keys, context):
-            value, aux = loss.fn(params, stats, batch, keys, context)
+        def fn(weights, batch, keys, context):
+            value, aux = loss.fn(weights, batch, keys, context)
             bad = jnp.isin(context.step + 1, jnp.asarray(steps or [-1]))
             bad |= context.step + 1 >= (first or 2**30)
             return value * jnp.where(bad, jnp.nan, 1), aux
@@ -34,7 +34,7 @@ def spoil_losses(steps, first):
         losses = {name: spoilt(loss) for name, loss in experiment.model.losses.items()}
         return experiment._replace(model=experiment.model._replace(losses=losses))
 
-    gen_jax.launch.experiment.build = build_spoilt
+    gen_jax.launch.build.experiment.build = build_spoilt
 
 
 def fail_to_read(step, process):
@@ -67,7 +67,7 @@ def slow_down(pace):
 
 
 def spoil_reading(fault):
-    decode = gen_jax.data.sources.decode_image
+    decode = gen_jax.data.sources.folder.decode_image
 
     def spoilt(data, where):
         for kind in ("hang", "raise", "die"):
@@ -79,7 +79,7 @@ def spoil_reading(fault):
                 raise RuntimeError("as no reader should")
         return decode(data, where)
 
-    gen_jax.data.sources.decode_image = spoilt
+    gen_jax.data.sources.folder.decode_image = spoilt
 
 
 fault = json.loads(os.environ.get("GEN_JAX_FAULT", "{}"))
@@ -97,7 +97,7 @@ if __name__ == "__main__":
         fail_to_read(fault["cannot_read"], fault["process"])
     if "pace" in fault:
         slow_down(fault["pace"])
-    from gen_jax.launch import cli
+    from gen_jax.launch.cli.main import main as cli
 
     sys.argv = ["gen-jax", *sys.argv[2:]]
     cli.run()

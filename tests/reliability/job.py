@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gen_jax.files import png_bytes
-from gen_jax.launch.resume import checkpoint_steps
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from gen_jax.train.checkpoint import read_meta
 
 ROOT = Path(__file__).parent.parent.parent

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import optax
 
-from gen_jax.launch.resume import checkpoint_steps, newest_good, set_aside
+from gen_jax.launch.runs.newest import newest_good, set_aside
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from gen_jax.train import checkpoint
 from gen_jax.train.engines import jit_engine
 from gen_jax.train.integrity import inspect_leaves

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gen_jax.launch.resume import checkpoint_steps
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from tests.reliability.job import (
     VAE,
     Job,

@@ -73,7 +73,7 @@ looks = []
 sys.addaudithook(hook)
 thread = threading.Thread(target=look)
 thread.start()
-from gen_jax.launch.cli import main
+from gen_jax.launch.cli.main import main
 code = main(sys.argv[1:])
 done.set()
 thread.join()

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from gen_jax.launch.cli import main
-from gen_jax.launch.configfile import load_config
-from gen_jax.launch.schema import families, fields_of, flatten, frozen_changes
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.config.fields import flatten
+from gen_jax.launch.config.files import load_config
+from gen_jax.launch.config.schema import families, fields_of, frozen_changes
 from tests.launch.test_schema import BAD, BAD_PAIRS, BAD_VAE
 from tests.launch.test_schema import ELSEWHERE as BAD_ELSEWHERE
 from tests.reliability.job import ROOT, VAE, record, run_code, train_line
@@ -58,7 +59,7 @@ def test_every_bad_config_is_code_2_and_names_its_field(tmp_path, capsys):
 WATCHED = """
 import sys, time
 begin = time.monotonic()
-from gen_jax.launch.cli import main
+from gen_jax.launch.cli.main import main
 code = main(sys.argv[1:])
 print(code, time.monotonic() - begin, "jax" in sys.modules)
 """

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gen_jax.errors import CheckpointError, DamagedError
-from gen_jax.launch.cli import main
-from gen_jax.launch.resume import checkpoint_steps
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from gen_jax.train import checkpoint
 from gen_jax.train.integrity import inspect_leaves
 from tests.reliability.job import ROOT, record

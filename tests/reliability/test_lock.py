@@ -12,7 +12,7 @@ RACER = """
 import sys, time
 from pathlib import Path
 from gen_jax.errors import WorkdirInUseError
-from gen_jax.launch.workdir import lock
+from gen_jax.launch.runs.workdir import lock
 assert "jax" not in sys.modules
 for line in sys.stdin:  # the name of the next directory, when everybody is to go
     begin = time.monotonic()

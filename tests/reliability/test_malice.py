@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from gen_jax.errors import CheckpointError, DamagedError
-from gen_jax.launch.resume import checkpoint_steps
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from gen_jax.train import checkpoint
 from gen_jax.train.integrity import seal, unseal
 from tests.reliability.job import record, run_code

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gen_jax.launch.resume import checkpoint_steps
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from tests.reliability.job import (
     DDPM,
     KLAE,

@@ -59,7 +59,7 @@ CLASSES = "--config.model.num_classes=3"
 
 @pytest.mark.parametrize("name", BAD_NPZ)
 def test_a_bad_array_is_named(name, tmp_path, capsys):
-    from gen_jax.launch.cli import main
+    from gen_jax.launch.cli.main import main
 
     changes, words = BAD_NPZ[name]
     save_npz(tmp_path / "x.npz", **changes)

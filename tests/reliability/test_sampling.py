@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_jax.launch.cli import main
-from gen_jax.launch.resume import checkpoint_steps
-from gen_jax.launch.workdir import load_weights
+from gen_jax.launch.cli.main import main
+from gen_jax.launch.runs.restore import load_weights
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from gen_jax.train import checkpoint
 from gen_jax.train.integrity import inspect_leaves
 from tests.reliability.job import VAE, Job, digests, record, run, train_line
@@ -51,7 +51,7 @@ def test_what_is_read_beside_a_running_job_is_whole(keep, known, tmp_path):
             reads += 1
             steps.add(saved.step)
             if saved.step in known:
-                found = inspect_leaves(saved.params)
+                found = inspect_leaves(saved.weights.params)
                 expected = {n.removeprefix(".ema_params"): x for n, x in known[saved.step].items()}
                 assert {name: leaf.digest for name, leaf in found.items()} == expected
                 compared += 1
@@ -78,7 +78,7 @@ def test_a_step_that_is_slowly_deleted_is_not_called_damaged(keep, tmp_path, cap
     read = checkpoint.restore_weights
     looks = []
 
-    def read_while_it_goes(directory, step, abstract):
+    def read_while_it_goes(directory, step, abstract, whole=False):
         if not looks:
             shutil.rmtree(folder / str(before) / "weights")
             hidden.rename(folder / str(newest))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gen_jax.errors import StorageError
 from gen_jax.files import npz_bytes, png_bytes, write_file
-from gen_jax.launch.resume import checkpoint_steps
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from tests.reliability.job import VAE, Job, digests, newest_step, record, run, train_line
 from tests.tiers import tries
 

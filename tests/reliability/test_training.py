@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from gen_jax.data import batch_of, examples_of, hold_out, open_source, train_batches
-from gen_jax.launch.configfile import load_config
-from gen_jax.launch.experiment import build
-from gen_jax.launch.parallel import build_engine
-from gen_jax.launch.resume import checkpoint_steps
-from gen_jax.launch.schema import families
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.build.parallel import build_engine
+from gen_jax.launch.config.files import load_config
+from gen_jax.launch.config.schema import families
+from gen_jax.launch.runs.workdir import checkpoint_steps
 from gen_jax.train import checkpoint
 from gen_jax.train.engines import make_engine
 from gen_jax.train.integrity import inspect_leaves

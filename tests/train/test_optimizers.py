@@ -26,7 +26,7 @@ def test_short_warm_ups_reach_the_peak_at_once(warmup):
 
 
 def test_impossible_schedules_are_refused():
-    with pytest.raises(ValueError, match="decay: 'constant' or 'cosine' is needed, got 'step'"):
+    with pytest.raises(ValueError, match="decay: 'step'; 'constant' or 'cosine' is needed"):
         learning_rate(1.0, warmup_steps=0, decay="step", total_steps=5)
     with pytest.raises(ValueError, match="total_steps: more than the 5 of the warm-up"):
         learning_rate(1.0, warmup_steps=5, decay="cosine", total_steps=5)

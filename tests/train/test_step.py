@@ -7,7 +7,7 @@ import pytest
 
 from gen_jax.ops import keys as rng
 from gen_jax.ops.averages import ema_decay_at
-from gen_jax.protocols import LOCAL, Context
+from gen_jax.protocols import LOCAL, Context, Weights
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 from tests.train.toy import toy
@@ -57,11 +57,11 @@ def test_a_step_is_the_gradient_of_its_loss():
     state = start(model)
     after, metrics = run(make_train_step(model, SGD, turns=("gen",)), state)
     keys = rng.fold_in(rng.per_example(jax.random.fold_in(KEY, 0), 0, 16), 0)
-    context = Context({}, state.step, LOCAL, True)
+    context = Context(state.step, LOCAL, True)
 
     def loss(own):
         params = {**state.params, "gen": own}
-        return model.losses["gen"].fn(params, state.stats, BATCH, keys, context)[0]
+        return model.losses["gen"].fn(Weights(params, state.stats), BATCH, keys, context)[0]
 
     value, grads = jax.value_and_grad(loss)(state.params["gen"])
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params["gen"], grads)

@@ -1,0 +1,69 @@
+"""Where images come from: one string names a source, one function opens it.
+
+``digits``             1,797 handwritten digits, 8x8x1, shipped with scikit-learn
+``npz:PATH``           arrays x_train, y_train, x_test, y_test (the Keras layout; labels optional,
+                       as are context_train and context_test, [N, L, D]); or samples with their
+                       noise, as ``gen-jax sample --with_noise`` writes them
+``folder:PATH``        one subfolder of PNG, JPEG or WebP files for each class
+``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
+``synthetic:HxWxC``    colored discs, made on the spot, for tests and dry runs
+``codes:PATH``         codes of a first stage, as ``gen-jax encode`` writes them, in place of images
+"""
+
+from pathlib import Path
+
+from gen_jax.data.sources.arrays import open_npz
+from gen_jax.data.sources.codes import open_codes
+from gen_jax.data.sources.digits import open_digits
+from gen_jax.data.sources.folder import open_folder
+from gen_jax.data.sources.records import open_tfds
+from gen_jax.data.sources.source import Examples, Source, hold_out, times
+from gen_jax.data.sources.synthetic import open_synthetic
+from gen_jax.errors import DataError
+
+__all__ = ["Examples", "Source", "hold_out", "open_source"]
+
+
+def open_source(
+    spec: str, split: str, image_shape: tuple[int, int, int], data_dir: str | None = None
+) -> Source:
+    """Open one split of a source.
+
+    Args:
+        spec: see this module's docstring.
+        split: ``"train"`` or ``"test"``.
+        image_shape: (height, width, channels). Folders and TFDS images are centre-cropped and
+            resized to it; arrays must have it already.
+        data_dir: where TFDS looks for prepared datasets; None for its default.
+
+    Raises:
+        DataError: naming the source and what is wrong with it.
+    """
+    if split not in ("train", "test"):
+        raise DataError(f"{spec}: split: 'train' or 'test' is needed, got {split!r}")
+    kind, _, argument = spec.partition(":")
+    if kind == "digits" and not argument:
+        source = open_digits(split)
+    elif kind == "npz" and argument:
+        source = open_npz(Path(argument).expanduser(), split)
+    elif kind == "folder" and argument:
+        source = open_folder(Path(argument).expanduser(), split, image_shape)
+    elif kind == "tfds" and argument:
+        source = open_tfds(argument, split, image_shape, data_dir)
+    elif kind == "synthetic" and argument:
+        source = open_synthetic(argument, split)
+    elif kind == "codes" and argument:
+        source = open_codes(Path(argument).expanduser(), split)
+    else:
+        raise DataError(
+            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC "
+            "and codes:PATH are known"
+        )
+    if source.size == 0:
+        raise DataError(f"{source.name}: no examples")
+    if source.image_shape != tuple(image_shape):
+        raise DataError(
+            f"{source.name}: images are {times(source.image_shape)}, but data.shape is "
+            f"{times(image_shape)}"
+        )
+    return source

@@ -1,0 +1,61 @@
+"""Arrays of an npz file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gen_jax.data.sources.source import Source, from_arrays
+from gen_jax.errors import DataError
+from gen_jax.reading import read_npz
+
+__all__ = ["open_npz"]
+
+
+_SAMPLES = {"images", "noise", "labels", "context"}
+
+
+def open_npz(path: Path, split: str) -> Source:
+    """Open a split of an npz file: Keras' arrays, or samples with their noise."""
+    name = f"npz:{path}"
+    try:
+        keras = {f"x_{split}", f"y_{split}", f"context_{split}"}
+        arrays, keys = read_npz(path, (keras | _SAMPLES).__contains__)
+    except (OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{name}: cannot be read as npz: {error}") from error
+    if split == "train" and f"x_{split}" not in arrays and {"images", "noise"} <= set(arrays):
+        arrays = {
+            "x_train": arrays["images"],
+            "eps": arrays["noise"],
+            **({"y_train": arrays["labels"]} if "labels" in arrays else {}),
+            **({"context_train": arrays["context"]} if "context" in arrays else {}),
+        }
+    images, labels = arrays.get(f"x_{split}"), arrays.get(f"y_{split}")
+    if images is None:
+        raise DataError(f"{name}: no array x_{split}; found {', '.join(keys) or 'none'}")
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(
+            f"{name}: x_{split}: uint8 [N, H, W] or [N, H, W, C] is needed, got {images.dtype} "
+            f"{list(images.shape)}"
+        )
+    if labels is not None:
+        labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"{name}: y_{split}: {len(images)} whole numbers are needed, got {labels.dtype} "
+                f"{list(labels.shape)}"
+            )
+        if labels.size and labels.min() < 0:
+            raise DataError(
+                f"{name}: y_{split}: index {np.argmin(labels)}: label {labels.min()} < 0"
+            )
+        labels = labels.astype(np.int32)
+    found = {"eps": arrays.get("eps"), "context": arrays.get(f"context_{split}")}
+    others = {key: array for key, array in found.items() if array is not None}
+    for key, array in others.items():
+        if array.dtype.kind != "f" or len(array) != len(images) or not np.isfinite(array).all():
+            raise DataError(
+                f"{name}: {key}: {len(images)} arrays of finite numbers are needed, got "
+                f"{array.dtype} {list(array.shape)}"
+            )
+    others = {key: array.astype(np.float32) for key, array in others.items()}
+    return from_arrays(f"{name}/{split}", images, labels, others)

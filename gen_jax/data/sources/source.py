@@ -1,0 +1,103 @@
+"""A source of images: what it knows of itself, and parts of it."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gen_jax.errors import DataError
+
+__all__ = ["Examples", "Source", "from_arrays", "hold_out", "times"]
+
+Examples = dict[str, Any]
+
+
+class Source(NamedTuple):
+    """A finite, indexed set of uint8 images, all of one shape.
+
+    ``read(indices [n])`` gives ``image`` uint8 [n, H, W, C] and, where there are classes, ``label``
+    int32 [n]; npz files may add ``eps``, the noise that belongs to each image, and ``context``.
+    ``in_memory`` says that reading a whole batch costs one indexing operation. ``fingerprint``
+    changes when the examples or their order do. A source of ``codes`` in place of images names the
+    first stage that made them by its digest, ``stage1``. A part of a source knows the ``indices``
+    in the whole.
+    """
+
+    name: str
+    size: int
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    in_memory: bool
+    fingerprint: str
+    read: Callable[[np.ndarray], Examples]
+    stage1: str | None = None
+    indices: np.ndarray | None = None
+
+
+def hold_out(source: Source, num: int) -> tuple[Source, Source]:
+    """Split off examples, spread evenly over a source, for validation.
+
+    Args:
+        source: the training split.
+        num: how many examples to hold out.
+
+    Returns:
+        What is left, and what was held out.
+
+    Raises:
+        DataError: if nothing would be left.
+    """
+    if num >= source.size:
+        raise DataError(f"{source.name}: data.holdout {num} leaves none of {source.size} examples")
+    held = np.linspace(0, source.size - 1, num).round().astype(np.int64)
+    left = np.setdiff1d(np.arange(source.size), held)
+
+    def part(indices: np.ndarray, name: str) -> Source:
+        return source._replace(
+            name=f"{source.name}{name}",
+            size=len(indices),
+            fingerprint=f"{source.fingerprint}{name}-{num}",
+            read=lambda rows: source.read(indices[rows]),
+            indices=indices,
+        )
+
+    return part(left, "-left"), part(held, "-held")
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """Write a shape with crosses."""
+    return "x".join(map(str, shape))
+
+
+def from_arrays(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    others: Mapping[str, np.ndarray] | None = None,
+) -> Source:
+    """Make a source of arrays in memory."""
+    images = np.ascontiguousarray(images[..., None] if images.ndim == 3 else images)
+    num_classes = None if labels is None else int(labels.max(initial=-1)) + 1
+
+    def read(indices: np.ndarray) -> Examples:
+        examples = {"image": images[indices]}
+        if labels is not None:
+            examples["label"] = labels[indices]
+        return examples | {key: array[indices] for key, array in (others or {}).items()}
+
+    # crc32 runs at gigabytes a second; this is to notice a changed file, not an attacker.
+    digest = zlib.crc32(images.data)
+    if labels is not None:
+        digest = zlib.crc32(np.ascontiguousarray(labels).data, digest)
+    for array in (others or {}).values():
+        digest = zlib.crc32(np.ascontiguousarray(array).data, digest)
+    return Source(
+        name=name,
+        size=len(images),
+        image_shape=tuple(images.shape[1:]),
+        num_classes=num_classes,
+        in_memory=True,
+        fingerprint=f"{len(images)}x{times(images.shape[1:])}-{digest:08x}",
+        read=read,
+    )

@@ -1,0 +1,138 @@
+"""Schedulers: the noise that a model was trained with, read and written."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gen_jax.errors import CheckpointError
+
+__all__ = ["SCHEDULERS", "read_scheduler", "scheduler_config"]
+
+_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+
+
+_PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+
+
+# Those that work on the noise of DDPM, whatever they make of it, and those of flows.
+SCHEDULERS = (
+    *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"),
+    *("EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"),
+    *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
+    *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DEISMultistepScheduler"),
+    *("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"),
+)
+
+
+def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the noise of a scheduler's config, as fields of ours; solvers are a matter of sampling.
+
+    Raises:
+        CheckpointError: naming the key, its value and what is accepted.
+    """
+    name = str(config.get("_class_name"))
+    if name not in SCHEDULERS:
+        raise CheckpointError(f"_class_name: {name!r}; one of {', '.join(SCHEDULERS)} is needed")
+    if config.get("trained_betas") is not None:
+        raise CheckpointError("trained_betas: a schedule by name is needed")
+    if (steps := config.get("num_train_timesteps", 1000)) != 1000:
+        raise CheckpointError(f"num_train_timesteps: {steps}; 1000 is needed")
+    if name.startswith("FlowMatch"):
+        if config.get("shift", 1.0) != 1.0 or config.get("use_dynamic_shifting"):
+            raise CheckpointError(f"shift: {config.get('shift')}; 1.0 is needed")
+        flow = {"diffusion.schedule": "flow", "diffusion.prediction": "velocity"}
+        # It hands over 1000 t, and clips nothing.
+        return {**flow, "model.time_offset": 0.0, "diffusion.clip": False}
+    _expect_scheduler(config)
+    ours = _SCHEDULER_DEFAULTS.get(name, {})
+    found = {}
+    for key, default, names, field in (
+        ("beta_schedule", "linear", _SCHEDULES, "schedule"),
+        ("prediction_type", "epsilon", _PREDICTIONS, "prediction"),
+    ):
+        value = config.get(key, default)
+        if value not in names:
+            raise CheckpointError(f"{key}: {value!r}; one of {', '.join(names)} is needed")
+        found[f"diffusion.{field}"] = names[value]
+    return found | {
+        "diffusion.num_steps": config.get("num_train_timesteps", 1000),
+        "diffusion.beta_start": float(config.get("beta_start", ours.get("beta_start", 1e-4))),
+        "diffusion.beta_end": float(config.get("beta_end", ours.get("beta_end", 0.02))),
+        "diffusion.clip": bool(config.get("clip_sample", name in _CLIPPING)),
+    }
+
+
+# Whose samples are clipped where their config does not say, and where other defaults differ.
+_CLIPPING = ("DDPMScheduler", "DDIMScheduler")
+
+
+_SCHEDULER_DEFAULTS = {
+    name: {"beta_start": 0.00085, "beta_end": 0.012}
+    for name in (
+        *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+    )
+}
+
+
+def _expect_scheduler(config: Mapping[str, Any]) -> None:
+    """See that a scheduler says nothing that would change the process unseen."""
+    for key, accepted in (
+        ("rescale_betas_zero_snr", (False,)),
+        ("use_flow_sigmas", (False,)),
+        ("timestep_type", ("discrete",)),
+        ("clip_sample_range", (1, 1.0)),
+        ("thresholding", (False,)),
+        # Raw log-variances are another output than a place between two of them.
+        (
+            "variance_type",
+            ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"),
+        ),
+    ):
+        if config.get(key) is not None and config[key] not in accepted:
+            raise CheckpointError(f"{key}: {config[key]!r}; {accepted[0]!r} is needed")
+
+
+def scheduler_config(values: Mapping[str, Any], betas: Sequence[float]) -> dict[str, Any]:
+    """Write the noise of our config as a scheduler's.
+
+    Args:
+        values: fields of our config, by dotted name.
+        betas: beta_1 to beta_T, of discrete schedules. A network that counts its steps from one is
+            told T + 1 of them, of which the first adds no noise: the index that diffusers hands it
+            is then the number that it knows.
+
+    Raises:
+        CheckpointError: if diffusers has no such schedule or prediction.
+    """
+    schedules = {ours: theirs for theirs, ours in _SCHEDULES.items()}
+    predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
+    schedule, prediction = values["diffusion.schedule"], values["diffusion.prediction"]
+    from_one = values["model.time_offset"] == 0
+    if (schedule, prediction) == ("flow", "velocity") and from_one:
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+    if schedule not in schedules or prediction not in predictions:
+        raise CheckpointError(
+            f"diffusion.schedule, diffusion.prediction: {schedule!r} with {prediction!r} has no "
+            "counterpart in diffusers"
+        )
+    # They hand the network a whole number from 0 to T - 1; ours is 1000 t.
+    if values["diffusion.num_steps"] != 1000:
+        raise CheckpointError(
+            f"diffusion.num_steps: {values['diffusion.num_steps']}; 1000 is needed for diffusers"
+        )
+    learned = values["diffusion.learned_variance"]
+    # DDIM does not know what to do with variances.
+    kind = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
+    return {
+        **(kind if learned else {"_class_name": "DDIMScheduler", "set_alpha_to_one": True}),
+        "num_train_timesteps": 1000 + from_one,
+        "beta_schedule": schedules[schedule],
+        "beta_start": values["diffusion.beta_start"],
+        "beta_end": values["diffusion.beta_end"],
+        "trained_betas": [0.0, *map(float, betas)] if from_one else None,
+        "prediction_type": predictions[prediction],
+        "clip_sample": values["diffusion.clip"],
+        # Theirs goes back by whole numbers of steps: from 981 by 20 it meets every index that it
+        # asks the network about, from 1000 of 1001 it does not.
+        "timestep_spacing": "leading" if from_one else "trailing",
+        "steps_offset": int(from_one),
+    }

@@ -1,0 +1,1 @@
+"""The command line: flags, and which command they are for."""

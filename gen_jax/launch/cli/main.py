@@ -1,0 +1,451 @@
+"""The command line: ``gen-jax <command> ...``, also ``python -m gen_jax <command> ...``."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from gen_jax.errors import ConfigError, GenJaxError
+from gen_jax.launch.cli import codes as cli_codes
+from gen_jax.launch.cli.flags import (
+    HelpGiven,
+    define_data,
+    define_sampling,
+    load_alone,
+    model_flags,
+    need,
+    parse,
+    parse_known,
+    read_override,
+    see_that_it_can_be_written,
+    take_overrides,
+    with_data,
+)
+
+if TYPE_CHECKING:
+    from gen_jax.launch.runs.resume import Resuming
+
+__all__ = ["main"]
+
+USAGE = """\
+usage: gen-jax COMMAND [flags]
+
+commands:
+  train        --config FILE.py[:VARIANT] --workdir DIR [--config.section.field=VALUE ...]
+  plan         --config FILE.py[:VARIANT] --topology cpu:N|tpu:KIND:AxB|gpu:SxHxD
+               [--memory 80GiB] [--json] [--config.section.field=VALUE ...]
+  help-config  [FAMILY]   every field of a family's config: default, meaning, what it accepts
+  launch       local -n N -- train ...   N processes on this machine
+  sample       --workdir DIR --num N --out FILE.png|FILE.npz
+  evaluate     --workdir DIR [--split=test|validation]
+  import       --from DIR --workdir DIR   weights of diffusers (safetensors)
+  export       --workdir DIR --to DIR
+
+of models with codes:
+  reconstruct  --workdir DIR --num N --out FILE.png   originals above reconstructions
+  interpolate  --workdir DIR --out FILE.png           from image to image through codes
+  resynthesis  --workdir DIR --classes A,B --out FILE.png   codes moved from class to class
+  manifold     --workdir DIR --out FILE.png           a grid over a 2-D latent space
+  scatter      --workdir DIR --out FILE.png           codes coloured by label
+  encode       --workdir DIR --out DIR                all codes of a dataset, for a second stage
+
+gen-jax COMMAND --help lists a command's flags.
+"""
+
+TRAIN_EXAMPLES = """
+examples:
+  gen-jax train --config configs/ddpm_digits.py --workdir runs/digits
+  gen-jax train --config configs/ddpm_digits.py --workdir runs/wide \\
+      --config.model.channels=64 --config.train.steps=3000
+  gen-jax train --config configs/ddpm_digits.py:tiny --workdir runs/try
+
+The same line goes on from the last checkpoint. gen-jax help-config lists what a config may say;
+--config.SECTION.FIELD=VALUE says it.
+"""
+
+_PLACE = ("coordinator_address", "num_processes", "process_id")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code; errors become one line on stderr.
+
+    0 done, 2 usage or config, 3 data, 4 checkpoint, 5 non-finite loss, 6 work directory in use,
+    7 storage, 8 another process, or a batch, did not come, 130 and 143 stopped by a signal with a
+    checkpoint saved.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return _run([argument for argument in arguments if argument != "--debug"])
+    except HelpGiven:
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _describe(error)
+        print(f"gen_jax: {message}", file=sys.stderr, flush=True)
+        return code
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, GenJaxError):
+        return f"{error.area}: {error}", error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    # Not foreseen: still one line, and the way to learn more.
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {reason}; --debug shows where", 1
+
+
+def _run(arguments: list[str]) -> int:
+    commands: Mapping[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "help-config": _help_config,
+        "launch": _launch,
+        "plan": _plan,
+        "sample": _sample,
+        "evaluate": _evaluate,
+        "import": _import,
+        "export": _export,
+        **cli_codes.COMMANDS,
+    }
+    if not arguments or arguments[0] in ("help", "-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        raise ConfigError(f"{arguments[0]!r} is no command; {', '.join(commands)} are")
+    return commands[arguments[0]](arguments[1:])
+
+
+def _train(arguments: list[str]) -> int:
+    overrides, rest = take_overrides(arguments)
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "config", None, "config file, FILE.py or FILE.py:VARIANT", flag_values=values
+    )
+    flags.DEFINE_string(
+        "workdir", None, "where everything about the run is kept", flag_values=values
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "HOST:PORT of process 0, in a job of several; with --num_processes and --process_id, or "
+        "the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; found by "
+        "itself under Slurm, Open MPI and on TPU pods",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_processes", None, "of the job", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "of this process, from 0", flag_values=values)
+    flags.DEFINE_integer(
+        "init_timeout", 120, "seconds to wait for all", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "heartbeat_timeout",
+        60,
+        "seconds after which a process that no longer answers ends the job",
+        flag_values=values,
+        lower_bound=1,
+    )
+    _define_resuming(values)
+    if parse("train", values, rest, more=TRAIN_EXAMPLES):
+        return 0
+    need(values, "config", "workdir")
+
+    from gen_jax.launch.commands.train import run_training
+    from gen_jax.launch.config.files import load_config
+    from gen_jax.launch.jobs.processes import connected, find_place
+
+    config = load_config(values.config, overrides)
+    resuming = _resuming(values, config["family"])
+    given = {name: values[name].value for name in _PLACE}
+    place = find_place(given, os.environ)
+    with connected(place, values.init_timeout, values.heartbeat_timeout):
+        return run_training(config, Path(values.workdir), resuming)
+
+
+def _define_resuming(values: flags.FlagValues) -> None:
+    flags.DEFINE_enum(
+        "restart",
+        None,
+        ["from_scratch"],
+        "put away what the work directory holds, and begin anew",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "strict_restore",
+        False,
+        "refuse a damaged newest checkpoint instead of going on from the one before it",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "allow_config_change",
+        [],
+        "frozen fields that may differ from the checkpoint's config, as data.flip,data.crop",
+        flag_values=values,
+    )
+
+
+def _resuming(values: flags.FlagValues, family: str) -> "Resuming":
+    from gen_jax.launch.config.schema import fields_of, nearest
+    from gen_jax.launch.runs.resume import Resuming
+
+    fields = fields_of(family)
+    for name in values.allow_config_change:
+        if name not in fields:
+            hint = nearest(name, fields)
+            raise ConfigError(f"--allow_config_change: {name!r}: unknown field{hint}")
+    return Resuming(
+        from_scratch=values.restart == "from_scratch",
+        strict=values.strict_restore,
+        allowed=tuple(values.allow_config_change),
+    )
+
+
+def _plan(arguments: list[str]) -> int:
+    overrides, rest = take_overrides(arguments)
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "as for train", flag_values=values)
+    flags.DEFINE_string(
+        "topology", None, "cpu:64, tpu:v5e:16x16 or gpu:1x8x8, for example", flag_values=values
+    )
+    flags.DEFINE_string(
+        "target_config", None, "for GPUs: a GpuTargetConfig of XLA, as text", flag_values=values
+    )
+    flags.DEFINE_string(
+        "memory", None, "of each device, as 80GiB; by default the hardware's", flag_values=values
+    )
+    flags.DEFINE_string(
+        "hardware", None, "whose peaks to use for times: h100, v5e, ...", flag_values=values
+    )
+    for name in ("peak_flops", "link", "network"):
+        flags.DEFINE_float(
+            name, None, "instead of the hardware's, FLOP/s or bytes/s", flag_values=values
+        )
+    flags.DEFINE_boolean("json", False, "print JSON", flag_values=values)
+    if parse("plan", values, rest):
+        return 0
+    need(values, "config", "topology")
+
+    from gen_jax.launch.config.files import load_config
+    from gen_jax.launch.planning.hardware import choose_hardware, parse_size
+    from gen_jax.launch.planning.plan import run_plan
+    from gen_jax.launch.planning.topology import open_topology
+
+    config = load_config(values.config, overrides)
+    if config["train"]["engine"] == "pmap":
+        raise ConfigError("train.engine: 'pmap' cannot be planned; 'shard_map' is the same step")
+    memory = parse_size(values.memory) if values.memory else None
+    given = {name: values[name].value for name in ("peak_flops", "link", "network")}
+    target = Path(values.target_config) if values.target_config else None
+    topology = open_topology(values.topology, target)
+    hardware = choose_hardware(values.topology, values.hardware, given)
+    run_plan(config, topology, hardware, memory, as_json=values.json)
+    return 0
+
+
+def _help_config(arguments: list[str]) -> int:
+    from gen_jax.launch.commands.help_config import run_help_config
+
+    if len(arguments) > 1:
+        raise ConfigError(f"help-config: {' '.join(arguments)!r}; one family at most is needed")
+    asked = [argument for argument in arguments if argument not in ("-h", "--help")]
+    run_help_config(asked[0] if asked else None)
+    return 0
+
+
+def _launch(arguments: list[str]) -> int:
+    from gen_jax.launch.jobs.local import launch_local
+
+    if arguments[:1] != ["local"] or "--" not in arguments:
+        if "--help" in arguments:
+            print("gen-jax launch local -n N -- train ...: N processes on this machine")
+            return 0
+        raise ConfigError("launch: `launch local -n N -- train ...` is needed")
+    split = arguments.index("--")
+    values = flags.FlagValues()
+    flags.DEFINE_integer("n", None, "how many processes", flag_values=values, lower_bound=1)
+    if parse("launch local", values, arguments[1:split]):
+        return 0
+    need(values, "n")
+    command = arguments[split + 1 :]
+    if command[:1] != ["train"]:
+        raise ConfigError(f"launch: {' '.join(command[:1]) or 'nothing'!r}; train is needed")
+    return launch_local(values.n, command)
+
+
+def _sample(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_integer("num", 64, "how many samples", flag_values=values, lower_bound=1)
+    flags.DEFINE_string("out", None, "FILE.png for a grid, FILE.npz for arrays", flag_values=values)
+    flags.DEFINE_string(
+        "trace", None, "FILE.gif: also show how the samples come about", flag_values=values
+    )
+    flags.DEFINE_string(
+        "classifier",
+        None,
+        "work directory of a classifier of noisy images, to guide with",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "with_noise", False, "also write the noise that each sample began as", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "interpolate",
+        None,
+        "rows of so many samples, from one latent to the next; with --image between images",
+        flag_values=values,
+        lower_bound=2,
+    )
+    define_sampling(values, batch_size=128)
+    if (rest := parse_known("sample", values, arguments)) is None:
+        return 0
+    if "--help" in rest:  # also the flags of the model's sampler
+        need(values, "workdir")
+    else:
+        need(values, "workdir", "out")
+        _check_outputs(values)
+
+    from gen_jax.launch.sampling.command import run_sampling
+    from gen_jax.launch.sampling.request import Request
+
+    trained = load_alone("sample", Path(values.workdir))
+    if trained.experiment.model.sampler is None:
+        raise ConfigError(f"sample: family {trained.config['family']!r} does not generate")
+    guide = None
+    if values.classifier:
+        from gen_jax.launch.sampling.guidance import with_classifier
+
+        trained, guide = with_classifier(trained, Path(values.classifier))
+    elif any(argument.lstrip("-").startswith("classifier_scale") for argument in rest):
+        raise ConfigError("--classifier_scale: has a meaning only with --classifier")
+    model = trained.experiment.model
+    options, inputs = model_flags("sample", model, rest, model.sampler.options, inputs=True)
+    names = ("num", "seed", "batch_size", "with_noise", "interpolate")
+    given: dict[str, Any] = {name: values[name].value for name in names}
+    trace = Path(values.trace) if values.trace else None
+    request = Request(out=Path(values.out), options=options, inputs=inputs, trace=trace, **given)
+    run_sampling(trained, request, guide)
+    return 0
+
+
+def _check_outputs(values: flags.FlagValues) -> None:
+    """See before anything is loaded that the files can be written."""
+    out = Path(values.out)
+    if out.suffix not in (".png", ".npz"):
+        raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is needed")
+    see_that_it_can_be_written(out)
+    if values.trace:
+        if Path(values.trace).suffix != ".gif":
+            raise ConfigError(f"--trace: {values.trace!r}; a name ending in .gif is needed")
+        see_that_it_can_be_written(Path(values.trace))
+
+
+def _evaluate(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    define_data(values)
+    flags.DEFINE_integer(
+        "num", 1000, "samples for the Fréchet distance", flag_values=values, lower_bound=2
+    )
+    flags.DEFINE_integer(
+        "likelihood_num",
+        None,
+        "held-out images for the likelihood; by default all, or none of a diffusion model",
+        flag_values=values,
+        lower_bound=2,
+    )
+    flags.DEFINE_string(
+        "classifier",
+        None,
+        "work directory of a classifier, for the class accuracy of samples and a Fréchet distance "
+        "in its features",
+        flag_values=values,
+    )
+    define_sampling(values, batch_size=256)
+    if (rest := parse_known("evaluate", values, arguments)) is None:
+        return 0
+    need(values, "workdir")
+    trained = load_alone("evaluate", Path(values.workdir), whole=True)
+    options, _ = model_flags(
+        "evaluate", trained.experiment.model, rest, _measured(trained.experiment.model)
+    )
+    trained = with_data(trained, values)
+
+    from gen_jax.launch.commands.evaluate import run_evaluation
+
+    run_evaluation(
+        trained,
+        Path(values.workdir),
+        num=values.num,
+        seed=values.seed,
+        batch_size=values.batch_size,
+        options=options,
+        split=values.split,
+        likelihood_num=values.likelihood_num,
+        classifier=Path(values.classifier) if values.classifier else None,
+    )
+    return 0
+
+
+def _measured(model: Any) -> dict[str, Any]:
+    """List the options that evaluation may choose: of the density, and of samples of the data."""
+    sampler, density = model.sampler, model.density
+    told = {name for name, given in model.inputs.items() if given.needed}
+    options = {} if sampler is None else dict(sampler.options)
+    options = {n: option for n, option in options.items() if option.needs in (None, *told)}
+    return options | ({} if density is None else dict(density.options))
+
+
+def _import(arguments: list[str]) -> int:
+    overrides, rest = take_overrides(arguments)
+    values = flags.FlagValues()
+    flags.DEFINE_string("from", None, "folder of a diffusers model or pipeline", flag_values=values)
+    flags.DEFINE_string("workdir", None, "to be made", flag_values=values)
+    flags.DEFINE_string(
+        "stage1",
+        None,
+        "work directory of a first stage, for a model of latents",
+        flag_values=values,
+    )
+    if parse("import", values, rest):
+        return 0
+    need(values, "from", "workdir")
+
+    from gen_jax.launch.commands.convert import run_import
+
+    changes = dict(read_override(line) for line in overrides)
+    stage1 = Path(values.stage1) if values.stage1 else None
+    source = Path(str(values["from"].value))
+    run_import(source, Path(values.workdir), stage1=stage1, overrides=changes)
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_string("to", None, "folder to write, as diffusers would", flag_values=values)
+    if parse("export", values, arguments):
+        return 0
+    need(values, "workdir", "to")
+
+    from gen_jax.launch.commands.convert import run_export
+
+    run_export(Path(values.workdir), Path(values.to))
+    return 0
+
+
+def run() -> None:
+    """Run as a program: the entry point of the console script."""
+    from gen_jax.launch.cli.cache import use_compilation_cache
+
+    use_compilation_cache(os.environ)
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of libraries must not keep a finished job alive, nor change its exit code.
+    os._exit(code)

@@ -1,0 +1,278 @@
+"""``gen-jax evaluate``."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen_jax.data import Source, ordered_batches, spread_indices
+from gen_jax.errors import ConfigError, DataError
+from gen_jax.evals.classification import Judgement, judge
+from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
+from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
+from gen_jax.evals.losses import mean_losses
+from gen_jax.files import write_file
+from gen_jax.launch.build.sources import check_source, open_split
+from gen_jax.launch.runs.restore import Trained, load_weights
+from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
+from gen_jax.launch.sampling.request import as_flags
+
+__all__ = ["run_evaluation"]
+
+# Small test sets are seen several times, each time with other noise, until this many draws.
+MIN_LOSS_DRAWS = 4096
+# Keeps the noise of densities apart from that of losses, whose keys are folded with small numbers.
+_DENSITY = 0x0DE51
+
+
+def run_evaluation(
+    trained: Trained,
+    workdir: Path,
+    *,
+    num: int,
+    seed: int,
+    batch_size: int,
+    options: Mapping[str, Any],
+    split: str = "test",
+    likelihood_num: int | None = None,
+    classifier: Path | None = None,
+) -> dict[str, Any]:
+    """Measure the averaged weights, print a table, and write ``eval/<step>.json``.
+
+    The loss is the model's own, on training and on held-out images. ``nats`` is -log p(x) of the
+    held-out images, or the bound on it, where the model has a density; ``bits_per_dim`` is the same
+    for each dimension, where the density is over 8-bit pixels, and ``bits_per_token`` for each
+    token, where it is over those of a first stage. The Fréchet distance is in raw-pixel
+    space, between ``num`` samples and the held-out images; beside it the same distance between
+    as many training images and the held-out images says what a perfect model would get.
+
+    Args:
+        trained: a work directory's model.
+        workdir: the work directory.
+        num: samples for the Fréchet distance.
+        seed: of the samples and of the loss's noise.
+        batch_size: examples at once.
+        options: the model's, for sampling and for its density.
+        split: which images are the held-out ones: ``"test"``, ``"validation"`` or ``"train"``.
+        likelihood_num: how many held-out images the density is measured on; by default all, or none
+            where each of them takes many runs of the network.
+        classifier: a work directory; its features give a further Fréchet distance, and its labels
+            the share of samples that are of their class.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        DataError: if a split cannot be opened, or has a single image.
+    """
+    model = trained.experiment.model
+    chosen = _options(trained, options)
+    splits = {name: open_split(trained.config, name) for name in ("train", split)}
+    for source in splits.values():
+        if source.size < 2:
+            raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
+        check_source(source, trained.experiment, trained.config)
+    judged = None if classifier is None else _judge(classifier, trained)
+    results: dict[str, Any] = {"step": trained.step, "seed": seed}
+    results |= {f"option_{name}": value for name, value in sorted(options.items())}
+    results |= _losses(trained, splits, split, seed, batch_size)
+    results |= _density(
+        trained, workdir, splits[split], split, seed, batch_size, chosen["density"], likelihood_num
+    )
+    if model.predict is not None:
+        results |= _accuracy(trained, splits)
+    if model.sampler is None:
+        return _write(trained, workdir, results, split)
+    if any(source.stage1 for source in splits.values()):
+        print("no Fréchet distance: the data holds codes; --data names images", flush=True)
+        return _write(trained, workdir, results, split)
+    draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
+    results |= _distances(trained, splits, split, draw, num, judged)
+    return _write(trained, workdir, results, split)
+
+
+def _options(trained: Trained, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Share the options out between sampler and density, and see that they go together."""
+    model = trained.experiment.model
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, ability in (("sampler", model.sampler), ("density", model.density)):
+        chosen[name] = {}
+        if ability is None:
+            continue
+        chosen[name] = {key: x for key, x in options.items() if key in ability.options}
+        told = {key for key, given in model.inputs.items() if given.needed}
+        for key, fault in ability.faults(chosen[name], told).items():
+            raise ConfigError(as_flags(f"--{key}: {fault}"))
+    return chosen
+
+
+def _losses(
+    trained: Trained, splits: Mapping[str, Source], split: str, seed: int, batch_size: int
+) -> dict[str, float]:
+    results: dict[str, float] = {}
+    for name, source in splits.items():
+        size = min(source.size, splits[split].size)
+        losses = mean_losses(
+            trained.experiment.model,
+            trained.weights,
+            ordered_batches(source, min(batch_size, size), size),
+            jax.random.key(seed),
+            draws=max(1, MIN_LOSS_DRAWS // size),
+        )
+        results |= {f"{loss}_loss_{name}": value for loss, value in losses.items()}
+    return results
+
+
+def _distances(
+    trained: Trained,
+    splits: Mapping[str, Source],
+    split: str,
+    draw: Draw,
+    num: int,
+    judged: Callable[[np.ndarray], Judgement] | None,
+) -> dict[str, Any]:
+    """Draw samples, and measure how far they, and as many training images, are from the split."""
+    model = trained.experiment.model
+    results: dict[str, Any] = {}
+    num = min(num, splits["train"].size)
+    examples = _read(splits["train"], num)
+    # As many samples of each class, and of each condition, as there are real images.
+    cond = conditions_from_data(model, examples, every_class=False)
+    samples = draw_samples(
+        model, trained.weights, draw._replace(cond=cond), trained.mesh, num, progress=True
+    )
+    held_out = _read(splits[split])["image"]
+    spaces: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pixels": raw_pixels}
+    if judged is not None:
+        spaces["features"] = lambda images: judged(images).features
+        if "label" in cond:
+            results["class_accuracy_samples"] = judged(samples).accuracy(cond["label"])
+            results["class_accuracy_train"] = judged(examples["image"]).accuracy(cond["label"])
+    results["frechet_num"] = num
+    for space, read in spaces.items():
+        reference = fit_gaussian(read(held_out))
+        for name, images in (("samples", samples), ("train", examples["image"])):
+            distance = frechet_distance(fit_gaussian(read(images)), reference)
+            results[f"frechet_{space}_{name}_to_{split}"] = distance
+    return results
+
+
+def _write(trained: Trained, workdir: Path, results: dict[str, Any], split: str) -> dict[str, Any]:
+    """Print a table and keep it."""
+    suffix = "" if split == "test" else f"_{split}"
+    path = workdir / "eval" / f"{trained.step}{suffix}.json"
+    write_file(path, (json.dumps(results, indent=2) + "\n").encode())
+    width = max(map(len, results))
+    for name, value in results.items():
+        print(
+            f"{name:<{width}}  {value:.6g}"
+            if isinstance(value, float)
+            else f"{name:<{width}}  {value}"
+        )
+    print(f"written to {path}", flush=True)
+    return results
+
+
+def _judge(workdir: Path, trained: Trained) -> Callable[[np.ndarray], Judgement]:
+    saved = load_weights(workdir)
+    if trained.experiment.model.sampler is None:
+        raise ConfigError("--classifier: has a meaning only for models that generate")
+    model = saved.experiment.model
+    if model.predict is None:
+        raise ConfigError(
+            f"--classifier: {workdir}: family {saved.config['family']!r}; 'classifier' is needed"
+        )
+    if tuple(saved.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
+        raise ConfigError(f"--classifier: {workdir}: was trained on images of another shape")
+    return lambda images: judge(model, saved.weights, images)
+
+
+def _accuracy(trained: Trained, splits: Mapping[str, Source]) -> dict[str, float]:
+    model, found = trained.experiment.model, {}
+    for name, source in splits.items():
+        examples = _read(source)
+        judged = judge(model, trained.weights, examples["image"])
+        found[f"accuracy_{name}"] = judged.accuracy(examples["label"])
+    return found
+
+
+def _density(
+    trained: Trained,
+    workdir: Path,
+    source: Source,
+    split: str,
+    seed: int,
+    batch_size: int,
+    options: Mapping[str, Any],
+    num: int | None,
+) -> dict[str, Any]:
+    """Measure -log p(x), in nats an example, and its standard error over examples."""
+    density = trained.experiment.model.density
+    if density is None:
+        return {}
+    if num is None and density.cost > 1:
+        cost = f"{density.cost} network runs an image"
+        print(f"no likelihood: it takes {cost}; --likelihood_num chooses how many", flush=True)
+        return {}
+    known = density.options
+    told = {name: options.get(name, option.default) for name, option in known.items()}
+    size = min(source.size, num or source.size)
+    mean = mean_log_prob(
+        density,
+        trained.weights,
+        ordered_batches(source, min(batch_size, size), size),
+        jax.random.fold_in(jax.random.key(seed), _DENSITY),
+        options,
+        num_batches=-(-size // min(batch_size, size)),
+    )
+    nats = mean.nats
+    results: dict[str, Any] = {f"nats_{split}": -nats, f"nats_{split}_stderr": mean.stderr}
+    if size < source.size:
+        results["likelihood_num"] = size
+    if mean.estimator_stderr > 0:
+        results[f"nats_{split}_estimator_stderr"] = mean.estimator_stderr
+    results["log_prob"] = f"{density.kind} {told or ''}".strip()
+    if density.over_pixels:
+        num_dims = math.prod(source.image_shape)
+        results[f"bits_per_dim_{split}"] = bits_per_dim(-nats, num_dims)
+        results[f"bits_per_dim_{split}_stderr"] = bits_per_dim(mean.stderr, num_dims)
+        if mean.terms:
+            results |= _terms(trained, workdir, mean, num_dims, split)
+    elif trained.experiment.num_tokens:
+        tokens = trained.experiment.num_tokens
+        results[f"bits_per_token_{split}"] = bits_per_dim(-nats, tokens)
+    return results
+
+
+def _terms(
+    trained: Trained, workdir: Path, mean: MeanLogProb, num_dims: int, split: str
+) -> dict[str, float]:
+    """Tell what a bound consists of, in bits/dim, and keep every term."""
+    steps = np.array([bits_per_dim(x, num_dims) for x in mean.terms["steps"]])
+    prior = bits_per_dim(float(mean.terms["prior"]), num_dims)
+    kept = {
+        "step": trained.step,
+        "prior_bits_per_dim": prior,
+        "steps_bits_per_dim": steps.tolist(),  # from t = 1 down; the last is -log p(x_0 | x_1)
+        **{name: mean.terms[name].tolist() for name in ("x_0_error", "eps_error")},
+    }
+    path = workdir / "eval" / f"{trained.step}_{split}_bound.json"
+    write_file(path, (json.dumps(kept) + "\n").encode())
+    return {
+        f"bits_per_dim_{split}_prior": prior,
+        f"bits_per_dim_{split}_between": float(steps[:-1].sum()),
+        f"bits_per_dim_{split}_last": float(steps[-1]),
+        f"x_0_error_{split}": float(mean.terms["x_0_error"].mean()),
+        f"eps_error_{split}": float(mean.terms["eps_error"].mean()),
+    }
+
+
+def _read(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
+    """Read examples, spread over the source, a thousand at a time."""
+    indices = spread_indices(source, limit)
+    parts = [source.read(part) for part in np.array_split(indices, -(-len(indices) // 1024))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

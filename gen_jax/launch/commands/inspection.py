@@ -1,0 +1,76 @@
+"""Looking at a model on the way: samples, and reconstructions where it has codes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen_jax.data import read_in_time, spread_indices
+from gen_jax.launch.build.sources import open_split
+from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
+from gen_jax.pictures import grid, pairs
+from gen_jax.protocols import Weights
+from gen_jax.train.sharding import replicated
+
+__all__ = ["make_inspect"]
+
+
+NUM = 64
+
+
+def make_inspect(
+    config: Mapping[str, Any], experiment: Any, source: Any, mesh: Any
+) -> Callable[..., Any]:
+    """Make the look at a model on the way: samples, and reconstructions where it has codes."""
+    model, wanted = experiment.model, config["train"]["sample_every"]
+    codes = model.latents if model.latents is not None and model.latents.cost == 1 else None
+    reconstruct = None
+    if wanted and codes is not None and codes.encode is not None:
+        reconstruct = _make_reconstruct(config, experiment, source, mesh)
+    draw = None
+    if wanted and model.sampler is not None:
+        # Classes in turn; of what else the model is told, that of examples.
+        told = [given for given in model.inputs.values() if given.needed]
+        examples: Mapping[str, Any] = {"image": np.zeros(NUM)}
+        if any(given.kind != "label" for given in told):
+            examples = _examples(config, source)
+        cond = conditions_from_data(model, examples, every_class=True)
+        draw = Draw(config["seed"], {}, cond)
+
+    def inspect(state: Any) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+        weights = Weights(state.ema_params, state.stats, experiment.frozen)
+        pictures = {}
+        if draw is not None:
+            pictures["samples"] = grid(draw_samples(model, weights, draw, mesh, NUM))
+        if reconstruct is not None:
+            pictures["reconstructions"] = reconstruct(weights)
+        return {}, pictures
+
+    return inspect
+
+
+def _examples(config: Mapping[str, Any], source: Any) -> Mapping[str, Any]:
+    data = config["data"]
+    indices = np.resize(spread_indices(source, NUM), NUM)
+    return read_in_time(source, indices, data["on_bad"], data["timeout_s"])
+
+
+def _make_reconstruct(
+    config: Mapping[str, Any], experiment: Any, source: Any, mesh: Any
+) -> Callable[[Weights], np.ndarray]:
+    model, data = experiment.model, config["data"]
+    held_out = open_split(config, "validation") if data["holdout"] else source
+    indices = spread_indices(held_out, NUM)
+    batch = read_in_time(held_out, indices, data["on_bad"], data["timeout_s"])
+    cond = conditions_from_data(model, batch, every_class=False)
+
+    def again(weights: Weights, image: Any, cond: Any) -> Any:
+        return model.latents.decode(weights, model.latents.encode(weights, image, cond), cond)
+
+    compiled = jax.jit(again, out_shardings=replicated(mesh))
+
+    def reconstruct(weights: Weights) -> np.ndarray:
+        return pairs(batch["image"], np.asarray(compiled(weights, batch["image"], cond)))
+
+    return reconstruct

@@ -1,0 +1,367 @@
+"""``gen-jax train``."""
+
+import contextlib
+import faulthandler
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gen_jax.errors import DataStalledError, NonFiniteError, StorageError
+from gen_jax.files import write_file
+from gen_jax.launch.build.sources import check_noise, check_source, open_split
+from gen_jax.launch.config.files import to_json
+from gen_jax.launch.jobs.processes import agree, is_alone, is_first, stop_signals, together
+from gen_jax.launch.runs.resume import Resuming, check_disk_space, check_unchanged, put_away, resume
+from gen_jax.launch.runs.workdir import STAGE1, checkpoint_steps, lock, make_workdir
+
+__all__ = ["run_training"]
+
+
+def run_training(config: Mapping[str, Any], workdir: Path, resuming: Resuming | None = None) -> int:
+    """Train as a config says, from the last good checkpoint in the work directory if there is one.
+
+    Of many processes all call this; the first of them writes.
+
+    Args:
+        config: without faults.
+        workdir: made if it is not there; the same, on a shared file system, for all processes.
+        resuming: what the flags said of it.
+
+    Returns:
+        0, or 128 plus the number of the signal that ended training after a last checkpoint.
+
+    Raises:
+        GenJaxError: see the subclasses.
+    """
+    resuming = resuming or Resuming()
+    with (
+        contextlib.ExitStack() as held,
+        stop_signals() as (received, stop),
+        _stacks_of_a_stall(workdir),
+    ):
+        together(lambda: _take(config, workdir, resuming, held))
+        together(lambda: _see_that_it_is_shared(workdir))
+        _train(config, workdir, resuming, stop, lambda: bool(received))
+        return 128 + received[0] if received else 0
+
+
+def _take(
+    config: Mapping[str, Any], workdir: Path, resuming: Resuming, held: contextlib.ExitStack
+) -> None:
+    """Make and lock the work directory, in the first process."""
+    if not is_first():
+        return
+    make_workdir(workdir)
+    held.enter_context(lock(workdir))
+    if resuming.from_scratch:
+        put_away(workdir)
+    if checkpoint_steps(workdir):
+        check_unchanged(config, workdir, resuming.allowed)
+
+
+def _see_that_it_is_shared(workdir: Path) -> None:
+    # The lock names the process that holds it, and so tells this directory from any other.
+    path = workdir / ".lock"
+
+    def digest() -> int:
+        return zlib.crc32(path.read_bytes() if path.exists() else b"") >> 1
+
+    (first,) = agree([digest()])
+    patience = time.monotonic() + 10  # a network's file system may take a moment to show it
+    while digest() != first and time.monotonic() < patience:
+        time.sleep(0.5)
+    if digest() != first:
+        raise StorageError(
+            f"{workdir}: not the first process's directory; all need one on a shared file system"
+        )
+
+
+def _train(
+    config: Mapping[str, Any],
+    workdir: Path,
+    resuming: Resuming,
+    stop: Callable[[int], bool],
+    signalled: Callable[[], bool],
+) -> None:
+    # Here and not above, so that what needs no JAX is refused before it is loaded.
+    from gen_jax.launch.build.parallel import build_engine, build_mesh
+    from gen_jax.launch.commands.inspection import make_inspect
+    from gen_jax.launch.runs.restore import load_weights
+    from gen_jax.train import checkpoint
+    from gen_jax.train.loop import train
+
+    mesh = together(lambda: build_mesh(config))
+    source = together(lambda: open_split(config, "train"))
+    experiment = _build(config, workdir, source)
+    engine = together(lambda: build_engine(config, experiment, mesh))
+    experiment = experiment._replace(frozen=engine.place(experiment.frozen))
+    key = engine.key(config["seed"])
+    folder = workdir / "checkpoints"
+    rows = engine.rows(config["data"]["batch_size"])
+    target = engine.abstract(engine.inputs(_batch_shapes(config, source))[0], experiment.frozen)
+    meta = {"config": config, "data": source.fingerprint, "stage1": experiment.stage1_digest}
+    beginning = None
+    if config["train"]["init_from"] and not checkpoint_steps(workdir):
+        beginning = together(lambda: load_weights(Path(config["train"]["init_from"]), whole=True))
+    resumed = resume(workdir, target, meta, resuming)
+    step = resumed[0] if resumed else 0
+    with contextlib.ExitStack() as opened:
+        manager = opened.enter_context(
+            checkpoint.open_checkpoints(folder, keep=config["train"]["keep"])
+        )
+        # Now that what a crash left has been cleared away.
+        together(lambda: check_disk_space(config, workdir, checkpoint.state_bytes(target)))
+        # Of several processes none may leave alone.
+        interrupted = signalled if is_alone() else lambda: False
+        batches = together(lambda: _batches(config, source, step, rows, interrupted))
+        opened.callback(batches.close)
+        first = together(lambda: next(batches, None))
+        if first is None:
+            return
+        if resumed is not None:
+            state = resumed[1]
+        else:
+            state = _begin(engine, key, first, experiment.frozen, beginning)
+        _introduce(config, source, experiment, state, mesh, workdir)
+        outputs = together(lambda: _outputs(config, workdir, step, opened))
+
+        loop = _make_loop(
+            config,
+            **outputs,
+            **_saving(manager, meta),
+            inspect=together(lambda: make_inspect(config, experiment, source, mesh)),
+            stop=stop,
+            origin=_origin(config, source),
+            window=_window(config, workdir),
+        )
+        start = time.perf_counter()
+        try:
+            state = train(
+                engine, state, experiment.frozen, itertools.chain([first], batches), key, loop
+            )
+        except NonFiniteError as error:
+            error.everywhere = True  # all processes see the same numbers
+            raise
+        print(
+            f"step {int(state.step)} of {loop.steps} after "
+            f"{time.perf_counter() - start:.1f} s; checkpoints in {folder}",
+            flush=True,
+        )
+
+
+def _build(config: Mapping[str, Any], workdir: Path, source: Any) -> Any:
+    """Build the experiment, over the first stage it takes over, and check its data."""
+    from gen_jax.launch.build.experiment import build
+    from gen_jax.launch.runs.restore import load_codec
+    from gen_jax.launch.runs.stage1 import take_over, wait_for_stage1
+
+    stage1 = None
+    if config.get("stage1"):
+        together(lambda: take_over(Path(config["stage1"]), workdir) if is_first() else None)
+        together(lambda: wait_for_stage1(workdir))
+        stage1 = load_codec(workdir / STAGE1)  # the same on all, also where it fails
+    experiment = build(config, stage1)
+    together(lambda: check_source(source, experiment, config))
+    together(lambda: check_noise(source, experiment))
+    return experiment.with_training_frozen()
+
+
+def _begin(engine: Any, key: Any, first: Any, frozen: Any, beginning: Any) -> Any:
+    """Make the state of step 0, with another run's weights if there is one to begin with."""
+    state = engine.init(key, engine.put(first), frozen)
+    return state if beginning is None else _begin_with(beginning, state)
+
+
+def _begin_with(saved: Any, state: Any) -> Any:
+    """Put another run's averaged weights in place of those of step 0."""
+    import jax
+
+    from gen_jax.errors import CheckpointError
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(path): tuple(x.shape) for path, x in leaves}
+
+    theirs_params, theirs_stats = saved.weights.params, saved.weights.stats
+    ours, theirs = shapes(state.params), shapes(theirs_params)
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            raise CheckpointError(
+                f"train.init_from: {name}: {theirs.get(name, 'nothing')}; "
+                f"{ours.get(name, 'nothing')} is needed"
+            )
+
+    def place(leaf: Any, value: Any) -> Any:
+        value = np.asarray(value)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
+
+    # Not the same arrays twice: the step gives its arguments' memory away.
+    params = jax.tree.map(place, state.params, theirs_params)
+    averaged = {player: theirs_params[player] for player in state.ema_params}
+    ema_params = jax.tree.map(place, state.ema_params, averaged)
+    stats = state.stats
+    if shapes(stats) == shapes(theirs_stats):  # codebooks and moments belong to the weights
+        stats = jax.tree.map(place, stats, theirs_stats)
+    elif jax.tree.leaves(theirs_stats):
+        raise CheckpointError(
+            "train.init_from: its statistics (codebooks, moments, histories) are not those of this "
+            "config"
+        )
+    print(f"beginning with the averaged weights of step {saved.step}", flush=True)
+    return state.replace(params=params, ema_params=ema_params, stats=stats)
+
+
+def _batch_shapes(config: Mapping[str, Any], source: Any) -> Mapping[str, Any]:
+    """Give the shapes of a global batch, from one example."""
+    import jax
+
+    from gen_jax.data import read_in_time
+
+    data, index = config["data"], np.zeros(1, np.int64)
+    size = data["batch_size"]
+    example = together(lambda: read_in_time(source, index, data["on_bad"], data["timeout_s"]))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), dict(example)
+    )
+
+
+@contextlib.contextmanager
+def _stacks_of_a_stall(workdir: Path) -> Iterator[None]:
+    """When data does not come, write down where everybody stands, and ask the workers too."""
+    try:
+        yield
+    except DataStalledError as error:
+        # Each process its own: all of a job stall in the same second.
+        path = workdir / f"stacks-{int(time.time())}-{socket.gethostname()}-{os.getpid()}.txt"
+        with contextlib.suppress(OSError), open(path, "w") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+        for worker in multiprocessing.active_children():
+            with contextlib.suppress(OSError):
+                os.kill(worker.pid or 0, signal.SIGUSR1)
+        time.sleep(2)  # they write to stderr, on a machine that may be busy
+        error.args = (f"{error}; where every thread stood is in {path}",)
+        raise
+
+
+def _outputs(
+    config: Mapping[str, Any], workdir: Path, step: int, opened: contextlib.ExitStack
+) -> Mapping[str, Callable]:
+    """Open what the first process writes, until ``opened`` closes; the others write nothing."""
+    from gen_jax.train.writer import close, open_writer, write_images, write_metrics
+
+    if not is_first():
+        return {"report": lambda step, metrics: None, "show": lambda step, images: None}
+    write_file(workdir / "config.json", to_json(config).encode())
+    writer = open_writer(workdir, step)
+    opened.callback(close, writer)
+    return {
+        "report": lambda step, metrics: write_metrics(writer, step, metrics),
+        "show": lambda step, images: write_images(writer, step, images),
+    }
+
+
+def _batches(
+    config: Mapping[str, Any],
+    source: Any,
+    step: int,
+    rows: np.ndarray,
+    interrupted: Callable[[], bool],
+) -> Iterator[Mapping[str, Any]]:
+    from gen_jax.data import feed, train_batches
+
+    data = config["data"]
+    batches = train_batches(
+        source,
+        seed=config["seed"],
+        batch_size=data["batch_size"],
+        first_step=step,
+        flip=data["flip"],
+        crop=data["crop"],
+        rows=rows,
+        num_workers=data["num_workers"],
+        skip=data["skip_steps"],
+        max_bad_fraction=data["max_bad_fraction"] if data["on_bad"] == "skip" else None,
+    )
+    timeout = data["timeout_s"]
+    return feed(batches, name=source.name, timeout_s=timeout, interrupted=interrupted)
+
+
+def _origin(config: Mapping[str, Any], source: Any) -> Callable[[int], str]:
+    """Make what tells the batch and the examples of a step, as ``data.skip_steps`` counts them."""
+    from gen_jax.data import batch_of, examples_of
+
+    data = config["data"]
+
+    def origin(step: int) -> str:
+        batch = batch_of(step - 1, data["skip_steps"])
+        indices = examples_of(
+            batch, size=source.size, seed=config["seed"], batch_size=data["batch_size"]
+        )
+        indices = indices if source.indices is None else source.indices[indices]
+        shown = ", ".join(map(str, indices[:16])) + (", ..." if len(indices) > 16 else "")
+        return f"batch {batch + 1}, examples {shown}"
+
+    return origin
+
+
+def _make_loop(config: Mapping[str, Any], **actions: Any) -> Any:
+    from gen_jax.train.loop import Loop
+
+    options = config["train"]
+    return Loop(
+        steps=options["steps"],
+        log_every=options["log_every"],
+        inspect_every=options["sample_every"],
+        save_every=options["save_every"],
+        max_bad_steps=options["max_bad_steps"],
+        batch_size=config["data"]["batch_size"],
+        **actions,
+    )
+
+
+def _saving(manager: Any, meta: Mapping[str, Any]) -> Mapping[str, Callable]:
+    from gen_jax.train import checkpoint
+
+    def save(state: Any, wait: bool) -> None:
+        checkpoint.save(manager, state, meta, wait=wait)
+
+    return {
+        "save": save,
+        "check": lambda: checkpoint.see_that_saving_goes_well(manager),
+        # Alone only: saving takes all processes, and the others have not failed.
+        "rescue": lambda state: save(state, True) if is_alone() else None,
+    }
+
+
+def _window(config: Mapping[str, Any], workdir: Path) -> Any:
+    from gen_jax.train.profiling import Window
+
+    options = config["profile"]
+    first = options["start"] if is_first() else 0
+    return Window(workdir / "profile", first, options["steps"])
+
+
+def _introduce(
+    config: Mapping[str, Any], source: Any, experiment: Any, state: Any, mesh: Any, workdir: Path
+) -> None:
+    import jax
+
+    num_params = sum(x.size for x in jax.tree.leaves(state.params))
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    print(
+        f"{config['family']}: {num_params:,} parameters; {source.name}: {source.size:,} "
+        f"{'codes of images' if source.stage1 else 'images'} of "
+        f"{'x'.join(map(str, source.image_shape))}; {mesh.size} "
+        f"{jax.devices()[0].platform} device(s){f' ({axes})' if axes else ''}; {workdir}: "
+        + (f"resuming at step {int(state.step)}" if int(state.step) else "starting"),
+        flush=True,
+    )

@@ -1,0 +1,225 @@
+"""The fields of every config, and the rules between them."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gen_jax.launch.config.fields import (
+    Field,
+    Rule,
+    boolean,
+    choice,
+    integer,
+    integers,
+    number,
+    text,
+    texts,
+)
+from gen_jax.train.rules import learning_rate_faults
+
+__all__ = ["COMMON", "OPTIMIZER", "RULES", "own_optimizer", "parse_override"]
+
+_OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
+_SOURCE = r"digits|(npz|folder|tfds|codes):.+|synthetic:\d+x\d+x[13]"
+
+OPTIMIZER: Mapping[str, Field] = {
+    "learning_rate": number(0, above=True, default=1e-3, doc="the largest, after the warm-up"),
+    "warmup_steps": integer(0, default=0, doc="steps in which it rises from nearly 0"),
+    "decay": choice("constant", "cosine", doc="how it goes on; a cosine ends at 0"),
+    "b1": number(0, 1, below=True, default=0.9, doc="decay of Adam's mean of gradients"),
+    "b2": number(0, 1, below=True, default=0.999, doc="decay of Adam's mean of squares"),
+    "eps": number(0, above=True, default=1e-8, doc="added to the root of the mean of squares"),
+    "weight_decay": number(0, default=0.0, doc="of kernels, in units of the learning rate"),
+    "clip_norm": number(0, default=1.0, doc="largest norm of a gradient; 0: any"),
+    "moments": choice("float32", "16bit", change="frozen", doc="how Adam's moments are kept"),
+}
+
+COMMON: Mapping[str, Field] = {
+    "family": text(r"\w+", "the name of a model family", change="frozen", doc="of the model"),
+    "seed": integer(0, 2**32 - 1, default=0, change="frozen", doc="names all randomness"),
+    # Free, because data may move; its fingerprint, kept with each checkpoint, may not change.
+    "data.source": text(
+        _SOURCE,
+        "digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC or codes:PATH",
+        default="digits",
+        doc="where the data is",
+    ),
+    "data.dir": text(
+        ".*", "a folder of prepared TFDS datasets, or nothing for its default", doc="of tfds:NAME"
+    ),
+    "data.shape": integers(
+        1, length=3, default=(8, 8, 1), change="frozen", doc="height, width, channels"
+    ),
+    "data.batch_size": integer(1, default=128, change="frozen", doc="examples, of all devices"),
+    "data.holdout": integer(
+        0, default=0, change="frozen", doc="training examples kept for validation"
+    ),
+    "data.flip": boolean(default=False, change="frozen", doc="half of the images, left to right"),
+    "data.crop": integer(
+        0, default=0, change="frozen", doc="pixels by which images are shifted at random"
+    ),
+    "data.num_workers": integer(0, 256, default=0, doc="processes that read; 0: the main one"),
+    "data.timeout_s": number(0, above=True, default=300.0, doc="to wait for one batch"),
+    "data.on_bad": choice("error", "skip", doc="what an unreadable example is: skip takes another"),
+    "data.max_bad_fraction": number(0, 1, default=0.001, doc="of examples that may be skipped"),
+    "data.skip_steps": integers(1, doc="batches to leave out, after a rollback"),
+    **{f"optimizer.{name}": field for name, field in OPTIMIZER.items()},
+    "profile.start": integer(0, default=0, doc="first step that is profiled; 0: none"),
+    "profile.steps": integer(1, default=5, doc="how many"),
+    "train.init_from": text(
+        ".*", "a work directory, or nothing", doc="whose averaged weights to begin with"
+    ),
+    "train.steps": integer(1, default=1000, doc="of training, in all"),
+    "train.microbatches": integer(1, default=1, doc="parts of a batch, to save memory"),
+    "train.ema_decay": number(0, 1, below=True, default=0.999, doc="of the averaged weights"),
+    "train.log_every": integer(1, default=50, doc="steps between reports"),
+    "train.sample_every": integer(0, default=500, doc="steps between pictures; 0: none"),
+    "train.save_every": integer(1, default=500, doc="steps between checkpoints"),
+    "train.keep": integer(1, default=2, doc="checkpoints"),
+    "train.max_bad_steps": integer(1, default=5, doc="steps in a row without a finite loss"),
+    "train.spike_window": integer(2, default=128, doc="steps that make a loss's usual level"),
+    "train.spike_sigma": number(
+        0, default=0.0, doc="deviations above it at which a loss is refused; 0: none"
+    ),
+    "train.engine": choice("jit", "pmap", "shard_map", doc="how a step runs on many devices"),
+    "mesh.data": integer(-1, default=-1, doc="devices that share a batch; -1: all that are left"),
+    "mesh.fsdp": integer(-1, default=1, doc="devices that share batch and weights"),
+    "mesh.tensor": integer(-1, default=1, doc="devices that share heads and channels"),
+    "mesh.min_size": integer(1, default=2**16, doc="elements below which an array is not split"),
+    "mesh.overrides": texts(
+        _OVERRIDE,
+        "texts like 'conv_in/kernel=-,-,-,fsdp' (a pattern; an axis or - a dimension)",
+        doc="how single arrays are split",
+    ),
+}
+
+
+def own_optimizer(player: str) -> dict[str, Field]:
+    """List the fields with which a player may differ from the common optimizer."""
+    return {
+        f"optimizer.{player}.{name}": field._replace(
+            default=None, optional=True, doc=f"of {player}; None: as optimizer.{name}"
+        )
+        for name, field in OPTIMIZER.items()
+        if field.change == "free"
+    }
+
+
+def parse_override(line: str) -> tuple[str, tuple[str | None, ...]]:
+    """Read ``"pattern=axis,-,axis"`` as a pattern and an axis, or None, for each dimension."""
+    pattern, _, axes = line.rpartition("=")
+    return pattern, tuple(None if axis == "-" else axis for axis in axes.split(","))
+
+
+def _microbatches(values: Mapping[str, Any]) -> dict[str, str]:
+    batch, micro = values["data.batch_size"], values["train.microbatches"]
+    if batch % micro:
+        return {"train.microbatches": f"{micro} does not divide data.batch_size {batch}"}
+    return {}
+
+
+def _channels(values: Mapping[str, Any]) -> dict[str, str]:
+    channels = values["data.shape"][2]
+    return {} if channels in (1, 3) else {"data.shape": f"{channels} channels; 1 or 3 are needed"}
+
+
+def _crop(values: Mapping[str, Any]) -> dict[str, str]:
+    crop, side = values["data.crop"], min(values["data.shape"][:2])
+    return {"data.crop": f"{crop}; less than the image's {side} pixels"} if crop >= side else {}
+
+
+def _codes(values: Mapping[str, Any]) -> dict[str, str]:
+    if not values["data.source"].startswith("codes:"):
+        return {}
+    faults = {
+        f"data.{name}": f"{values[f'data.{name}']}; codes made beforehand are not moved"
+        for name in ("flip", "crop")
+        if values[f"data.{name}"]
+    }
+    if not values.get("stage1"):
+        what = "holds codes of a first stage, which this config has not"
+        faults["data.source"] = f"{values['data.source']!r} {what}"
+    return faults
+
+
+def _decay(values: Mapping[str, Any]) -> dict[str, str]:
+    faults = learning_rate_faults(
+        decay=values["optimizer.decay"],
+        warmup_steps=values["optimizer.warmup_steps"],
+        total_steps=values["train.steps"],
+    )
+    return {f"optimizer.{name}": fault for name, fault in faults.items()}
+
+
+_AXES = ("data", "fsdp", "tensor")
+
+
+def _axes(values: Mapping[str, Any]) -> tuple[dict[str, int], str]:
+    axes = {name: values[f"mesh.{name}"] for name in _AXES}
+    return axes, " x ".join(f"{name} {size}" for name, size in axes.items())
+
+
+def _axis_sizes(values: Mapping[str, Any]) -> dict[str, str]:
+    """Find sizes that are wrong whatever the number of devices; the rest needs JAX."""
+    axes, product = _axes(values)
+    faults = {
+        f"mesh.{name}": "0; -1 or a whole number from 1 is needed"
+        for name, size in axes.items()
+        if size == 0
+    }
+    open_axes = [name for name, size in axes.items() if size == -1]
+    if len(open_axes) > 1:
+        faults[f"mesh.{open_axes[1]}"] = f"-1 in {product}; it may stand for one axis only"
+    return faults
+
+
+def _shares(values: Mapping[str, Any]) -> dict[str, str]:
+    axes, _ = _axes(values)
+    batch, micro = values["data.batch_size"], values["train.microbatches"]
+    parts = math.prod(size for size in (axes["data"], axes["fsdp"], micro) if size > 0)
+    if batch % micro or not batch % parts:
+        return {}
+    terms = " x ".join(f"{name} {axes[name]}" for name in ("data", "fsdp") if axes[name] > 0)
+    what = f"{terms} x {micro} microbatches = {parts} parts, which do not divide"
+    name = "mesh.fsdp" if axes["fsdp"] > 1 else "mesh.data"
+    return {name: f"{what} data.batch_size {batch}"}
+
+
+def _engine(values: Mapping[str, Any]) -> dict[str, str]:
+    engine = values["train.engine"]
+    if engine == "jit":
+        return {}
+    axes, product = _axes(values)
+    faults = {}
+    if (axes["fsdp"], axes["tensor"]) != (1, 1):
+        faults["train.engine"] = (
+            f"{engine!r} keeps a copy of the state on each device, but the mesh is {product}; "
+            "'jit', or fsdp 1 and tensor 1, is needed"
+        )
+    if values["mesh.overrides"]:
+        faults["mesh.overrides"] = f"has a meaning only with train.engine 'jit', not {engine!r}"
+    return faults
+
+
+def _overrides(values: Mapping[str, Any]) -> dict[str, str]:
+    for line in values["mesh.overrides"]:
+        pattern, _ = parse_override(line)
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return {"mesh.overrides": f"{pattern!r}: no regular expression: {error}"}
+    return {}
+
+
+RULES: tuple[Rule, ...] = (
+    _microbatches,
+    _axis_sizes,
+    _shares,
+    _engine,
+    _overrides,
+    _channels,
+    _crop,
+    _codes,
+    _decay,
+)

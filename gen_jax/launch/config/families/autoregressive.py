@@ -1,0 +1,56 @@
+"""Autoregressive priors: a causal transformer or a gated PixelCNN over pixels or codes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gen_jax.launch.config import parts
+from gen_jax.launch.config.fields import Family, choice, integer, number, prefixed
+from gen_jax.models.rules import class_dropout_faults
+from gen_jax.nn.geometry import POSITIONS, pixelcnn_faults, transformer_faults
+
+__all__ = ["FAMILY"]
+
+
+def _network(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["model.network"] == "transformer":
+        names: tuple[str, ...] = ("width", "num_heads", "positions")
+        find: Any = transformer_faults
+    else:
+        names, find = ("depth", "kernel"), pixelcnn_faults
+    return prefixed("model", find(**{name: values[f"model.{name}"] for name in names}))
+
+
+def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
+    dropout, conditional = values["model.class_dropout"], bool(values["model.num_classes"])
+    return prefixed("model", class_dropout_faults(class_dropout=dropout, conditional=conditional))
+
+
+FAMILY = Family(
+    fields={
+        **parts.STAGE1,
+        "model.network": choice("transformer", "pixelcnn", change="frozen", doc="of each grid"),
+        "model.levels": integer(2, 256, default=256, change="frozen", doc="of pixels, as tokens"),
+        "model.width": integer(1, default=256, change="frozen", doc="of the network"),
+        "model.depth": integer(1, default=8, change="frozen", doc="layers"),
+        "model.num_heads": integer(1, default=8, change="frozen", doc="of transformer"),
+        "model.mlp_ratio": integer(1, default=4, change="frozen", doc="of transformer"),
+        "model.positions": choice(*POSITIONS, change="frozen", doc="of transformer"),
+        **parts.REMAT,
+        "model.kernel": integer(1, default=5, change="frozen", doc="of pixelcnn"),
+        "model.hidden": integer(1, default=512, change="frozen", doc="of pixelcnn's head"),
+        "model.dropout": number(0, 1, below=True, default=0.0, doc="of activations"),
+        **parts.num_classes(),
+        **parts.class_dropout(),
+        **parts.DTYPE,
+    },
+    rules=(_network, _dropout),
+    tiny={
+        "data.holdout": lambda size: min(size, 16),
+        "model.width": 16,
+        "model.depth": 2,
+        "model.num_heads": 2,
+        "model.dtype": "float32",
+        "model.kernel": 3,
+        "model.hidden": 16,
+    },
+)

@@ -1,0 +1,54 @@
+"""Discrete VAEs with a Gumbel-softmax relaxation, as DALL-E's: its network and its schedules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gen_jax.launch.config import parts
+from gen_jax.launch.config.fields import Family, boolean, choice, integer, number, prefixed
+from gen_jax.nn.geometry import dvae_faults
+
+__all__ = ["FAMILY"]
+
+
+def _network(values: Mapping[str, Any]) -> dict[str, str]:
+    height, width, _ = values["data.shape"]
+    given = {name: values[f"model.{name}"] for name in ("num_groups", "hidden")}
+    return prefixed("model", dvae_faults(resolution=(height, width), **given))
+
+
+FAMILY = Family(
+    fields={
+        "model.num_codes": integer(2, default=8192, change="frozen", doc="K"),
+        "model.hidden": integer(4, default=256, change="frozen", doc="channels of the first group"),
+        "model.initial": integer(
+            1, default=128, change="frozen", doc="channels that the decoder begins with"
+        ),
+        "model.num_groups": integer(
+            1, 8, default=4, change="frozen", doc="of blocks; each but the first halves the image"
+        ),
+        "model.num_blocks": integer(1, default=2, change="frozen", doc="of each group"),
+        "model.likelihood": choice("logit_laplace", "gaussian", change="frozen", doc="p(x | z)"),
+        "model.temperature_start": number(
+            0, above=True, default=1.0, doc="of the relaxation, at first"
+        ),
+        "model.temperature_end": number(0, above=True, default=1.0 / 16, doc="and at last"),
+        "model.temperature_steps": integer(0, default=150_000, doc="in between"),
+        "model.kl_start": number(0, default=0.0, doc="weight of the KL, at first"),
+        "model.kl_end": number(0, default=6.6, doc="and at last"),
+        "model.kl_steps": integer(0, default=5_000, doc="in between"),
+        "model.straight_through": boolean(
+            default=False, doc="show the decoder one-hot codes in training too"
+        ),
+        **parts.DTYPE,
+    },
+    rules=(_network,),
+    tiny={
+        "data.holdout": lambda size: min(size, 16),
+        "model.num_codes": 16,
+        "model.hidden": 8,
+        "model.initial": 4,
+        "model.num_groups": 2,
+        "model.num_blocks": 1,
+        "model.dtype": "float32",
+    },
+)

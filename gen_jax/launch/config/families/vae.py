@@ -1,0 +1,60 @@
+"""Variational autoencoders: importance-weighted, conditional, and for latent diffusion."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gen_jax.launch.config import parts
+from gen_jax.launch.config.fields import Family, choice, integer, number, prefixed
+from gen_jax.models.rules import vae_faults
+
+__all__ = ["FAMILY"]
+
+
+def _importance(values: Mapping[str, Any]) -> dict[str, str]:
+    names = ("num_importance", "beta", "free_bits", "kl_warmup")
+    gaussian = values["model.likelihood"] == "gaussian"
+    sigma = values["model.sigma"] if gaussian else "fixed"
+    given = {name: values[f"model.{name}"] for name in names}
+    return prefixed("model", vae_faults(sigma=sigma, **given))
+
+
+def _grid(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["model.latent"] == "grid" and values["model.num_classes"]:
+        return {"model.num_classes": "0 is needed for a 'grid', which a second stage models"}
+    return {}
+
+
+FAMILY = Family(
+    fields={
+        **parts.AUTOENCODER,
+        "model.latent": choice("vector", "grid", change="frozen", doc="what a code is"),
+        "model.likelihood": choice(
+            "bernoulli",
+            "gaussian",
+            "discretized_logistic",
+            "logistic_mixture",
+            change="frozen",
+            doc="p(x | z)",
+        ),
+        **parts.binarize("stochastic"),
+        "model.sigma": choice(
+            "fixed",
+            "learned",
+            "optimal",
+            default="optimal",
+            change="frozen",
+            doc="of a Gaussian likelihood",
+        ),
+        **parts.log_sigma(),
+        "model.components": integer(
+            1, 1000, default=10, change="frozen", doc="of logistic_mixture"
+        ),
+        "model.beta": number(0, default=1.0, doc="weight of the KL"),
+        "model.free_bits": number(0, default=0.0, doc="nats of a unit that are not pressed"),
+        "model.kl_warmup": integer(0, default=0, doc="steps in which the KL's weight rises"),
+        "model.num_importance": integer(1, default=1, doc="importance samples of the loss"),
+        **parts.num_classes(),
+    },
+    rules=(parts.network_faults, _importance, _grid),
+    tiny={**parts.TINY_AUTOENCODER, "model.num_importance": lambda num: min(num, 3)},
+)

@@ -1,0 +1,97 @@
+"""VQ-VAE and VQ-VAE-2, with vector, residual or finite scalar quantization."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gen_jax.launch.config import parts
+from gen_jax.launch.config.fields import (
+    Family,
+    boolean,
+    choice,
+    integer,
+    integers,
+    number,
+    prefixed,
+)
+from gen_jax.nn.geometry import hierarchy_faults
+from gen_jax.ops.rules import scalar_faults, vector_faults
+
+__all__ = ["FAMILY"]
+
+
+def _network(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["model.network"] == "conv":
+        return parts.conv_faults(values)
+    height, width, _ = values["data.shape"]
+    names = ("factors", "channels")
+    given = {name: values[f"model.{name}"] for name in names}
+    return prefixed("model", hierarchy_faults(resolution=(height, width), **given))
+
+
+def _quantizer(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["model.quantizer"] == "finite_scalar":
+        return prefixed("model", scalar_faults(values["model.scalar_levels"]))
+    cosine, levels = values["model.cosine"], values["model.levels"]
+    return prefixed("model", vector_faults(cosine=cosine, levels=levels))
+
+
+FAMILY = Family(
+    fields={
+        "model.network": choice("hierarchy", "conv", change="frozen", doc="conv: VQ-GAN's"),
+        "model.factors": integers(
+            2,
+            default=(4,),
+            change="frozen",
+            doc="by which each grid is smaller than the one below: (4,) VQ-VAE, (4, 2) VQ-VAE-2",
+        ),
+        **parts.conv(channels=128, num_res_blocks=2, groups=32, attention=True),
+        "model.hidden": integer(
+            1, default=32, change="frozen", doc="channels inside a residual block of hierarchy"
+        ),
+        "model.num_blocks": integer(
+            0, default=2, change="frozen", doc="residual blocks of hierarchy at each grid"
+        ),
+        "model.likelihood": choice("gaussian", "bernoulli", change="frozen", doc="p(x | z)"),
+        **parts.binarize("none"),
+        **parts.log_sigma("free"),
+        "model.quantizer": choice("vector", "finite_scalar", change="frozen", doc="of each grid"),
+        "model.num_embeddings": integer(
+            2, default=512, change="frozen", doc="codes of a codebook, of vector"
+        ),
+        "model.embedding_dim": integer(
+            1, default=64, change="frozen", doc="numbers of a code's vector, of vector"
+        ),
+        "model.levels": integer(
+            1, default=1, change="frozen", doc="of vector; above 1: residual quantization"
+        ),
+        "model.codebook": choice(
+            "ema", "gradient", change="frozen", doc="how it is learned; gradient revives no code"
+        ),
+        "model.cosine": boolean(
+            default=False, change="frozen", doc="compare directions of vectors alone"
+        ),
+        "model.decay": number(0, 1, below=True, default=0.99, doc="of the averages of codes"),
+        "model.revive_below": number(
+            0, default=0.05, doc="share of an equal use below which a code begins anew; 0: none"
+        ),
+        "model.scalar_levels": integers(
+            2, default=(8, 5, 5, 5), change="frozen", doc="of each number, of finite_scalar"
+        ),
+        # The paper's 0.25 in the units of its authors' code, where errors are means over pixels of
+        # data of variance 1 and means over dims; here they are sums, in nats.
+        "model.commitment_cost": number(0, default=2.0, doc="beta, of vector, in nats"),
+        **parts.DTYPE,
+    },
+    rules=(_network, _quantizer),
+    # Averaged weights meet a codebook that is an average itself: over as many steps.
+    defaults={"train.ema_decay": 0.99},
+    tiny={
+        "data.holdout": lambda size: min(size, 16),
+        "model.factors": lambda factors: (2,) * len(factors),
+        "model.channels": 16,
+        "model.hidden": 8,
+        "model.num_blocks": 1,
+        "model.num_embeddings": 16,
+        "model.embedding_dim": 4,
+    },
+)

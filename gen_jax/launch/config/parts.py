@@ -1,0 +1,177 @@
+"""Fields that several families have, and the rules that go with them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gen_jax.launch.config.fields import (
+    Field,
+    boolean,
+    choice,
+    integer,
+    integers,
+    number,
+    prefixed,
+    text,
+)
+from gen_jax.nn.geometry import autoencoder_faults
+
+__all__ = [
+    "AUTOENCODER",
+    "CONV",
+    "DTYPE",
+    "REMAT",
+    "STAGE1",
+    "TINY_AUTOENCODER",
+    "binarize",
+    "class_dropout",
+    "conv_faults",
+    "log_sigma",
+    "network_faults",
+    "num_classes",
+    "square",
+]
+
+# Free, because it may move: a run keeps a copy of the one it began with.
+STAGE1 = {
+    "stage1": text(
+        ".*",
+        "the work directory of a first stage, or nothing to model pixels",
+        doc="whose codes are modeled",
+    )
+}
+DTYPE = {"model.dtype": choice("float32", "bfloat16", doc="that a network computes in")}
+REMAT = {
+    "model.remat": choice(
+        "none", "matmuls", "full", doc="what is computed again in the backward pass"
+    )
+}
+
+
+def num_classes(least: int = 0) -> dict[str, Field]:
+    """Make the number of classes that a model is told; 0 for none."""
+    doc = "that the model is told; 0: none" if least == 0 else "that it tells apart"
+    default = 0 if least == 0 else 10
+    return {"model.num_classes": integer(least, default=default, change="frozen", doc=doc)}
+
+
+def class_dropout(change: Any = "free") -> dict[str, Field]:
+    """Make the share of conditions that training leaves out."""
+    return {
+        "model.class_dropout": number(
+            0,
+            1,
+            below=True,
+            default=0.0,
+            change=change,
+            doc="share of conditions left out, for classifier-free guidance",
+        )
+    }
+
+
+def binarize(default: str) -> dict[str, Field]:
+    """Make what gray levels become for a Bernoulli likelihood."""
+    return {
+        "model.binarize": choice(
+            "stochastic",
+            "threshold",
+            "none",
+            default=default,
+            change="frozen",
+            doc="what gray levels are to a Bernoulli likelihood",
+        )
+    }
+
+
+def log_sigma(change: Any = "frozen") -> dict[str, Field]:
+    """Make the deviation of a Gaussian likelihood."""
+    return {
+        "model.log_sigma": number(
+            -20, 20, default=0.0, change=change, doc="log sigma of a Gaussian likelihood"
+        )
+    }
+
+
+def conv(**defaults: Any) -> dict[str, Field]:
+    """Make the fields of convolutional halves, with defaults by name."""
+    given = {
+        "channels": 32, "multipliers": (1, 2, 2), "num_res_blocks": 1, "groups": 8,
+        "attention": False, "projected": 0, **defaults,
+    }  # fmt: skip
+    frozen: Any = {"change": "frozen"}
+    return {
+        "model.channels": integer(1, default=given["channels"], **frozen, doc="of the first level"),
+        "model.multipliers": integers(
+            1, default=given["multipliers"], **frozen, doc="of channels at each level, of conv"
+        ),
+        "model.num_res_blocks": integer(
+            1, default=given["num_res_blocks"], **frozen, doc="at each level of conv"
+        ),
+        "model.groups": integer(
+            1, default=given["groups"], **frozen, doc="of group normalization, of conv"
+        ),
+        "model.attention": boolean(
+            default=given["attention"], **frozen, doc="in the middle of conv"
+        ),
+        "model.projected": integer(
+            0,
+            default=given["projected"],
+            **frozen,
+            doc="channels inside a 1x1 convolution before a grid of codes; 0: none",
+        ),
+    }
+
+
+CONV = ("channels", "multipliers", "num_res_blocks", "groups", "attention", "projected")
+
+AUTOENCODER = {
+    "model.network": choice("mlp", "conv", change="frozen", doc="of both halves"),
+    "model.widths": integers(
+        1, default=(200, 200), change="frozen", doc="of mlp's layers; reversed in the decoder"
+    ),
+    "model.activation": choice("tanh", "relu", "silu", change="frozen", doc="of mlp"),
+    **conv(),
+    "model.latent_dim": integer(1, default=50, change="frozen", doc="numbers of a code"),
+    **DTYPE,
+}
+
+TINY_AUTOENCODER = {
+    "data.holdout": lambda size: min(size, 16),
+    "model.widths": (32, 16),
+    "model.latent_dim": lambda dim: min(dim, 4),
+    "model.channels": 8,
+    "model.multipliers": (1, 2),
+    "model.num_res_blocks": 1,
+    "model.groups": 4,
+}
+
+
+def square(values: Mapping[str, Any]) -> dict[str, str]:
+    """Refuse images that are not square."""
+    height, width, _ = values["data.shape"]
+    if height != width:
+        return {"data.shape": f"{height}x{width}; the networks need square images"}
+    return {}
+
+
+def network_faults(values: Mapping[str, Any]) -> dict[str, str]:
+    """Find what is wrong between a network's fields that are each right by themselves."""
+    latent = values.get("model.latent", "vector")
+    if values["model.network"] == "mlp":
+        if latent == "grid":
+            return {"model.latent": "'grid'; with model.network 'mlp' a code is a 'vector'"}
+        return {}
+    if values["model.projected"] and latent != "grid":
+        return {"model.projected": f"{values['model.projected']}; 0 is needed for a 'vector'"}
+    return conv_faults(values)
+
+
+def conv_faults(values: Mapping[str, Any]) -> dict[str, str]:
+    """Find what is wrong between the fields of convolutional halves."""
+    if faults := square(values):
+        return faults
+    names = ("channels", "multipliers", "groups")
+    side = values["data.shape"][0]
+    return prefixed(
+        "model",
+        autoencoder_faults(resolution=side, **{name: values[f"model.{name}"] for name in names}),
+    )

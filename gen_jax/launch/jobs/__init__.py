@@ -1,0 +1,1 @@
+"""Processes: several of a job, and several on one machine. Knows no other room."""

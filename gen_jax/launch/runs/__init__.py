@@ -1,0 +1,1 @@
+"""The work directory: layout, steps, resuming, and what it holds."""

@@ -1,0 +1,1 @@
+"""``gen-jax sample``: what is asked for, read, drawn and kept."""

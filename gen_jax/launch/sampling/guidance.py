@@ -1,0 +1,103 @@
+"""A trained classifier, to guide a diffusion model with."""
+
+import functools
+import math
+from pathlib import Path
+
+from gen_jax.errors import ConfigError
+from gen_jax.launch.runs.restore import Trained
+from gen_jax.protocols import Input, Model, Option, Weights
+from gen_jax.typing import Array
+
+__all__ = ["with_classifier"]
+
+# What a schedule is made of.
+_MEANS = {
+    "flow": (),
+    "edm": ("sigma_max",),
+    "cosine": ("num_steps",),
+    "linear": ("num_steps", "beta_start", "beta_end"),
+    "scaled_linear": ("num_steps", "beta_start", "beta_end"),
+}
+
+
+def with_classifier(trained: Trained, workdir: Path) -> tuple[Trained, str]:
+    """Give a diffusion model a classifier of noisy images.
+
+    Args:
+        trained: the diffusion model.
+        workdir: of the classifier.
+
+    Returns:
+        The model, which is then told a label, has the option ``classifier_scale`` and the
+        classifier's weights among its frozen ones; and the classifier's digest.
+
+    Raises:
+        ConfigError: if it is no classifier, or was trained on other noise or images.
+    """
+    import jax
+
+    from gen_jax.launch.runs.restore import load_weights
+    from gen_jax.train.sharding import replicated
+
+    if trained.config["family"] != "diffusion":
+        raise ConfigError(f"--classifier: family {trained.config['family']!r} cannot be guided")
+    saved = load_weights(workdir)
+    if saved.config["family"] != "classifier":
+        family = saved.config["family"]
+        raise ConfigError(f"--classifier: {workdir}: family {family!r}; 'classifier' is needed")
+    if trained.config.get("stage1"):
+        raise ConfigError("--classifier: classifiers look at pixels, this model at codes")
+    noise = saved.config["diffusion"]
+    if not saved.config["model"]["noisy"]:
+        raise ConfigError(
+            f"--classifier: {workdir}: was trained on clean images; model.noisy is needed"
+        )
+    ours = trained.config["diffusion"]
+    names = ("schedule", *_MEANS[ours["schedule"]])
+    if changed := [name for name in names if noise[name] != ours[name]]:
+        raise ConfigError(
+            f"--classifier: {workdir}: was trained on another noise ({', '.join(changed)})"
+        )
+    if tuple(saved.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
+        raise ConfigError(f"--classifier: {workdir}: was trained on images of another shape")
+    classes = saved.config["model"]["num_classes"]
+    own = trained.experiment.num_classes
+    if own not in (None, classes):
+        raise ConfigError(f"--classifier: knows {classes} classes; the model's {own} are needed")
+    weights = jax.device_put(saved.weights, replicated(trained.mesh))
+    frozen = {**trained.experiment.frozen, "classifier": weights}
+    model = _guided(trained.experiment.model, saved.experiment.model, classes)
+    experiment = trained.experiment._replace(model=model, frozen=frozen)
+    trained = trained._replace(
+        experiment=experiment, weights=trained.weights._replace(frozen=frozen)
+    )
+    return trained, saved.digest
+
+
+def _guided(model: Model, classifier: Model, classes: int) -> Model:
+    import jax.numpy as jnp
+
+    predict = classifier.predict
+    assert predict is not None
+    assert model.sampler is not None
+    assert model.latents is not None
+
+    def log_prob(weights: Weights, x: Array, t: Array, label: Array) -> Array:
+        log_probs = predict(weights, x, {"t": t}).log_probs
+        return jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
+
+    scale = Option(
+        float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
+        "strength of the classifier's guidance",
+    )  # fmt: skip
+    return model._replace(
+        inputs={**model.inputs, "label": Input("label", size=classes, help="class to guide to")},
+        sampler=model.sampler._replace(
+            draw=functools.partial(model.sampler.draw, classifier=log_prob),
+            options={**model.sampler.options, "classifier_scale": scale},
+        ),
+        latents=model.latents._replace(
+            decode=functools.partial(model.latents.decode, classifier=log_prob)
+        ),
+    )
