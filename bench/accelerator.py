@@ -3,7 +3,7 @@
     python bench/accelerator.py [--steps 30] [--only unet] [--dtypes float32,bfloat16]
 
 Four networks of the shipped configs, one batch that stays on the device, so that only the step is
-timed: DDPM's U-Net and a DiT on 32x32 colour images, the VQ-VAE, and a causal transformer over a
+timed: DDPM's U-Net and a DiT on 32x32 color images, the VQ-VAE, and a causal transformer over a
 first stage's grid. MFU is the arithmetic that `gen-jax plan` counts (matrix products and
 convolutions of forward and backward pass) over the vendor's bfloat16 peak, for both precisions.
 Steps are dispatched one after another and waited for at the end, as the training loop does. Prints

@@ -1,4 +1,4 @@
-"""A small discrete VAE on 32x32 colour images: 8x8 codes of 512, with shorter schedules.
+"""A small discrete VAE on 32x32 color images: 8x8 codes of 512, with shorter schedules.
 
 gen-jax train --config configs/dvae_cifar10.py --workdir runs/dvae_cifar10 \\
         --config.data.source=npz:cifar10.npz

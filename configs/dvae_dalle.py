@@ -1,6 +1,6 @@
 """DALL-E's discrete VAE: 32x32 codes of 8,192 from images of 256x256 (Ramesh et al. 2021, A.2).
 
-The paper's network, likelihood, schedules, optimiser and batch; its learning rate ends at 1.25e-6
+The paper's network, likelihood, schedules, optimizer and batch; its learning rate ends at 1.25e-6
 where this one ends at 0. For accelerators, and not trained here. ``folder:`` takes any images.
 
     gen-jax plan --config configs/dvae_dalle.py --topology gpu:1x8x8

@@ -1,6 +1,6 @@
 """KL autoencoder on CIFAR-10: the first stage of configs/latent_cifar10.py (Rombach et al. 2022).
 
-Codes are 8x8 grids of 4 channels, a twelfth of the colour values.
+Codes are 8x8 grids of 4 channels, a twelfth of the color values.
 
     gen-jax train --config configs/klae_cifar10.py --workdir runs/klae_cifar10 \\
         --config.data.source=npz:cifar10.npz

@@ -1,4 +1,4 @@
-"""A causal transformer over the 3,072 colour values of CIFAR-10.
+"""A causal transformer over the 3,072 color values of CIFAR-10.
 
 57 million parameters, 24 layers of 448: a prior of the size that many hosts are for. It has been
 planned (experiments/scaling), not trained.

@@ -1,6 +1,6 @@
 """A causal transformer over the pixels of scikit-learn's handwritten digits.
 
-Each of the 64 pixels is one of the 17 grey levels that the data has. Minutes on two cores:
+Each of the 64 pixels is one of the 17 gray levels that the data has. Minutes on two cores:
 
     gen-jax train --config configs/transformer_digits.py --workdir runs/transformer
 """

@@ -1,4 +1,4 @@
-"""VQ-VAE-2 on 32x32 colour images: 8x8 codes under 4x4, each of 512 (Razavi et al. 2019).
+"""VQ-VAE-2 on 32x32 color images: 8x8 codes under 4x4, each of 512 (Razavi et al. 2019).
 
     gen-jax train --config configs/vqvae2_cifar10.py --workdir runs/vqvae2_cifar10 \\
         --config.data.source=npz:cifar10.npz

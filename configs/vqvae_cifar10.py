@@ -1,4 +1,4 @@
-"""VQ-VAE on 32x32 colour images: 8x8 codes of 512 (van den Oord et al. 2017, section 4.1).
+"""VQ-VAE on 32x32 color images: 8x8 codes of 512 (van den Oord et al. 2017, section 4.1).
 
 Ten to twenty minutes on two cores:
 

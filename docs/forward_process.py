@@ -13,8 +13,8 @@ from gen_jax import diffusion as process
 from gen_jax.codecs import rgb
 from gen_jax.data import open_source
 from gen_jax.files import png_bytes, write_file
-from gen_jax.pictures import grid
 from gen_jax.ops import keys as rng
+from gen_jax.pictures import grid
 
 TIMES = np.linspace(0, 1, 11)
 

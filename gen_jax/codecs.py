@@ -43,7 +43,7 @@ BINARIZATIONS = ("stochastic", "threshold", "none")
 def rgb() -> Codec:
     """Make the map between uint8 [0, 255] and float32 [-1, 1]: x = image / 127.5 - 1.
 
-    Decoding clips and rounds to the nearest grey level.
+    Decoding clips and rounds to the nearest gray level.
     """
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
@@ -69,7 +69,7 @@ def unit(margin: float = 0.1) -> Codec:
         ValueError: for others.
     """
     if not 0 <= margin < 0.5:
-        raise ValueError(f"margin: a number from 0 to below 0.5 is needed, got {margin}")
+        raise ValueError(f"margin: a number from 0 to below 0.5 is required, got {margin}")
     span = (1 - 2 * margin) / 255
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
@@ -86,7 +86,7 @@ def unit(margin: float = 0.1) -> Codec:
 def tokens(levels: int = 256) -> Codec:
     """Make the map between uint8 pixels and int32 tokens in [0, levels).
 
-    token = round(image (levels - 1) / 255). With 256 levels a token is a grey level, and
+    token = round(image (levels - 1) / 255). With 256 levels a token is a gray level, and
     probabilities of tokens are probabilities of pixels. Fewer lose nothing where the data has no
     other levels, but a probability of tokens is then not one of 8-bit pixels.
 
@@ -97,7 +97,7 @@ def tokens(levels: int = 256) -> Codec:
         ValueError: for other numbers.
     """
     if not 2 <= levels <= 256:
-        raise ValueError(f"levels: a whole number from 2 to 256 is needed, got {levels}")
+        raise ValueError(f"levels: a whole number from 2 to 256 is required, got {levels}")
     scale = (levels - 1) / 255
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
@@ -112,7 +112,7 @@ def tokens(levels: int = 256) -> Codec:
 
 
 def dequantize() -> Codec:
-    """Make the map from 8-bit pixels to [-1, 1] that fills each grey level's bin with noise.
+    """Make the map from 8-bit pixels to [-1, 1] that fills each gray level's bin with noise.
 
     x = (image + u) / 128 - 1 with u uniform in [0, 1). The mean log-density of x is then a lower
     bound on the log-probability of the pixels (Theis et al. 2016, section 3.1), which one of x
@@ -133,7 +133,7 @@ def dequantize() -> Codec:
 
 
 def binary(how: str = "stochastic") -> Codec:
-    """Make the map from grey levels to {0, 1}, or to [0, 1].
+    """Make the map from gray levels to {0, 1}, or to [0, 1].
 
     Args:
         how: ``"stochastic"`` draws 1 with probability image / 255, anew each time an image is seen
@@ -147,16 +147,16 @@ def binary(how: str = "stochastic") -> Codec:
         ValueError: for anything else.
     """
     if how not in BINARIZATIONS:
-        raise ValueError(f"how: one of {', '.join(BINARIZATIONS)} is needed, got {how!r}")
+        raise ValueError(f"how: one of {', '.join(BINARIZATIONS)} is required, got {how!r}")
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen
-        grey = image.astype(jnp.float32) / 255.0
+        gray = image.astype(jnp.float32) / 255.0
         if how == "none":
-            return grey
+            return gray
         if how == "threshold":
-            return (grey > 0.5).astype(jnp.float32)
-        return jax.vmap(jax.random.bernoulli)(keys, grey).astype(jnp.float32)
+            return (gray > 0.5).astype(jnp.float32)
+        return jax.vmap(jax.random.bernoulli)(keys, gray).astype(jnp.float32)
 
     def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
         del frozen
@@ -179,7 +179,7 @@ def pretrained(model: Model) -> Codec:
     """
     latents = model.latents
     if latents is None or latents.encode is None:
-        raise ValueError("model: latents with encode and decode are needed, this family has none")
+        raise ValueError("model: latents with encode and decode are required, this family has none")
     encode_image, decode_code = latents.encode, latents.decode
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> PyTree:
@@ -206,7 +206,7 @@ def with_codec(model: Model, codec: Codec) -> Model:
     Returns:
         A model whose batches may hold ``image``, whose samples are uint8 images, whose latents are
         encoded from and decoded to such images, and whose log-density is over pixels, in units of
-        one grey level, where the codec passes one on, and over x elsewhere.
+        one gray level, where the codec passes one on, and over x elsewhere.
     """
     images = tuple(name for name, given in model.inputs.items() if given.kind == "image")
     return model._replace(

@@ -22,7 +22,7 @@ __all__ = [
 
 
 def one_line(error: BaseException, number: int = 0) -> str:
-    """Give one line, by default the first, of what an error says; its type if it says nothing."""
+    """Return one line, by default the first, of what an error says; its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[number]
 
 

@@ -14,7 +14,7 @@ MIN_CELL = 32
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Lay images out in rows, with a grey border around each.
+    """Arrange images in rows, with a gray border around each.
 
     Args:
         images: uint8 [N, H, W, C].
@@ -39,7 +39,7 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def pairs(images: np.ndarray, again: np.ndarray, columns: int = 16) -> np.ndarray:
-    """Lay images out in rows, and below each row the same images as they came back.
+    """Arrange images in rows, and below each row the same images as they came back.
 
     Args:
         images: uint8 [N, H, W, C].
@@ -58,19 +58,19 @@ def pairs(images: np.ndarray, again: np.ndarray, columns: int = 16) -> np.ndarra
     return grid(np.stack(rows), columns)
 
 
-# Ten colours that stay apart, also for most who see fewer of them (Tableau 10).
-COLOURS = (
+# Ten colors that stay apart, also for most who see fewer of them (Tableau 10).
+COLORS = (
     "#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f",
     "#edc948", "#b07aa1", "#ff9da7", "#9c755f", "#bab0ac",
 )  # fmt: skip
 
 
 def scatter(points: np.ndarray, labels: np.ndarray | None, side: int = 800) -> np.ndarray:
-    """Plot points in the plane, coloured by label, with a legend and the range of both axes.
+    """Plot points in the plane, colored by label, with a legend and the range of both axes.
 
     Args:
-        points: float [N, 2]; the first coordinate grows to the right, the second upwards.
-        labels: int [N], or None for one colour; colours repeat after ten labels.
+        points: float [N, 2]; the first coordinate grows to the right, the second upward.
+        labels: int [N], or None for one color; colors repeat after ten labels.
         side: pixels.
 
     Returns:
@@ -83,12 +83,12 @@ def scatter(points: np.ndarray, labels: np.ndarray | None, side: int = 800) -> n
     picture = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(picture)
     for index, (x, y) in enumerate(places):
-        colour = COLOURS[0 if labels is None else int(labels[index]) % len(COLOURS)]
-        draw.ellipse((x - 2, side - y - 2, x + 2, side - y + 2), fill=colour)
+        color = COLORS[0 if labels is None else int(labels[index]) % len(COLORS)]
+        draw.ellipse((x - 2, side - y - 2, x + 2, side - y + 2), fill=color)
     if labels is not None:
         for row, label in enumerate(np.unique(labels)):
             top = 5 + 14 * row
-            draw.ellipse((5, top, 13, top + 8), fill=COLOURS[int(label) % len(COLOURS)])
+            draw.ellipse((5, top, 13, top + 8), fill=COLORS[int(label) % len(COLORS)])
             draw.text((18, top - 2), str(label), fill="black")
     for axis, (x, y) in enumerate(((side // 2 - 60, side - 20), (side - 120, 10))):
         name = "first" if axis == 0 else "second"

@@ -295,7 +295,7 @@ class Codec(NamedTuple):
     """A frozen, pure map between uint8 images and what a model models.
 
     ``log_scale`` is log |dx / d pixel| for each dimension, the change from a density over x to one
-    over pixels in units of one grey level; None where no density passes.
+    over pixels in units of one gray level; None where no density passes.
     """
 
     encode: Callable[[PyTree, Array, Keys], PyTree]

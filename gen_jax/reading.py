@@ -154,5 +154,5 @@ def _header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in readers:
-        raise ValueError(f"{name}: format {version}; 1.0 or 2.0 is needed")
+        raise ValueError(f"{name}: format {version}; 1.0 or 2.0 is required")
     return readers[version](file)

@@ -203,7 +203,7 @@ def test_microbatches_train_as_the_big_batch(built, reference):
 
 def test_each_turn_moves_its_own_player(built):
     model = built.experiment.model
-    params, _ = jax.eval_shape(model.init, jax.random.key(0), built.batch)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), built.batch, {})
     assert set(params) == set(built.experiment.optimizers)
     assert {loss.player for loss in model.losses.values()} == set(params)
 

@@ -33,7 +33,7 @@ ROWS = 2048
 
 
 def shard_path(folder: Path, split: str, number: int) -> Path:
-    """Give the path of a shard."""
+    """Return the path of a shard."""
     return folder / f"{split}-{number:05d}.npz"
 
 
@@ -85,7 +85,7 @@ def _index_fault(index: Any) -> str | None:
         return type(x) is int and x >= 1
 
     if not isinstance(index, dict):
-        return "a mapping is needed"
+        return "a mapping is required"
     totals = index.get("num_codes")
     totals = list(totals.values()) if isinstance(totals, dict) else [totals]
     shape, splits = index.get("image_shape"), index.get("splits")
@@ -135,19 +135,21 @@ def read_shard(
 def _shard_fault(arrays: Mapping[str, np.ndarray], size: int, num_codes: Any) -> str | None:
     names = {f"codes.{name}" for name in num_codes} if isinstance(num_codes, dict) else {"codes"}
     if set(arrays) - {"label"} != names:
-        return f"arrays {', '.join(sorted(names))} are needed, found {', '.join(arrays) or 'none'}"
+        return (
+            f"arrays {', '.join(sorted(names))} are required, found {', '.join(arrays) or 'none'}"
+        )
     for name, array in arrays.items():
         if array.ndim < 1 or len(array) != size:
-            return f"{name}: {size} examples are needed, found {list(array.shape)}"
+            return f"{name}: {size} examples are required, found {list(array.shape)}"
         total = num_codes.get(name[6:]) if isinstance(num_codes, dict) else num_codes
         if name == "label":
             if array.dtype.kind not in "iu" or array.ndim != 1 or array.min() < 0:
-                return f"label: whole numbers from 0 are needed, found {array.dtype}"
+                return f"label: whole numbers from 0 are required, found {array.dtype}"
         elif total is None:
             if array.dtype.kind != "f":
-                return f"{name}: real numbers are needed, found {array.dtype}"
+                return f"{name}: real numbers are required, found {array.dtype}"
         elif array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= total:
-            return f"{name}: whole numbers from 0 to {total - 1} are needed"
+            return f"{name}: whole numbers from 0 to {total - 1} are required"
     return None
 
 

@@ -35,9 +35,9 @@ def decode_image(data: bytes, where: str) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS}")
         if getattr(image, "n_frames", 1) != 1:
-            raise ValueError("more than one frame; a still image is needed")
+            raise ValueError("more than one frame; a still image is required")
         if image.mode not in _EIGHT_BIT_MODES:
-            raise ValueError(f"mode {image.mode}; eight bits a channel are needed")
+            raise ValueError(f"mode {image.mode}; eight bits a channel are required")
         ImageOps.exif_transpose(image, in_place=True)
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
@@ -56,7 +56,7 @@ def decode_image(data: bytes, where: str) -> Image.Image:
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int], where: str) -> np.ndarray:
-    """Crop a picture to the centre, resize it, and give it one or three channels.
+    """Crop a picture to the center, resize it, and give it one or three channels.
 
     Args:
         image: mode L or RGB.

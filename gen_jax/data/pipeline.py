@@ -33,12 +33,12 @@ __all__ = [
 ]
 
 _ENDLESS = 2**48
-# Among so many neighbours of a bad example a good one is looked for.
-_NEIGHBOURS = 100
+# Among so many neighbors of a bad example a good one is looked for.
+_NEIGHBORS = 100
 
 
 def shuffled_indices(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Tell which example stands at each position of an endless, reshuffled order.
+    """Return which example stands at each position of an endless, reshuffled order.
 
     Args:
         positions: int64 [n], from 0.
@@ -70,7 +70,7 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def batch_of(step: int, skip: Sequence[int] = ()) -> int:
-    """Tell which batch of the order a step is made of, both counted from 0.
+    """Return which batch of the order a step is made of, both counted from 0.
 
     Args:
         step: steps taken before it.
@@ -84,7 +84,7 @@ def batch_of(step: int, skip: Sequence[int] = ()) -> int:
 
 
 def examples_of(batch: int, *, size: int, seed: int, batch_size: int) -> np.ndarray:
-    """Tell which examples a batch of the order is made of: int64 [batch_size] in [0, size)."""
+    """Return which examples a batch of the order is made of: int64 [batch_size] in [0, size)."""
     return shuffled_indices(batch * batch_size + np.arange(batch_size), size, seed)
 
 
@@ -129,7 +129,7 @@ def train_batches(
         )
     mine = np.arange(batch_size) if rows is None else np.asarray(rows)
     if not len(mine) or min(mine) < 0 or max(mine) >= batch_size:
-        raise DataError(f"rows: some from 0 to {batch_size - 1} are needed, got {mine}")
+        raise DataError(f"rows: some from 0 to {batch_size - 1} are required, got {mine}")
 
     def read_batch(index: int) -> Examples:
         positions = batch_of(first_step + index, skip) * batch_size + mine
@@ -210,7 +210,7 @@ def _read_or_replace(source: Source, index: np.ndarray) -> Examples:
         return {**source.read(index), "replaced": np.full(1, -1)}
     except DataError:
         time.sleep(0.1)  # a file system may only have stumbled: once more
-    for offset in range(min(_NEIGHBOURS, source.size)):
+    for offset in range(min(_NEIGHBORS, source.size)):
         try:
             examples = source.read((index + offset) % source.size)
         except DataError:

@@ -44,10 +44,10 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
     name = f"tfds:{dataset}/{split}"
     if not re.fullmatch(_NAME, dataset):
         raise DataError(
-            f"{name}: a name in lower case is needed, with or without /config or :version"
+            f"{name}: a name in lower case is required, with or without /config or :version"
         )
     for folder in file_utils.list_data_dirs(data_dir):
-        _see_that_it_names_no_code(dataset, Path(folder))
+        _check_names_no_code(dataset, Path(folder))
     try:
         # Passing data_dir alone silently switches the format back to tfrecord, which cannot be
         # read without TensorFlow.
@@ -57,7 +57,7 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
                 f"{name}: no such split, or not prepared under {builder.data_dir}; found "
                 f"{', '.join(builder.info.splits) or 'none'}"
             )
-        _see_that_it_is_whole(builder.info.splits[split])
+        _check_whole(builder.info.splits[split])
         records = builder.as_data_source(split=split)
     except DataError:
         raise
@@ -74,7 +74,7 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
     return records, getattr(label, "num_classes", None), fingerprint
 
 
-def _see_that_it_names_no_code(dataset: str, data_dir: Path) -> None:
+def _check_names_no_code(dataset: str, data_dir: Path) -> None:
     folder = data_dir.expanduser() / re.split(r"[/:]", dataset)[0]
     # TFDS follows links, and so must this; walk() says nothing of a folder that is not there.
     found = (
@@ -102,7 +102,7 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def _see_that_it_is_whole(split: Any) -> None:
+def _check_whole(split: Any) -> None:
     """Count the records of each shard: a shortened file is otherwise one without any."""
     from array_record.python.array_record_module import ArrayRecordReader
 
@@ -116,4 +116,4 @@ def _see_that_it_is_whole(split: Any) -> None:
         except Exception as error:  # an empty RuntimeError, mostly
             raise DataError(f"{path}: damaged, or no array_record file: {error}") from error
         if found != expected:
-            raise DataError(f"{path}: {found} records, but {expected} are needed; it is damaged")
+            raise DataError(f"{path}: {found} records, but {expected} are required; it is damaged")

@@ -91,7 +91,9 @@ def inpainting(
         ValueError: for a solver with memory, whose last prediction would be of other pixels.
     """
     if solver.memory:
-        raise ValueError("solver: one of a single step is needed with a mask, not one with memory")
+        raise ValueError(
+            "solver: one of a single step is required with a mask, not one with memory"
+        )
 
     def step(
         denoiser: Denoiser, schedule: Schedule, state: Any, t: Array, s: Array, keys: Keys
@@ -152,9 +154,9 @@ def repaint_times(times: np.ndarray, jump: int = 10, resamples: int = 10) -> np.
 
 
 def repaint_order(num_steps: int, jump: int, resamples: int) -> np.ndarray:
-    """Give the indices, into a grid of ``num_steps`` steps, of :func:`repaint_times`."""
+    """Return the indices, into a grid of ``num_steps`` steps, of :func:`repaint_times`."""
     if jump < 1 or resamples < 1:
-        raise ValueError(f"jump, resamples: at least 1 is needed, got {jump} and {resamples}")
+        raise ValueError(f"jump, resamples: at least 1 is required, got {jump} and {resamples}")
     order = [0]
     for begin in range(0, num_steps, jump):
         end = min(begin + jump, num_steps)

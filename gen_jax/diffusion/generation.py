@@ -36,7 +36,7 @@ LEAST_NOISE = 0.01
 
 
 def default_steps(process: Process, solver: str) -> int:
-    """Give a solver's usual number of steps."""
+    """Return a solver's usual number of steps."""
     few = {"heun": 18, "dpmpp_2m": 20}.get(solver, 50)
     if process.num_steps is None:
         return 1000 if solver == "ddpm" else few

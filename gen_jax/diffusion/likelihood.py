@@ -27,14 +27,14 @@ class Bound(NamedTuple):
 
     @property
     def total(self) -> Float[Array, "batch"]:
-        """Give the whole bound."""
+        """Return the whole bound."""
         return self.prior + jnp.sum(self.steps, axis=0)
 
 
 def prior_term(
     schedule: Schedule, x_0: Float[Array, "batch *dims"], t: ArrayLike = 1.0
 ) -> Float[Array, "batch"]:
-    """Give KL(q(x_t | x_0) || N(0, s^2)) in nats, with s^2 = alpha^2 + sigma^2, that of samplers.
+    """Return KL(q(x_t | x_0) || N(0, s^2)) in nats, with s^2 = alpha^2 + sigma^2, that of samplers.
 
     L_T of Ho et al. 2020, Eq. 5; there s is 1.
     """
@@ -55,10 +55,10 @@ def bound_term(
     bin_width: float | None = 2.0 / 255,
     freeze_mean: bool = False,
 ) -> tuple[Float[Array, "batch"], tuple[Float[Array, "batch"], Float[Array, "batch"]]]:
-    """Give one term of the bound: KL(q(x_s | x_t, x_0) || p(x_s | x_t)), or -log p(x_0 | x_t).
+    """Return one term of the bound: KL(q(x_s | x_t, x_0) || p(x_s | x_t)), or -log p(x_0 | x_t).
 
     L_{t-1} and L_0 of Ho et al. 2020, Eq. 5, between any two times; L_0, where s is 0, is the
-    discretised Gaussian of their Eq. 13.
+    discretized Gaussian of their Eq. 13.
 
     Args:
         denoiser: ``(x, t) -> Prediction``.
@@ -68,7 +68,7 @@ def bound_term(
         s: to where, below t.
         eps: the noise of x_t.
         variance: of the model's steps, as in :func:`gen_jax.diffusion.ddpm`.
-        bin_width: of one grey level of x_0, the ends of whose range are -1 and 1; None for data
+        bin_width: of one gray level of x_0, the ends of whose range are -1 and 1; None for data
             that is not discrete, whose last term is a density's.
         freeze_mean: whether no gradient goes through the mean: L_vlb of the hybrid loss (Nichol &
             Dhariwal 2021, Section 3.1).
@@ -161,7 +161,7 @@ def flow_log_prob(
         denoiser: ``(x, t) -> Prediction``, or ``(x, t, condition) -> Prediction``. It is called
             with one example at a time, and so must not close over anything of the batch.
         schedule: whose derivatives are taken; a discrete one's are those of its interpolation.
-        x: points; discrete data must be dequantised.
+        x: points; discrete data must be dequantized.
         keys: one for each example.
         condition: arrays [B, ...] of which the denoiser is given each example's own, [1, ...].
         t_min: the time that data is taken to be at.

@@ -162,7 +162,7 @@ def sampler_faults(
         for name in (*(["mask"] if "mask" in told else []), *edits):
             faults[name] = "has a meaning only with `image`"
     elif not edits and "mask" not in told:
-        faults["image"] = "`strength`, `mask`, `invert` or `interpolate` is needed with it"
+        faults["image"] = "`strength`, `mask`, `invert` or `interpolate` is required with it"
     if "invert" in edits and (len(edits) == 2 or "mask" in told):
         faults["invert"] = "goes neither with `strength` nor with `mask`"
     elif "invert" in edits:
@@ -200,7 +200,7 @@ def _solver_faults(options: Mapping[str, Any]) -> dict[str, str]:
             faults[name] = "has a meaning only with `guidance` or `classifier`"
     low, high = options.get("guidance_from", 0.0), options.get("guidance_to", 1.0)
     if _known(low) and _known(high) and low > high:
-        faults["guidance_from"] = "at most `guidance_to` is needed"
+        faults["guidance_from"] = "at most `guidance_to` is required"
     return faults
 
 
@@ -217,13 +217,13 @@ def inversion_faults(
     faults = {}
     added = any(_known(options.get(name)) and options[name] > 0 for name in ("eta", "churn"))
     if options.get("solver", "ddim") in _STOCHASTIC or added:
-        faults["solver"] = "a deterministic solver is needed; this one adds noise of its own"
+        faults["solver"] = "a deterministic solver is required; this one adds noise of its own"
     if "image" not in told:
         return faults
     alpha, _ = process.end()
     if process.parameterization.name == "eps" and alpha < 1e-3:
         what = "at t = 1 of this schedule eps says too little of x_0 to come back"
-        faults["prediction"] = f"{what}; a model of 'v' is needed"
+        faults["prediction"] = f"{what}; a model of 'v' is required"
     if "quantile" in options:
         faults["quantile"] = "does not go with a way to an image's noise and back"
     for name in ("guidance", "classifier_scale"):
@@ -251,7 +251,7 @@ def density_faults(
     if kind == "flow" and process.parameterization.name == "eps" and alpha < 1e-3:
         faults["likelihood"] = (
             "flow: at t = 1 of this schedule eps says too little of x_0; a model of 'v', or the "
-            "bound, is needed"
+            "bound, is required"
         )
     return faults
 
@@ -261,5 +261,5 @@ def _asked(value: Any) -> bool:
 
 
 def _known(value: Any) -> bool:
-    """Tell whether a number can be looked at: a traced one cannot."""
+    """Return whether a number can be looked at: a traced one cannot."""
     return isinstance(value, (int, float))

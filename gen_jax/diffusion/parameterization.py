@@ -63,7 +63,7 @@ def _x_0_from_eps(eps: Array, x_t: Array, alpha: Array, sigma: Array) -> Array:
 
 
 def eps_from_x_0(x_0: Array, x_t: Array, alpha: Array, sigma: Array) -> Array:
-    """Give the noise that leads from ``x_0`` to ``x_t``: (x_t - alpha x_0) / sigma."""
+    """Return the noise that leads from ``x_0`` to ``x_t``: (x_t - alpha x_0) / sigma."""
     return (x_t - alpha * x_0) / sigma
 
 
@@ -134,7 +134,7 @@ def edm(sigma_data: float = 0.5) -> Parameterization:
         ValueError: if it is not.
     """
     if not sigma_data > 0:
-        raise ValueError(f"sigma_data: a number above 0 is needed, got {sigma_data}")
+        raise ValueError(f"sigma_data: a number above 0 is required, got {sigma_data}")
     d = sigma_data
 
     def norm(alpha: Array, sigma: Array) -> Array:

@@ -46,11 +46,11 @@ class Process(NamedTuple):
 
     @property
     def most_steps(self) -> int:
-        """Give the largest number of steps of a solver."""
+        """Return the largest number of steps of a solver."""
         return self.num_steps or 100_000
 
     def end(self) -> tuple[float, float]:
-        """Give alpha(1) and sigma(1)."""
+        """Return alpha(1) and sigma(1)."""
         schedule = self.schedule
         if schedule.end is not None:
             return schedule.end
@@ -85,7 +85,7 @@ def make_process(
         learned_variance: whether the network has twice as many outputs, the second half for
             variances (Nichol & Dhariwal 2021, Eq. 15).
         clip: whether sampling clips the predicted x_0 to [-1, 1], the range of pixels.
-        bin_width: of one grey level of x, which then is from -1 to 1; None where x is not discrete.
+        bin_width: of one gray level of x, which then is from -1 to 1; None where x is not discrete.
         default_grid: of sampling; one of :data:`gen_jax.diffusion.recipes.GRIDS`.
 
     Raises:

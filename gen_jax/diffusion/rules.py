@@ -67,10 +67,10 @@ def beta_faults(
     if schedule not in ("linear", "scaled_linear"):
         return {}
     if beta_start > beta_end:
-        return {"beta_start": f"{beta_start}; at most beta_end {beta_end} is needed"}
+        return {"beta_start": f"got {beta_start}; at most beta_end {beta_end} is required"}
     if _log_alpha_bar(schedule, num_steps, beta_start, beta_end) < 2 * math.log(MIN_ALPHA):
-        what = f"with {num_steps} steps nothing of the signal is left; a smaller one is needed"
-        return {"beta_end": f"{beta_end}; {what}"}
+        what = f"with {num_steps} steps nothing of the signal is left; a smaller one is required"
+        return {"beta_end": f"got {beta_end}; {what}"}
     return {}
 
 
@@ -86,10 +86,10 @@ def prediction_faults(*, prediction: str, end_alpha: float, clip: bool) -> Mappi
         return {}
     if end_alpha < MIN_ALPHA:
         what = "at t = 1 of this schedule eps does not say what x_0 is"
-        return {"prediction": f"'eps'; {what}; 'velocity', 'v', 'x_0' or 'edm' is needed"}
+        return {"prediction": f"got 'eps'; {what}; 'velocity', 'v', 'x_0' or 'edm' is required"}
     if end_alpha < _LITTLE_SIGNAL and not clip:
         what = f"its error at t = 1 is multiplied by {1 / end_alpha:,.0f} without clip"
-        return {"prediction": f"'eps'; {what}; 'v' or 'x_0' is needed"}
+        return {"prediction": f"got 'eps'; {what}; 'v' or 'x_0' is required"}
     return {}
 
 
@@ -113,16 +113,16 @@ def objective_faults(
         own_times: whether times are drawn in a way of their own.
     """
     if objective not in OBJECTIVES:
-        return {"objective": f"{objective!r}; one of {', '.join(OBJECTIVES)} is needed"}
+        return {"objective": f"got {objective!r}; one of {', '.join(OBJECTIVES)} is required"}
     faults = {}
     if not discrete and importance:
-        faults["importance"] = "True; a discrete schedule is needed"
+        faults["importance"] = "got True; a discrete schedule is required"
     if not discrete and objective != "simple":
-        faults["objective"] = f"{objective!r}; a discrete schedule is needed"
+        faults["objective"] = f"got {objective!r}; a discrete schedule is required"
     elif objective == "hybrid" and not learned_variance:
-        faults["objective"] = "'hybrid'; learned_variance is needed, which it trains"
+        faults["objective"] = "got 'hybrid'; learned_variance is required, which it trains"
     if objective == "simple" and learned_variance:
-        faults["learned_variance"] = "True; objective 'simple' never trains it"
+        faults["learned_variance"] = "got True; objective 'simple' never trains it"
     if objective == "vlb" and weighted:
         faults["weighting"] = "must be none: the objective 'vlb' weighs by itself"
     if own_times and importance:
@@ -147,15 +147,15 @@ def time_faults(
     """
     faults = {}
     if schedule == "edm" and times != "log_normal_noise":
-        what = "'log_normal_noise' is needed for 'edm': other times are nearly all noise"
-        faults["times"] = f"{times!r}; {what}"
+        what = "'log_normal_noise' is required for 'edm': other times are nearly all noise"
+        faults["times"] = f"got {times!r}; {what}"
     if times == "uniform" and (mean or std):
         name, value = ("times_mean", mean) if mean else ("times_std", std)
-        faults[name] = f"{value}; times 'uniform' has none"
+        faults[name] = f"got {value}; times 'uniform' has none"
     elif mean and not std:
-        faults["times_mean"] = f"{mean}; it goes with times_std; both 0: the paper's"
+        faults["times_mean"] = f"got {mean}; it goes with times_std; both 0: the paper's"
     if antithetic and (times == "log_normal_noise" or mean):
-        faults["antithetic"] = "True; such times have no mirror"
+        faults["antithetic"] = "got True; such times have no mirror"
     elif antithetic and importance:
-        faults["antithetic"] = "True; with importance the losses choose the times"
+        faults["antithetic"] = "got True; with importance the losses choose the times"
     return faults

@@ -26,7 +26,7 @@ __all__ = [
 
 
 def uniform_times(num_steps: int, num_train_steps: int | None = None) -> np.ndarray:
-    """Lay a descending grid from 1 to 0 with ``num_steps`` equal steps.
+    """Make a descending grid from 1 to 0 with ``num_steps`` equal steps.
 
     Args:
         num_steps: S >= 1; the grid has S + 1 points.
@@ -47,7 +47,7 @@ def uniform_times(num_steps: int, num_train_steps: int | None = None) -> np.ndar
 
 
 def leading_times(num_steps: int, num_train_steps: int) -> np.ndarray:
-    """Lay the grid tau_i = i floor(T / S) of the DDIM paper's code, counted from the first step.
+    """Make the grid tau_i = i floor(T / S) of the DDIM paper's code, counted from the first step.
 
     Unlike :func:`uniform_times` it does not begin at t = 1 unless S = T.
 
@@ -68,7 +68,7 @@ def leading_times(num_steps: int, num_train_steps: int) -> np.ndarray:
 
 
 def quadratic_times(num_steps: int, t_min: float = 0.0) -> np.ndarray:
-    """Lay the grid t_i = t_min + (1 - t_min) (i / S)^2: finer steps near the data.
+    """Make the grid t_i = t_min + (1 - t_min) (i / S)^2: finer steps near the data.
 
     Song et al. 2021, appendix D.2, "quadratic", whose tau_i = c i^2.
 
@@ -94,7 +94,7 @@ def karras_times(
     high: float = 80.0,
     rho: float = 7.0,
 ) -> np.ndarray:
-    """Lay a grid whose noise levels r = sigma / alpha have equal steps in r^(1 / rho).
+    """Make a grid whose noise levels r = sigma / alpha have equal steps in r^(1 / rho).
 
     r_i = (high^(1/rho) + i / (S - 1) (low^(1/rho) - high^(1/rho)))^rho for i < S, and r_S = 0
     (Karras et al. 2022, Eq. 5).
@@ -116,7 +116,7 @@ def karras_times(
     """
     _check_num_steps(num_steps, None)
     if not 0 < low < high:
-        raise ValueError(f"low, high: 0 < low < high is needed, got {low} and {high}")
+        raise ValueError(f"low, high: 0 < low < high is required, got {low} and {high}")
     with jax.ensure_compile_time_eval():  # grids are constants, also of a compiled sampler
         last = float(schedule.sigma(1.0)) / max(float(schedule.alpha(1.0)), MIN_ALPHA)
         first, final = (x ** (1 / rho) for x in (min(high, last), min(low, last / 2)))
@@ -151,7 +151,7 @@ def on_table(times: np.ndarray, num_train_steps: int) -> np.ndarray:
 
 def _check_num_steps(num_steps: int, num_train_steps: int | None) -> None:
     if num_steps < 1:
-        raise ValueError(f"num_steps: at least 1 is needed, got {num_steps}")
+        raise ValueError(f"num_steps: at least 1 is required, got {num_steps}")
     if num_train_steps is not None and num_steps > num_train_steps:
         raise ValueError(
             f"num_steps: at most the {num_train_steps} steps of the schedule, got {num_steps}"

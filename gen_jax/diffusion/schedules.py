@@ -59,7 +59,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(
-            f"betas: a vector of numbers strictly between 0 and 1 is needed, got {betas!r}"
+            f"betas: a vector of numbers strictly between 0 and 1 is required, got {betas!r}"
         )
     num_steps = len(betas)
     log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
@@ -122,12 +122,12 @@ def linear_beta(
 
 
 def linear_betas(num_steps: int, beta_start: float, beta_end: float) -> np.ndarray:
-    """Give beta_1 to beta_T of :func:`linear_beta`."""
+    """Return beta_1 to beta_T of :func:`linear_beta`."""
     return np.linspace(beta_start, beta_end, num_steps)
 
 
 def scaled_linear_betas(num_steps: int, beta_start: float, beta_end: float) -> np.ndarray:
-    """Give variances whose roots rise linearly, as in the code of Rombach et al. 2022."""
+    """Return variances whose roots rise linearly, as in the code of Rombach et al. 2022."""
     return np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2
 
 
@@ -150,7 +150,7 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
 
 
 def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
-    """Give beta_1 to beta_T of :func:`cosine`."""
+    """Return beta_1 to beta_T of :func:`cosine`."""
     u = np.arange(num_steps + 1) / num_steps
     f = np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2
     return np.minimum(1 - f[1:] / f[:-1], max_beta)
@@ -181,7 +181,7 @@ def variance_exploding(sigma_max: float = 80.0) -> Schedule:
         ValueError: if sigma_max is not above 0.
     """
     if not sigma_max > 0:
-        raise ValueError(f"sigma_max: a number above 0 is needed, got {sigma_max}")
+        raise ValueError(f"sigma_max: a number above 0 is required, got {sigma_max}")
     return Schedule(
         alpha=lambda t: jnp.ones_like(jnp.asarray(t, jnp.float32)),
         sigma=lambda t: sigma_max * jnp.asarray(t, jnp.float32),
@@ -201,7 +201,7 @@ def time_of_noise(schedule: Schedule, ratio: ArrayLike) -> Float[Array, "*t"]:
     """
     ratio = jnp.asarray(ratio, jnp.float32)
 
-    # Halving in single precision goes on until neighbouring numbers: small times, where the noise
+    # Halving in single precision goes on until neighboring numbers: small times, where the noise
     # level varies most, are found to as many digits as large ones.
     def halve(_: Array | int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
@@ -214,7 +214,7 @@ def time_of_noise(schedule: Schedule, ratio: ArrayLike) -> Float[Array, "*t"]:
 
 
 def logsnr(schedule: Schedule, t: ArrayLike) -> Float[Array, "*t"]:
-    """Give log(alpha(t)^2 / sigma(t)^2), the log signal-to-noise ratio in nats."""
+    """Return log(alpha(t)^2 / sigma(t)^2), the log signal-to-noise ratio in nats."""
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
@@ -235,4 +235,4 @@ def like(level: Float[Array, "*t"], x: Float[Array, "batch *dims"]) -> Float[Arr
 
 def _check_num_steps(num_steps: int) -> None:
     if num_steps < 1:
-        raise ValueError(f"num_steps: at least 1 is needed, got {num_steps}")
+        raise ValueError(f"num_steps: at least 1 is required, got {num_steps}")

@@ -74,25 +74,25 @@ class Transition(NamedTuple):
     alpha_s: Array
     sigma_s: Array
     ratio: Array  # alpha_t / alpha_s
-    added: Array  # variance that q(x_t | x_s) adds; beta_t for neighbouring steps
-    posterior: Array  # variance of q(x_s | x_t, x_0); beta-tilde_t for neighbouring steps
+    added: Array  # variance that q(x_t | x_s) adds; beta_t for neighboring steps
+    posterior: Array  # variance of q(x_s | x_t, x_0); beta-tilde_t for neighboring steps
     sigma_t: Array
 
 
 def transition(schedule: Schedule, t: Array, s: Array) -> Transition:
-    """Give what q(x_s | x_t, x_0) is made of (Ho et al. 2020, Eq. 7), for any two times."""
+    """Return what q(x_s | x_t, x_0) is made of (Ho et al. 2020, Eq. 7), for any two times."""
     alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
     alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
     ratio = alpha_t / alpha_s
     # Of these two forms of beta_t, 1 - ratio^2 loses its digits for small betas; this one does not.
-    # Negative only when moving towards noise (inversion), where nothing is added.
+    # Negative only when moving toward noise (inversion), where nothing is added.
     added = jnp.maximum(jnp.square(sigma_t) - jnp.square(ratio * sigma_s), 0.0)
     posterior = added * jnp.square(sigma_s / sigma_t)
     return Transition(alpha_s, sigma_s, ratio, added, posterior, sigma_t)
 
 
 def posterior_mean(q: Transition, x_t: Array, x_0: Array) -> Array:
-    """Give the mean of q(x_s | x_t, x_0) (Ho et al. 2020, Eq. 7)."""
+    """Return the mean of q(x_s | x_t, x_0) (Ho et al. 2020, Eq. 7)."""
     return (
         q.ratio * jnp.square(q.sigma_s / q.sigma_t) * x_t
         + q.alpha_s * q.added / jnp.square(q.sigma_t) * x_0
@@ -104,7 +104,7 @@ MIN_VARIANCE = 1e-20
 
 
 def log_variance(q: Transition, variance: Variance, prediction: Prediction) -> Array:
-    """Give the log-variance of a model's step, a scalar or, where it is learned, an array.
+    """Return the log-variance of a model's step, a scalar or, where it is learned, an array.
 
     v log beta + (1 - v) log beta-tilde (Nichol & Dhariwal 2021, Eq. 15).
 
@@ -123,7 +123,7 @@ def ddpm(variance: Variance = "beta") -> Solver:
     """Make the ancestral sampler of DDPM (Ho et al. 2020, Algorithm 2).
 
     x_s = E[q(x_s | x_t, x_0)] + std z with the predicted x_0 (their Eq. 7), and no noise in the
-    last step. Between times that are not neighbours, beta stands for 1 - alpha_t^2 / alpha_s^2.
+    last step. Between times that are not neighbors, beta stands for 1 - alpha_t^2 / alpha_s^2.
 
     Args:
         variance: ``"beta"``, the larger of the paper's two choices, ``"beta_tilde"``, the variance
@@ -162,7 +162,7 @@ def ddim(eta: ScalarLike = 0.0) -> Solver:
         ValueError: if eta is a number outside [0, 1].
     """
     if isinstance(eta, (int, float)) and not 0 <= eta <= 1:
-        raise ValueError(f"eta: a number in [0, 1] is needed, got {eta}")
+        raise ValueError(f"eta: a number in [0, 1] is required, got {eta}")
 
     def step(
         denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys

@@ -36,7 +36,7 @@ def discrete(num_steps: int) -> TimeSampler:
         ValueError: if num_steps < 1.
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps: at least 1 is needed, got {num_steps}")
+        raise ValueError(f"num_steps: at least 1 is required, got {num_steps}")
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         index = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_steps + 1))(keys)
@@ -52,7 +52,7 @@ def continuous(t_min: float = T_MIN) -> TimeSampler:
         ValueError: if t_min lies outside (0, 1), where log-SNR is infinite or nothing is left.
     """
     if not 0 < t_min < 1:
-        raise ValueError(f"t_min: a number in (0, 1) is needed, got {t_min}")
+        raise ValueError(f"t_min: a number in (0, 1) is required, got {t_min}")
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         return jax.vmap(lambda key: jax.random.uniform(key, (), minval=t_min))(keys)
@@ -71,7 +71,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
         ValueError: if std is not.
     """
     if not std > 0:
-        raise ValueError(f"std: a number above 0 is needed, got {std}")
+        raise ValueError(f"std: a number above 0 is required, got {std}")
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         t = jax.nn.sigmoid(mean + std * jax.vmap(jax.random.normal)(keys))
@@ -92,7 +92,7 @@ def log_normal_noise(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -
         ValueError: if std is not.
     """
     if not std > 0:
-        raise ValueError(f"std: a number above 0 is needed, got {std}")
+        raise ValueError(f"std: a number above 0 is required, got {std}")
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         return time_of_noise(schedule, jnp.exp(mean + std * jax.vmap(jax.random.normal)(keys)))
@@ -104,7 +104,7 @@ def antithetic(sampler: TimeSampler, num_steps: int | None = None) -> TimeSample
     """Mirror each draw: times of every second example are those of the one before it, reversed.
 
     A batch then has as much of the early times as of the late ones (as in the code of Song et al.
-    2021). Which examples are neighbours depends on how a batch is cut into microbatches.
+    2021). Which examples are neighbors depends on how a batch is cut into microbatches.
 
     Args:
         sampler: of a distribution of t that is symmetric about its middle.
@@ -166,7 +166,7 @@ def importance(
 def observe_history(
     t: Float[Array, "batch"], losses: Float[Array, "batch"], num_steps: int
 ) -> dict[str, Float[Array, "times"]]:
-    """Give what :func:`update_history` needs of a batch: means over examples, so that they add."""
+    """Return what :func:`update_history` needs of a batch: means of examples, so that they add."""
     index: Int[Array, "batch"] = jnp.round(t * num_steps).astype(jnp.int32) - 1
     zeros = jnp.zeros(num_steps)
     num = len(losses)

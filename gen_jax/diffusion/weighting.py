@@ -34,7 +34,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
         ValueError: if it is not.
     """
     if not gamma > 0:
-        raise ValueError(f"gamma: a number above 0 is needed, got {gamma}")
+        raise ValueError(f"gamma: a number above 0 is required, got {gamma}")
     return lambda snr: gamma / jnp.maximum(snr, gamma)
 
 
@@ -49,9 +49,9 @@ def p2(gamma: float = 1.0, k: float = 1.0) -> Weighting:
         ValueError: for others.
     """
     if not gamma >= 0:
-        raise ValueError(f"gamma: a number from 0 is needed, got {gamma}")
+        raise ValueError(f"gamma: a number from 0 is required, got {gamma}")
     if not k > 0:
-        raise ValueError(f"k: a number above 0 is needed, got {k}")
+        raise ValueError(f"k: a number above 0 is required, got {k}")
     return lambda snr: (k + snr) ** -gamma
 
 
@@ -61,7 +61,7 @@ def of_target(
     alpha: Float[Array, "..."],
     sigma: Float[Array, "..."],
 ) -> Float[Array, "..."]:
-    """Give the weight of the squared error of a network's target.
+    """Return the weight of the squared error of a network's target.
 
     Reading an output is linear: what an error of 1 makes of eps, its square is the factor between
     the two errors.

@@ -9,21 +9,21 @@ import numpy as np
 from gen_jax.ops.rows import map_rows
 from gen_jax.protocols import Model, Weights
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["Judgment", "judge"]
 
 
-class Judgement(NamedTuple):
+class Judgment(NamedTuple):
     """Of each image the likeliest class, and the features of the layer before."""
 
     labels: np.ndarray
     features: np.ndarray
 
     def accuracy(self, labels: np.ndarray) -> float:
-        """Give the share of images that are taken for what they should be."""
+        """Return the share of images that are taken for what they should be."""
         return float(np.mean(self.labels == labels))
 
 
-def judge(model: Model, weights: Weights, images: np.ndarray, batch_size: int = 256) -> Judgement:
+def judge(model: Model, weights: Weights, images: np.ndarray, batch_size: int = 256) -> Judgment:
     """Classify images, uint8 [N, H, W, C].
 
     Raises:
@@ -31,7 +31,7 @@ def judge(model: Model, weights: Weights, images: np.ndarray, batch_size: int = 
     """
     predict: Callable | None = model.predict
     if predict is None:
-        raise ValueError("model: a classifier is needed")
+        raise ValueError("model: a classifier is required")
     run = jax.jit(lambda images: predict(weights, images, {}))
     made = map_rows(lambda images, _: run(images), images, batch_size)
-    return Judgement(np.argmax(made.log_probs, axis=1), made.features)
+    return Judgment(np.argmax(made.log_probs, axis=1), made.features)

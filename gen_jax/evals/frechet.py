@@ -30,13 +30,13 @@ def fit_gaussian(features: np.ndarray) -> Gaussian:
         ValueError: if there are fewer than two examples.
     """
     if len(features) < 2:
-        raise ValueError(f"features: at least 2 examples are needed, got {len(features)}")
+        raise ValueError(f"features: at least 2 examples are required, got {len(features)}")
     covariance = np.atleast_2d(np.cov(features, rowvar=False))
     return Gaussian(features.mean(axis=0), covariance)
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """Give |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+    """Return |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
 
     The trace of the root is the sum of the square roots of the eigenvalues of C_a^(1/2) C_b
     C_a^(1/2), which is symmetric, so that singular covariances need no special care.

@@ -95,7 +95,7 @@ def import_weights(
 
 
 def export_weights(tree: Mapping[str, Any], entries: Sequence[Entry]) -> dict[str, np.ndarray]:
-    """Give our arrays the names and layouts of another library: the inverse of the import."""
+    """Return our arrays the names and layouts of another library: the inverse of the import."""
     return {
         entry.theirs: np.ascontiguousarray(
             _TO_THEIRS[entry.layout](np.asarray(_get(tree, entry.ours), np.float32))

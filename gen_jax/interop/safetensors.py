@@ -77,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: a JSON object is needed")
+        raise CheckpointError(f"{path}: a JSON object is required")
     return found
 
 

@@ -141,7 +141,7 @@ def adversarial_autoencoder_model(
     three losses are its turns in a step, in nats an example (Makhzani et al. 2015, section 2):
     ``"reconstruct"`` trains the net on -log p(x | z); ``"discriminate"`` trains the discriminator
     to tell draws from the prior from codes; ``"fool"`` trains the encoder to make codes pass for
-    draws. In that last turn the decoder's gradient is zero: an optimiser with momentum must leave
+    draws. In that last turn the decoder's gradient is zero: an optimizer with momentum must leave
     it alone (see :func:`gen_jax.train.optimizers.by_subtree`). The metric ``accuracy`` of the
     second is the share of codes and draws told right; codes that follow the prior leave 1/2.
 

@@ -179,11 +179,11 @@ def autoencoder_model(
     latent_shape = tuple(latent_shape)
     network = Autoencoder(encoder, decoder)
     if sparsity not in ("none", "l1", "kl"):
-        raise ValueError(f"sparsity: none, l1 or kl is needed, got {sparsity!r}")
+        raise ValueError(f"sparsity: none, l1 or kl is required, got {sparsity!r}")
     if sparsity_weight < 0:
-        raise ValueError(f"sparsity_weight: at least 0 is needed, got {sparsity_weight}")
+        raise ValueError(f"sparsity_weight: at least 0 is required, got {sparsity_weight}")
     if not 0 < sparsity_target < 1:
-        raise ValueError(f"sparsity_target: between 0 and 1 is needed, got {sparsity_target}")
+        raise ValueError(f"sparsity_target: between 0 and 1 is required, got {sparsity_target}")
     if likelihood.sigma != "fixed":
         raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
 

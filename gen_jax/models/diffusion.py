@@ -202,7 +202,7 @@ def diffusion_model(
         importance_batch: size of the global batch, to draw times in proportion to their losses
             (Nichol & Dhariwal 2021, Eq. 18); None to leave that.
         pairing: whether noise is paired with the examples of the batch by optimal transport.
-        bin_width: of one grey level of x, which then is from -1 to 1; None where x is not discrete.
+        bin_width: of one gray level of x, which then is from -1 to 1; None where x is not discrete.
         default_grid: of sampling; see :data:`gen_jax.diffusion.recipes.GRIDS`.
 
     Returns:
@@ -349,7 +349,7 @@ def _sampling(
     ) -> Float[Array, "batch *points"]:
         """Draw samples; see the sampler's options. ``classifier`` is given its frozen weights."""
         if guidance is not None and not guided:
-            raise ValueError("guidance: a model trained with class_dropout is needed")
+            raise ValueError("guidance: a model trained with class_dropout is required")
         settings: dict[str, Any] = {
             "guidance": guidance,
             "guidance_from": guidance_from,

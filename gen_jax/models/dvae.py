@@ -41,7 +41,7 @@ class Ramp(NamedTuple):
     steps: int
 
     def at(self, step: ScalarLike) -> Scalar:
-        """Give the value at a step."""
+        """Return the value at a step."""
         share = jnp.clip(step / max(self.steps, 1), 0.0, 1.0) if self.steps else jnp.float32(1.0)
         return self.end + 0.5 * (self.start - self.end) * (1 + jnp.cos(math.pi * share))
 
@@ -89,7 +89,7 @@ class _DVAE(NamedTuple):
     def terms(
         self, params: Params, x: Array, keys: Keys, tau: ScalarLike, *, train: bool
     ) -> tuple[Array, Array, Array]:
-        """Give log p(x | z), the KL and the likeliest codes of each example."""
+        """Return log p(x | z), the KL and the likeliest codes of each example."""
         logits = self.logits_of(params, x)
         hard = self.straight_through or not train
         z = gumbel_softmax(rng.fold_in(keys, 0), logits, tau, hard=hard)
@@ -184,17 +184,17 @@ def dvae_model(
     Returns:
         A model of ``batch["x"]``. ``encode`` gives the likeliest codes, int32 [batch, h, w];
         ``decode`` the mean of p(x | z). The sampler decodes codes drawn from the prior: for
-        samples that are images a second stage is needed. The density is the bound with beta 1, of a
-        single draw.
+        samples that are images a second stage is required. The density is the bound with beta
+        1, of a single draw.
 
     Raises:
         ValueError: if an argument is out of range.
     """
     code_shape = tuple(code_shape)
     if min(temperature.start, temperature.end) <= 0:
-        raise ValueError(f"temperature: above 0 is needed, got {temperature}")
+        raise ValueError(f"temperature: above 0 is required, got {temperature}")
     if min(kl_weight.start, kl_weight.end) < 0:
-        raise ValueError(f"kl_weight: at least 0 is needed, got {kl_weight}")
+        raise ValueError(f"kl_weight: at least 0 is required, got {kl_weight}")
     if likelihood.sigma != "fixed":
         raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
 

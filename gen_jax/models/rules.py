@@ -8,7 +8,7 @@ __all__ = ["class_dropout_faults", "vae_faults"]
 def class_dropout_faults(*, class_dropout: float, conditional: bool) -> Mapping[str, str]:
     """Find conditions that are to be left out where there are none."""
     if class_dropout and not conditional:
-        return {"class_dropout": f"{class_dropout}; 0 is needed without num_classes"}
+        return {"class_dropout": f"got {class_dropout}; 0 is required without num_classes"}
     return {}
 
 
@@ -27,7 +27,7 @@ def vae_faults(
     if num_importance <= 1:
         return {}
     faults = {
-        name: f"{value}; {needed} is needed with num_importance > 1, whose bound has no KL"
+        name: f"got {value}; {needed} is required with num_importance > 1, whose bound has no KL"
         for name, value, needed in (
             ("beta", beta, 1),
             ("free_bits", free_bits, 0),
@@ -36,5 +36,5 @@ def vae_faults(
         if value != needed
     }
     if sigma == "optimal":
-        faults["sigma"] = "'optimal'; 'fixed' or 'learned' is needed with num_importance > 1"
+        faults["sigma"] = "got 'optimal'; 'fixed' or 'learned' is required with num_importance > 1"
     return faults

@@ -65,7 +65,7 @@ class _VQVAE(NamedTuple):
     def quantized(
         self, weights: Weights, x: Array
     ) -> tuple[dict[str, Quantized], dict[str, Array]]:
-        """Give each grid quantized, and its vectors as they were."""
+        """Return each grid quantized, and its vectors as they were."""
         before: dict[str, Array] = {}
 
         def quantize(name: str, quantizer: Quantizer, z: Array) -> Quantized:
@@ -192,7 +192,7 @@ def vqvae_model(
     Its only player is ``"net"`` and its only loss ``"vq"`` (van den Oord et al. 2017, Eq. 3), in
     nats an example: -log p(x | z_q) + |sg(z) - e|^2 + commitment_cost |z - sg(e)|^2, the latter
     two means over the positions of a grid and sums over grids; the second only of a codebook that
-    is learnt by gradients. Metrics are ``reconstruction`` and ``commitment``, the first and the
+    is learned by gradients. Metrics are ``reconstruction`` and ``commitment``, the first and the
     last of these terms without their weight, and those of each quantizer.
 
     Args:
@@ -207,7 +207,7 @@ def vqvae_model(
         [batch, h, w, levels] of a quantizer of several levels; of several grids a mapping by the
         names of :data:`GRIDS`. ``decode`` gives the mean of p(x | z_q). The sampler decodes codes
         drawn from the prior that training assumes, all alike and independent: for samples that are
-        images a second stage is needed. The density is the bound log p(x | z_q) - N log K under
+        images a second stage is required. The density is the bound log p(x | z_q) - N log K under
         that prior, N codes of K (ibid., 3.2), for Gaussian likelihoods with sigma^2 the
         running mean of squared errors.
 
@@ -217,9 +217,11 @@ def vqvae_model(
     quantizers = tuple(quantizers)
     dims = tuple(quantizer.dim for quantizer in quantizers)
     if dims != tuple(network.dims):
-        raise ValueError(f"quantizers: of {tuple(network.dims)} dimensions are needed, got {dims}")
+        raise ValueError(
+            f"quantizers: of {tuple(network.dims)} dimensions are required, got {dims}"
+        )
     if commitment_cost < 0:
-        raise ValueError(f"commitment_cost: at least 0 is needed, got {commitment_cost}")
+        raise ValueError(f"commitment_cost: at least 0 is required, got {commitment_cost}")
     if likelihood.sigma != "fixed":
         raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
     names = GRIDS[len(quantizers)]

@@ -2,7 +2,7 @@
 
 Encoders are ``(x, label) -> [batch, ..., num_outputs]``, decoders ``(z, label) -> [batch, H, W,
 num_outputs]``. ``label`` is None without classes. What the outputs mean is the model's affair; the
-last layer is computed in float32, because half a grey level is less than bfloat16 resolves.
+last layer is computed in float32, because half a gray level is less than bfloat16 resolves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -176,7 +176,7 @@ class ConvEncoder(_Convolutional):
         channels: of the first level.
         multipliers: channels of each level as multiples; each level but the last halves the image.
         num_res_blocks: residual blocks a level.
-        groups: of each group normalisation.
+        groups: of each group normalization.
         attention: whether there is self-attention at the lowest resolution.
         num_classes: labels enter every residual block; None for no labels.
         dtype: of the computation; parameters are float32.
@@ -211,7 +211,7 @@ class ConvEncoder(_Convolutional):
 
 
 class ConvDecoder(_Convolutional):
-    """The encoder's mirror image: one residual block more a level, nearest-neighbour upsampling.
+    """The encoder's mirror image: one residual block more a level, nearest-neighbor upsampling.
 
     Takes a grid [batch, h, w, latent], or a vector [batch, latent], which a dense layer turns into
     one. Its attributes are those of :class:`ConvEncoder`, but that ``projected`` are what a 1x1
@@ -253,11 +253,11 @@ class Autoencoder(nn.Module):
         return self.encode(x, label), self.decode(z, label)
 
     def encode(self, x: Array, label: Array | None = None) -> Array:
-        """Give the encoder's outputs."""
+        """Return the encoder's outputs."""
         return self.encoder(x, label)
 
     def decode(self, z: Array, label: Array | None = None) -> Array:
-        """Give the decoder's outputs."""
+        """Return the decoder's outputs."""
         return self.decoder(z, label)
 
 
@@ -279,12 +279,12 @@ class ConvGrid(nn.Module):
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Give the dimension of the one grid's vectors."""
+        """Return the dimension of the one grid's vectors."""
         return (self.dim,)
 
     @property
     def factors(self) -> tuple[int, ...]:
-        """Give by how much the one grid is smaller than the image."""
+        """Return by how much the one grid is smaller than the image."""
         return (2 ** (len(self.encoder.multipliers) - 1),)
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Array:
@@ -292,11 +292,11 @@ class ConvGrid(nn.Module):
         return self.decode(self.features(x))
 
     def features(self, x: Float[Array, "batch height width channels"]) -> tuple[Array, ...]:
-        """Give the vectors of the one grid."""
+        """Return the vectors of the one grid."""
         return (self.encoder(x),)
 
     def latent(self, level: int, features: Array, above: tuple[Array, ...]) -> Array:
-        """Give the vectors to be quantized: the features themselves, in float32."""
+        """Return the vectors to be quantized: the features themselves, in float32."""
         del level, above
         return features.astype(jnp.float32)
 

@@ -1,6 +1,6 @@
 """Residual, attention and resampling blocks; channels last.
 
-``dtype`` is the compute type; parameters are float32, and normalisation statistics are reduced in
+``dtype`` is the compute type; parameters are float32, and normalization statistics are reduced in
 float32.
 """
 
@@ -28,12 +28,12 @@ __all__ = [
     "Upsample",
     "check_label",
     "drop",
-    "rematerialised",
+    "rematerialized",
     "resampled",
 ]
 
 # Uniform over the mean of fan-in and fan-out, and (nearly) nothing where a residual branch ends,
-# so that every block starts as the identity: the initialisation of Ho et al. 2020.
+# so that every block starts as the identity: the initialization of Ho et al. 2020.
 DEFAULT_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 ZERO_INIT = nn.initializers.zeros
 
@@ -58,20 +58,20 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def rematerialised(module: type[nn.Module], policy: str) -> type[nn.Module]:
+def rematerialized(module: type[nn.Module], policy: str) -> type[nn.Module]:
     """Let a module compute again in the backward pass what it would otherwise keep in memory.
 
     Args:
         module: a Linen module; instances must be named, so that parameters keep their places.
         policy: ``"none"`` keeps everything, ``"matmuls"`` keeps the results of matrix products and
-            convolutions and computes normalisations and nonlinearities again, ``"full"`` keeps the
+            convolutions and computes normalizations and nonlinearities again, ``"full"`` keeps the
             module's inputs alone.
 
     Raises:
         ValueError: for another policy.
     """
     if policy not in REMAT:
-        raise ValueError(f"remat: one of {', '.join(REMAT)} is needed, got {policy!r}")
+        raise ValueError(f"remat: one of {', '.join(REMAT)} is required, got {policy!r}")
     if policy == "none":
         return module
     return nn.remat(module, policy=_is_matmul if policy == "matmuls" else None)
@@ -82,7 +82,7 @@ def _is_matmul(primitive: jax.extend.core.Primitive, *_: object, **__: object) -
 
 
 def check_label(label: Array | None, num_classes: int | None) -> None:
-    """See that there is a label if and only if a network has classes.
+    """Check that there is a label if and only if a network has classes.
 
     Raises:
         ValueError: if not.
@@ -113,7 +113,7 @@ class Dropout(nn.Module):
     def __call__(self, x: Float[Array, "batch *dims"], keys: Keys | None) -> Array:
         if keys is None or self.rate == 0.0:
             return x
-        # The layer's place in the network tells its mask from those of its neighbours.
+        # The layer's place in the network tells its mask from those of its neighbors.
         keys = rng.fold_in(keys, zlib.crc32("/".join(self.path).encode()) & 0x7FFFFFFF)
         return drop(x, keys, self.rate)
 
@@ -125,17 +125,17 @@ class ResBlock(nn.Module):
 
     Attributes:
         channels: of the output.
-        groups: of each group normalisation.
+        groups: of each group normalization.
         dropout: rate, in [0, 1).
         dtype: compute type.
-        adaptive: the embedding scales and shifts the second normalisation, in place of being added
+        adaptive: the embedding scales and shifts the second normalization, in place of being added
             before it.
         resample: ``"down"`` or ``"up"`` halves or doubles height and width within the block, as
             BigGAN does; ``""`` for neither.
         residual_scale: the sum of the two branches is multiplied by it; 1 / sqrt(2) keeps the
             variance (Song et al. 2021b, appendix H.2).
         activation: of :data:`ACTIVATIONS`.
-        epsilon: of the normalisations.
+        epsilon: of the normalizations.
     """
 
     channels: int
@@ -198,9 +198,9 @@ def resampled(x: Float[Array, "batch height width channels"], how: str) -> Array
 
 
 class ConvNeXtBlock(ResBlock):
-    """7x7 depthwise convolution, normalisation, and two 1x1 convolutions around a GELU.
+    """7x7 depthwise convolution, normalization, and two 1x1 convolutions around a GELU.
 
-    Liu et al. 2022, Figure 4, with the embedding in the normalisation as in :class:`ResBlock`,
+    Liu et al. 2022, Figure 4, with the embedding in the normalization as in :class:`ResBlock`,
     whose attributes it has.
     """
 
@@ -307,7 +307,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width: nearest neighbour, then a 3x3 convolution."""
+    """Double height and width: nearest neighbor, then a 3x3 convolution."""
 
     dtype: DTypeLike = jnp.float32
 

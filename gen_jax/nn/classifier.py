@@ -9,7 +9,7 @@ from gen_jax.nn.blocks import (
     DEFAULT_INIT,
     AttentionBlock,
     ResBlock,
-    rematerialised,
+    rematerialized,
 )
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import unet_faults
@@ -32,10 +32,10 @@ class Classifier(nn.Module):
         num_res_blocks: residual blocks a level.
         attention_resolutions: resolutions at which there is attention.
         num_heads: heads of each attention layer.
-        groups: groups of each group normalisation.
+        groups: groups of each group normalization.
         dropout: rate, in [0, 1).
         dtype: compute type; parameters are float32 and so are the outputs.
-        remat: see :func:`gen_jax.nn.blocks.rematerialised`.
+        remat: see :func:`gen_jax.nn.blocks.rematerialized`.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
 
     Raises:
@@ -75,7 +75,7 @@ class Classifier(nn.Module):
         t: Float[Array, "batch"],
         keys: Keys | None = None,
     ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch features"]]:
-        """Give the logits of all classes, and the features that they are a linear map of.
+        """Return the logits of all classes, and the features that they are a linear map of.
 
         Args:
             x: images, noisy ones at times t.
@@ -103,7 +103,7 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="logits")(features), features
 
     def _block(self, name: str, width: int, resample: str = "") -> nn.Module:
-        block = rematerialised(ResBlock, self.remat)
+        block = rematerialized(ResBlock, self.remat)
         return block(
             width,
             self.groups,

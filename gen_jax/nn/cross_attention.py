@@ -13,13 +13,13 @@ __all__ = ["SpatialTransformer"]
 class SpatialTransformer(nn.Module):
     """Self-attention over an image's positions, attention to a sequence, and an MLP, as residuals.
 
-    Rombach et al. 2022, section 3.3 and appendix E.2.1: group normalisation, a linear map,
+    Rombach et al. 2022, section 3.3 and appendix E.2.1: group normalization, a linear map,
     ``depth`` layers, a linear map that starts at zero.
 
     Attributes:
         num_heads: of both attentions.
         depth: layers.
-        groups: of the group normalisation.
+        groups: of the group normalization.
         dtype: compute type.
     """
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.nn.blocks import Dropout, check_label, rematerialised
+from gen_jax.nn.blocks import Dropout, check_label, rematerialized
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import dit_faults
 from gen_jax.ops import keys as rng
@@ -21,7 +21,7 @@ FREQUENCIES = 256  # of the time embedding
 
 
 def grid_positions(side: int, width: int) -> Float[np.ndarray, "positions width"]:
-    """Give sines and cosines of row and column, half of the width each (as in ViT-MAE's code)."""
+    """Return sines and cosines of row and column, half of the width each (as in ViT-MAE's code)."""
     frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
     rows, columns = np.divmod(np.arange(side * side), side)
     angles = [axis[:, None] * frequencies[None] for axis in (columns, rows)]
@@ -93,7 +93,7 @@ class DiT(nn.Module):
         num_classes: how many labels the network is conditioned on; None for none.
         dtype: compute type but of the first and last layer; parameters are float32 and so is the
             output.
-        remat: see :func:`gen_jax.nn.blocks.rematerialised`.
+        remat: see :func:`gen_jax.nn.blocks.rematerialized`.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
 
     Raises:
@@ -133,7 +133,7 @@ class DiT(nn.Module):
         keys: Keys | None = None,
         context: Array | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
-        """Predict the target of the parameterisation that the network is trained with.
+        """Predict the target of the parameterization that the network is trained with.
 
         Args:
             x: noisy images at the network's resolution.
@@ -150,7 +150,7 @@ class DiT(nn.Module):
             raise ValueError("context: not expected; DiT looks at no sequences")
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
-                f"x: images of {self.resolution} x {self.resolution} are needed, got {x.shape}"
+                f"x: images of {self.resolution} x {self.resolution} are required, got {x.shape}"
             )
         check_label(label, self.num_classes)
         side = self.resolution // self.patch
@@ -171,7 +171,7 @@ class DiT(nn.Module):
             )
             condition = condition + table(label)
         layers = nn.scan(
-            rematerialised(_Block, self.remat),
+            rematerialized(_Block, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast),

@@ -88,7 +88,7 @@ class DVAEEncoder(nn.Module):
 
 
 class DVAEDecoder(nn.Module):
-    """The encoder's mirror image, with nearest-neighbour upsampling.
+    """The encoder's mirror image, with nearest-neighbor upsampling.
 
     Its first layer, a 1x1 convolution of one-hot or relaxed vectors, is a table of codes.
 

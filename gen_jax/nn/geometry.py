@@ -29,7 +29,7 @@ def transformer_faults(
     if num_heads < 1 or width % num_heads:
         return {"num_heads": f"{num_heads} does not divide the width {width}"}
     if positions not in POSITIONS:
-        return {"positions": f"one of {', '.join(POSITIONS)} is needed, got {positions!r}"}
+        return {"positions": f"one of {', '.join(POSITIONS)} is required, got {positions!r}"}
     dim = width // num_heads
     if positions == "rotary" and (dim % 2 or dim < 6):
         return {"num_heads": f"heads of {dim}; with rotary positions an even number from 6"}
@@ -39,9 +39,9 @@ def transformer_faults(
 def pixelcnn_faults(*, depth: int, kernel: int) -> Mapping[str, str]:
     """Find what could not work in a gated PixelCNN: ``{argument: what is wrong}``."""
     if depth < 2:
-        return {"depth": f"{depth}; at least 2 are needed"}
+        return {"depth": f"got {depth}; at least 2 are required"}
     if kernel < 3 or kernel % 2 == 0:
-        return {"kernel": f"{kernel}; an odd number from 3 is needed"}
+        return {"kernel": f"got {kernel}; an odd number from 3 is required"}
     return {}
 
 
@@ -53,7 +53,9 @@ def dit_faults(*, resolution: int, patch: int, width: int, num_heads: int) -> Ma
     if num_heads < 1 or width % num_heads:
         faults["num_heads"] = f"{num_heads} does not divide the width {width}"
     if width % 4:
-        faults["width"] = f"{width}; a multiple of 4 is needed (sines and cosines of two axes)"
+        faults["width"] = (
+            f"got {width}; a multiple of 4 is required (sines and cosines of two axes)"
+        )
     return faults
 
 
@@ -80,7 +82,7 @@ def unet_faults(
         multipliers: channels of each level, as multiples.
         attention_resolutions: resolutions at which there is attention.
         num_heads: heads of each attention layer.
-        groups: groups of each group normalisation.
+        groups: groups of each group normalization.
         head_dim: width of each head, in place of their number; 0 for none.
 
     Returns:
@@ -110,7 +112,7 @@ def unet_faults(
         )
     if channels < 4 or channels % 2:
         faults["channels"] = (
-            f"an even number from 4 is needed (the time embedding is sine-cosine pairs), got "
+            f"an even number from 4 is required (the time embedding is sine-cosine pairs), got "
             f"{channels}"
         )
     return faults
@@ -125,7 +127,7 @@ def autoencoder_faults(
         resolution: height and width of the image.
         channels: channels of the first level.
         multipliers: channels of each level, as multiples; each level but the last halves the image.
-        groups: groups of each group normalisation.
+        groups: groups of each group normalization.
 
     Returns:
         ``{argument: what is wrong and what would be accepted}``; empty if all is well.
@@ -149,11 +151,11 @@ def hierarchy_faults(
         ``{argument: what is wrong and what would be accepted}``; empty if all is well.
     """
     if not 1 <= len(factors) <= 3:
-        return {"factors": f"one to three are needed, got {tuple(factors)}"}
+        return {"factors": f"one to three are required, got {tuple(factors)}"}
     if any(factor < 2 or factor & (factor - 1) for factor in factors):
-        return {"factors": f"powers of two from 2 are needed, got {tuple(factors)}"}
+        return {"factors": f"powers of two from 2 are required, got {tuple(factors)}"}
     if channels < 2:
-        return {"channels": f"at least 2 are needed, got {channels}"}
+        return {"channels": f"at least 2 are required, got {channels}"}
     total = math.prod(factors)
     if resolution and any(side % total for side in resolution):
         sides = "x".join(map(str, resolution))
@@ -176,7 +178,7 @@ def dvae_faults(
     """
     faults = {}
     if hidden % 4:
-        faults["hidden"] = f"{hidden}; a multiple of 4 is needed"
+        faults["hidden"] = f"got {hidden}; a multiple of 4 is required"
     factor = 2 ** (num_groups - 1)
     if resolution and any(side % factor for side in resolution):
         sides = "x".join(map(str, resolution))
@@ -187,9 +189,9 @@ def dvae_faults(
 
 def _level_faults(resolution: int, multipliers: Sequence[int]) -> dict[str, str]:
     if not multipliers:
-        return {"multipliers": "at least one level is needed, got none"}
+        return {"multipliers": "at least one level is required, got none"}
     if min(multipliers) < 1:
-        return {"multipliers": f"whole numbers from 1 are needed, got {tuple(multipliers)}"}
+        return {"multipliers": f"whole numbers from 1 are required, got {tuple(multipliers)}"}
     factor = 2 ** (len(multipliers) - 1)
     if resolution % factor:
         fault = (

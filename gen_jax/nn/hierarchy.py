@@ -169,7 +169,7 @@ class Hierarchy(nn.Module):
     def __post_init__(self) -> None:
         faults = dict(hierarchy_faults(factors=self.factors, channels=self.channels))
         if len(self.dims) != len(self.factors):
-            faults["dims"] = f"as many as factors, {len(self.factors)}, are needed"
+            faults["dims"] = f"as many as factors, {len(self.factors)}, are required"
         if faults:
             raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
         super().__post_init__()
@@ -204,7 +204,7 @@ class Hierarchy(nn.Module):
         return self.decode(grids)
 
     def features(self, x: Float[Array, "batch height width channels"]) -> tuple[Array, ...]:
-        """Give the features from which each grid's vectors are made."""
+        """Return the features from which each grid's vectors are made."""
         features: list[Array] = []
         for down in self.down:
             features.append(down(features[-1] if features else x))
@@ -213,7 +213,7 @@ class Hierarchy(nn.Module):
     def latent(
         self, level: int, features: Array, above: tuple[Array, ...]
     ) -> Float[Array, "batch height width dim"]:
-        """Give the vectors of one grid, 0 for the bottom, to be quantized.
+        """Return the vectors of one grid, 0 for the bottom, to be quantized.
 
         Args:
             level: which.

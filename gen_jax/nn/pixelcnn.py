@@ -52,7 +52,7 @@ class PixelCNN(nn.Module):
 
     A vertical stack sees all rows above, a horizontal one the positions to the left and, through
     it, those rows: together every token before, and no other (van den Oord et al. 2016b, figures 1
-    and 2). Tokens at one position (colours, or levels of a code) follow each other in the head,
+    and 2). Tokens at one position (colors, or levels of a code) follow each other in the head,
     which sees the stacks' output and the tokens before at that position; the paper masks channels
     of every layer instead. The repeated layers are one ``lax.scan``.
 
@@ -144,7 +144,7 @@ class PixelCNN(nn.Module):
         above: Sequence[Array] = (),
         keys: Keys | None = None,
     ) -> Float[Array, "batch length categories"]:
-        """Give the logits of every token, each from the tokens before it.
+        """Return the logits of every token, each from the tokens before it.
 
         Args:
             tokens: in [0, num_categories).
@@ -157,7 +157,7 @@ class PixelCNN(nn.Module):
             ValueError: if the length differs, or a label is missing or not expected.
         """
         if tokens.shape[1] != self.length:
-            raise ValueError(f"tokens: {self.length} are needed, got {tokens.shape[1]}")
+            raise ValueError(f"tokens: {self.length} are required, got {tokens.shape[1]}")
         context = self.context(len(tokens), label, above)
         height, width, depth = grid_of(self.shape)
         reach = self.kernel // 2
@@ -219,7 +219,7 @@ class PixelCNN(nn.Module):
         self, cache: PixelCache, token: Int[Array, "batch"], index: Int[Array, ""],
         context: PixelContext,
     ) -> tuple[Float[Array, "batch categories"], PixelCache]:  # fmt: skip
-        """Give the logits of the token at ``index``, from the one before it and the cache.
+        """Return the logits of the token at ``index``, from the one before it and the cache.
 
         A token costs one position of the horizontal stack, and the first of a row one row of the
         vertical stack.

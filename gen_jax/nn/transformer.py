@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.nn.blocks import Dropout, check_label, rematerialised
+from gen_jax.nn.blocks import Dropout, check_label, rematerialized
 from gen_jax.nn.conditioning import CodesAbove, grid_of
 from gen_jax.nn.geometry import transformer_faults
 from gen_jax.ops import keys as rng
@@ -39,7 +39,7 @@ ROTARY_PERIOD = 100.0
 
 
 def rotary_angles(shape: Sequence[int], dim: int) -> Float[np.ndarray, "tokens half"]:
-    """Give the angles by which each token of a grid turns the pairs of a head (Su et al. 2021).
+    """Return the angles by which each token of a grid turns the pairs of a head (Su et al. 2021).
 
     Axes longer than 1 share the pairs out, the first taking what is left over.
     """
@@ -63,7 +63,7 @@ def _turn(
 
 
 class _Block(nn.Module):
-    """Attention to what came before, then an MLP, each behind a normalisation (pre-LN)."""
+    """Attention to what came before, then an MLP, each behind a normalization (pre-LN)."""
 
     num_heads: int
     mlp_ratio: int
@@ -135,7 +135,7 @@ class CausalTransformer(nn.Module):
         above: numbers of categories of coarser grids that the network is conditioned on.
         dtype: compute type; parameters are float32 and so are the logits.
         remat: what each layer computes again in the backward pass; see
-            :func:`gen_jax.nn.blocks.rematerialised`.
+            :func:`gen_jax.nn.blocks.rematerialized`.
 
     Raises:
         ValueError: at construction, if the heads do not divide the width.
@@ -187,7 +187,7 @@ class CausalTransformer(nn.Module):
         )
         if self.above:
             self.codes_above = CodesAbove(self.shape, self.above, self.width, dtype=self.dtype)
-        block = rematerialised(_Block, self.remat)
+        block = rematerialized(_Block, self.remat)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -207,7 +207,7 @@ class CausalTransformer(nn.Module):
         above: Sequence[Array] = (),
         keys: Keys | None = None,
     ) -> Float[Array, "batch length categories"]:
-        """Give the logits of every token, each from the tokens before it.
+        """Return the logits of every token, each from the tokens before it.
 
         Args:
             tokens: in [0, num_categories).
@@ -220,7 +220,7 @@ class CausalTransformer(nn.Module):
             ValueError: if the length differs, or a label is missing or not expected.
         """
         if tokens.shape[1] != self.length:
-            raise ValueError(f"tokens: {self.length} are needed, got {tokens.shape[1]}")
+            raise ValueError(f"tokens: {self.length} are required, got {tokens.shape[1]}")
         context = self.context(len(tokens), label, above)
         h = jnp.concatenate([context.start[:, None], self.tokens(tokens[:, :-1])], axis=1)
         places = jnp.arange(self.length)
@@ -252,7 +252,7 @@ class CausalTransformer(nn.Module):
         index: Int[Array, ""],
         context: Context,
     ) -> tuple[Float[Array, "batch categories"], Cache]:
-        """Give the logits of the token at ``index``, from the one before it and the cache.
+        """Return the logits of the token at ``index``, from the one before it and the cache.
 
         Args:
             cache: of :meth:`empty_cache`, filled by the calls for smaller indices.

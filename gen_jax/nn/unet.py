@@ -16,7 +16,7 @@ from gen_jax.nn.blocks import (
     ResBlock,
     Upsample,
     check_label,
-    rematerialised,
+    rematerialized,
 )
 from gen_jax.nn.cross_attention import SpatialTransformer
 from gen_jax.nn.embeddings import sinusoidal
@@ -47,15 +47,15 @@ class UNet(nn.Module):
         attention_resolutions: resolutions at which every residual block is followed by attention;
             between the way down and the way up there is always one.
         num_heads: heads of each attention layer.
-        groups: groups of each group normalisation.
+        groups: groups of each group normalization.
         dropout: rate, in [0, 1).
         num_classes: how many labels the network is conditioned on; None for none.
         dtype: compute type but of the first and last layer; parameters are float32 and so is the
             output.
         remat: what residual and attention blocks compute again in the backward pass to save memory;
-            see :func:`gen_jax.nn.blocks.rematerialised`.
+            see :func:`gen_jax.nn.blocks.rematerialized`.
         block: ``"resnet"`` or ``"convnext"``.
-        adaptive: time and class scale and shift normalisations (adaptive group normalisation), in
+        adaptive: time and class scale and shift normalizations (adaptive group normalization), in
             place of being added.
         resample: ``"conv"``, convolutions between levels, or ``"blocks"``, residual blocks that
             resample, as BigGAN's.
@@ -67,8 +67,8 @@ class UNet(nn.Module):
             to; None for none.
         context_depth: transformer layers in each of these.
         middle_attention: whether there is attention between the way down and the way up.
-        middle_norm: whether that has a normalisation.
-        epsilon: of normalisations, but of those in layers with ``context_dim``.
+        middle_norm: whether that has a normalization.
+        epsilon: of normalizations, but of those in layers with ``context_dim``.
         centered: see :class:`gen_jax.nn.blocks.Downsample`.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
 
@@ -120,11 +120,11 @@ class UNet(nn.Module):
             ("activation", ("auto", *ACTIVATIONS)),
         ):
             if getattr(self, name) not in known:
-                faults[name] = f"one of {', '.join(known)} is needed, got {getattr(self, name)!r}"
+                faults[name] = f"one of {', '.join(known)} is required, got {getattr(self, name)!r}"
         if self.context_dim is not None:
             for name, needed in (("scale_skips", False), ("middle_norm", True)):
                 if getattr(self, name) != needed:
-                    faults[name] = f"{needed} is needed with context_dim"
+                    faults[name] = f"{needed} is required with context_dim"
         if faults:
             raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
         super().__post_init__()
@@ -138,7 +138,7 @@ class UNet(nn.Module):
         keys: Keys | None = None,
         context: Float[Array, "batch length context_dim"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
-        """Predict the target of the parameterisation that the network is trained with.
+        """Predict the target of the parameterization that the network is trained with.
 
         Args:
             x: noisy images at the network's resolution.
@@ -153,7 +153,7 @@ class UNet(nn.Module):
         """
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
-                f"x: images of {self.resolution} x {self.resolution} are needed, got {x.shape}"
+                f"x: images of {self.resolution} x {self.resolution} are required, got {x.shape}"
             )
         check_label(label, self.num_classes)
         if (context is None) != (self.context_dim is None):
@@ -220,7 +220,7 @@ class UNet(nn.Module):
         return 2**-0.5 if self.scale_skips else 1.0
 
     def _res_block(self, name: str, width: int, resample: str = "") -> nn.Module:
-        block = rematerialised(BLOCKS[self.block], self.remat)
+        block = rematerialized(BLOCKS[self.block], self.remat)
         return block(
             width,
             self.groups,
@@ -248,9 +248,9 @@ class UNet(nn.Module):
     ) -> Callable[..., Array]:
         heads = width // self.head_dim if self.head_dim else self.num_heads
         if context is not None:
-            transformer = rematerialised(SpatialTransformer, self.remat)
+            transformer = rematerialized(SpatialTransformer, self.remat)
             return transformer(heads, self.context_depth, self.groups, self.dtype, name=name)
-        block = rematerialised(AttentionBlock, self.remat)
+        block = rematerialized(AttentionBlock, self.remat)
         layer = block(
             heads,
             self.groups,

@@ -8,7 +8,7 @@ __all__ = ["ema_decay_at"]
 
 
 def ema_decay_at(step: Array, decay: float) -> Scalar:
-    """Give the decay of a moving average after step ``step``: min(decay, (1 + n) / (10 + n)).
+    """Return the decay of a moving average after step ``step``: min(decay, (1 + n) / (10 + n)).
 
     The warm-up keeps what it began with from weighing on short runs.
     """

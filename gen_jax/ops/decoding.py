@@ -27,7 +27,7 @@ def warp_logits(
     The likeliest always stays. All arguments may be traced.
 
     Args:
-        logits: unnormalised log-probabilities.
+        logits: unnormalized log-probabilities.
         temperature: above 0; 1 changes nothing.
         top_k: from 1; 0 keeps all.
         top_p: in (0, 1]; 1 keeps all.

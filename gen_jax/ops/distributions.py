@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _LOG_TWO_PI = math.log(2 * math.pi)
-# Below, a logistic is narrower than any grey level and its gradients are noise (Salimans 2017).
+# Below, a logistic is narrower than any gray level and its gradients are noise (Salimans 2017).
 # Above, it is flat over all of them, and single precision would lose their differences.
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 7.0
 
@@ -86,7 +86,7 @@ def discretized_logistic_log_prob(
     log_scale: Float[Array, "..."],
     levels: int = 256,
 ) -> Float[Array, "..."]:
-    """Compute the log-probability of grey levels under a logistic cut into equal bins.
+    """Compute the log-probability of gray levels under a logistic cut into equal bins.
 
     P(x) = sigmoid((x + h - mean) / s) - sigmoid((x - h - mean) / s) with half a bin
     h = 1 / (levels - 1); the first bin reaches to minus infinity and the last to infinity, so that
@@ -96,7 +96,7 @@ def discretized_logistic_log_prob(
         x: one of the ``levels`` equidistant values from -1 to 1.
         mean: of the logistic.
         log_scale: log s, clipped to [-7, 7].
-        levels: how many grey levels there are.
+        levels: how many gray levels there are.
     """
     half = 1.0 / (levels - 1)
     log_scale = jnp.clip(log_scale, MIN_LOG_SCALE, MAX_LOG_SCALE)
@@ -119,7 +119,7 @@ def discretized_normal_log_prob(
     log_sigma: Float[Array, "..."],
     bin_width: float = 2.0 / 255,
 ) -> Float[Array, "..."]:
-    """Compute the log-probability of grey levels under a normal cut into equal bins.
+    """Compute the log-probability of gray levels under a normal cut into equal bins.
 
     The integral of N(mean, sigma^2) from x - h to x + h with half a bin h; the first bin reaches to
     minus infinity and the last to infinity (Ho et al. 2020, Eq. 13).
@@ -128,7 +128,7 @@ def discretized_normal_log_prob(
         x: equidistant values from -1 to 1.
         mean: of the normal.
         log_sigma: of the normal.
-        bin_width: distance of neighbouring values.
+        bin_width: distance of neighboring values.
     """
     half = bin_width / 2
     inverse = jnp.exp(-log_sigma)
@@ -167,7 +167,7 @@ def logistic_mixture_log_prob(
         x: one of ``levels`` equidistant values from -1 to 1; channels last.
         outputs: :func:`logistic_mixture_outputs` for each pixel; leading dimensions broadcast
             against those of x.
-        levels: how many grey levels there are.
+        levels: how many gray levels there are.
 
     Returns:
         One log-probability a pixel: all channels together.
@@ -187,7 +187,7 @@ def logistic_mixture_log_prob(
 def logistic_mixture_mean(
     outputs: Float[Array, "*dims outputs"], channels: int
 ) -> Float[Array, "*dims channels"]:
-    """Give the mean of a mixture of logistics, each component's clipped to [-1, 1]."""
+    """Return the mean of a mixture of logistics, each component's clipped to [-1, 1]."""
     logits, means, _, coefficients = _split_mixture(outputs, channels)
     weights = jax.nn.softmax(logits, axis=-1)
     values = _in_order(means, coefficients)
@@ -231,7 +231,7 @@ def _split_mixture(outputs: Array, channels: int) -> tuple[Array, Array, Array, 
     rows = 1 + 2 * channels + pairs
     if outputs.shape[-1] % rows:
         raise ValueError(
-            f"outputs: a multiple of {rows} is needed for {channels} channels, got "
+            f"outputs: a multiple of {rows} is required for {channels} channels, got "
             f"{outputs.shape[-1]}"
         )
     table = jnp.reshape(outputs, (*outputs.shape[:-1], rows, outputs.shape[-1] // rows))

@@ -48,7 +48,7 @@ def observe_moments(
 
 
 def update_moments(moments: PyTree, observed: PyTree, step: Int[Array, ""]) -> PyTree:
-    """Move running means, :data:`Moments` or any tree, towards a batch's after ``step`` steps.
+    """Move running means, :data:`Moments` or any tree, toward a batch's after ``step`` steps.
 
     Fast at first: what they began with is forgotten at once.
     """
@@ -57,7 +57,7 @@ def update_moments(moments: PyTree, observed: PyTree, step: Int[Array, ""]) -> P
 
 
 def scale_of(moments: Moments) -> tuple[Float[Array, "channels"], Float[Array, "channels"]]:
-    """Give mean and standard deviation of each channel of a code, over data and positions."""
+    """Return mean and standard deviation of each channel of a code, over data and positions."""
     axes = tuple(range(moments["mean"].ndim - 1))
     mean = jnp.mean(moments["mean"], axis=axes)
     square = jnp.mean(moments["square"] + moments["variance"], axis=axes)
@@ -105,7 +105,7 @@ def class_means(
 ) -> Float[Array, "classes *dims"]:
     """Average the codes of each class; the difference of two is an attribute vector.
 
-    Adding ``means[b] - means[a]`` to a code of class a moves it towards class b (White 2016). The
+    Adding ``means[b] - means[a]`` to a code of class a moves it toward class b (White 2016). The
     mean of a class without examples is not a number.
     """
     members = jax.nn.one_hot(labels, num_classes)
@@ -115,10 +115,10 @@ def class_means(
 
 
 def normal_grid(side: int) -> Float[Array, "points 2"]:
-    """Lay a square grid over the plane so that each point stands for as much prior probability.
+    """Make a square grid over the plane so that each point stands for as much prior probability.
 
     The coordinates are the inverse normal CDF of (i + 1/2) / side (Kingma & Welling 2014, appendix
-    A). Points go row by row: the first coordinate grows to the right, the second upwards.
+    A). Points go row by row: the first coordinate grows to the right, the second upward.
     """
     line = ndtri((jnp.arange(side) + 0.5) / side)
     right, up = jnp.meshgrid(line, line[::-1])
@@ -140,6 +140,6 @@ def undo_scale(
     mean: Float[Array, "channels"],
     deviation: Float[Array, "channels"],
 ) -> Float[Array, "*dims channels"]:
-    """Give standardised codes their own mean and deviation back."""
+    """Return standardized codes their own mean and deviation back."""
     ones = (1,) * (z.ndim - 1)
     return z * deviation.reshape(*ones, -1) + mean.reshape(*ones, -1)

@@ -47,7 +47,7 @@ def _total(nats: Float[Array, "*batch height width channels"]) -> Float[Array, "
 def bernoulli() -> Likelihood:
     """Make the likelihood of binary x in {0, 1}; outputs are logits.
 
-    For grey levels in [0, 1] it is a cross-entropy, usable as a loss, and no density.
+    For gray levels in [0, 1] it is a cross-entropy, usable as a loss, and no density.
     """
 
     def sample(outputs: Array, log_sigma: ScalarLike, keys: Keys) -> Array:
@@ -87,7 +87,7 @@ def gaussian(sigma: Sigma = "fixed", initial_log_sigma: float = 0.0) -> Likeliho
 
 
 def discretized_logistic() -> Likelihood:
-    """Make the likelihood of 256 grey levels in [-1, 1]: a mean and a scale for each channel.
+    """Make the likelihood of 256 gray levels in [-1, 1]: a mean and a scale for each channel.
 
     It is the mixture of a single logistic without its coefficients.
     """
@@ -113,7 +113,7 @@ def discretized_logistic() -> Likelihood:
 
 
 def logistic_mixture(channels: int, components: int = 10) -> Likelihood:
-    """Make the likelihood of 256 grey levels of PixelCNN++ (Salimans et al. 2017).
+    """Make the likelihood of 256 gray levels of PixelCNN++ (Salimans et al. 2017).
 
     Args:
         channels: of a pixel, which depend on each other.

@@ -1,7 +1,7 @@
-"""Discrete codes: nearest neighbours in a codebook, its statistics, and relaxations.
+"""Discrete codes: nearest neighbors in a codebook, its statistics, and relaxations.
 
 Vectors are [batch, *grid, dim] and codes int32 [batch, *grid]. What is additive over the batch (see
-:func:`observe_codes`) is given as batch means, so that a codebook learnt from moving averages is
+:func:`observe_codes`) is given as batch means, so that a codebook learned from moving averages is
 that of the global batch on any number of devices.
 """
 
@@ -27,7 +27,7 @@ __all__ = [
     "init_ema",
     "kl_to_uniform",
     "nearest_code",
-    "normalise",
+    "normalize",
     "observe_candidates",
     "observe_codes",
     "perplexity",
@@ -64,12 +64,12 @@ class Quantized(NamedTuple):
 def straight_through(
     z: Float[Array, "*dims"], quantized: Float[Array, "*dims"]
 ) -> Float[Array, "*dims"]:
-    """Give ``quantized`` forward, and ``z`` the identity's gradient (Bengio et al. 2013)."""
+    """Return ``quantized`` forward, and ``z`` the identity's gradient (Bengio et al. 2013)."""
     return z + jax.lax.stop_gradient(quantized - z)
 
 
-def normalise(z: Float[Array, "*dims dim"]) -> Float[Array, "*dims dim"]:
-    """Scale vectors to length 1: nearest neighbours are then those of the largest cosine."""
+def normalize(z: Float[Array, "*dims dim"]) -> Float[Array, "*dims dim"]:
+    """Scale vectors to length 1: nearest neighbors are then those of the largest cosine."""
     return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))
 
 
@@ -91,7 +91,7 @@ def nearest_code(
         best: tuple[Array, Array], part: tuple[Array, Array]
     ) -> tuple[tuple[Array, Array], None]:
         first, codes = part
-        # |z|^2 is the same for all codes. HIGHEST, because a rounded product swaps near neighbours.
+        # |z|^2 is the same for all codes. HIGHEST, because a rounded product swaps near neighbors.
         products = jnp.matmul(flat, codes.T, precision=jax.lax.Precision.HIGHEST)
         distance = jnp.sum(codes**2, axis=1)[None] - 2 * products
         distance = jnp.where((first + jnp.arange(chunk))[None] < size, distance, jnp.inf)
@@ -196,7 +196,7 @@ def finite_scalar(z: Float[Array, "batch *grid dim"], levels: Sequence[int]) -> 
 
 
 def finite_scalar_codes(z: Float[Array, "*dims dim"], levels: Sequence[int]) -> Int[Array, "*dims"]:
-    """Give the number of each vector of :func:`finite_scalar`; its first element counts fastest."""
+    """Return the number of each vector of :func:`finite_scalar`; the first element is fastest."""
     counts = _levels(levels, z.shape[-1])
     ones = (1,) * (z.ndim - 1)
     halves = jnp.reshape(counts // 2, (*ones, -1))
@@ -207,7 +207,7 @@ def finite_scalar_codes(z: Float[Array, "*dims dim"], levels: Sequence[int]) -> 
 def finite_scalar_vectors(
     codes: Int[Array, "*dims"], levels: Sequence[int]
 ) -> Float[Array, "*dims dim"]:
-    """Give the vectors of codes: the inverse of :func:`finite_scalar_codes`."""
+    """Return the vectors of codes: the inverse of :func:`finite_scalar_codes`."""
     counts = _levels(levels, len(levels))
     ones = (1,) * codes.ndim
     counts = counts.reshape(*ones, -1)
@@ -217,7 +217,7 @@ def finite_scalar_vectors(
 
 def _levels(levels: Sequence[int], dim: int) -> Int[Array, "dim"]:
     if len(levels) != dim or min(levels) < 2:
-        raise ValueError(f"levels: {dim} whole numbers from 2 are needed, got {tuple(levels)}")
+        raise ValueError(f"levels: {dim} whole numbers from 2 are required, got {tuple(levels)}")
     return jnp.array(levels, jnp.int32)
 
 
@@ -235,7 +235,7 @@ def gumbel_softmax(
 
     Args:
         keys: one an example.
-        logits: unnormalised log-probabilities.
+        logits: unnormalized log-probabilities.
         temperature: above 0; may be traced, a function of the step.
         hard: give the nearest one-hot vector forward and the relaxation's gradient
             (straight-through Gumbel).
@@ -255,7 +255,7 @@ def kl_to_uniform(logits: Float[Array, "*dims codes"]) -> Float[Array, "*dims"]:
 
 
 def code_shares(codes: Int[Array, "*dims"], num_codes: int) -> Float[Array, "codes"]:
-    """Give the share of a batch's vectors that each code has; additive, for ``observed``."""
+    """Return the share of a batch's vectors that each code has; additive, for ``observed``."""
     index = codes.reshape(-1)
     return jnp.zeros(num_codes).at[index].add(1.0) / index.size
 
@@ -286,7 +286,7 @@ def ema_codebook(
     decay: ScalarLike = 0.99,
     epsilon: float = 1e-5,
 ) -> Mapping[str, Array]:
-    """Move a codebook towards the means of its vectors (van den Oord et al. 2017, appendix A.1).
+    """Move a codebook toward the means of its vectors (van den Oord et al. 2017, appendix A.1).
 
     N_k and m_k are moving averages of the number and the sum of a code's vectors, and e_k =
     m_k / N_k, with Laplace smoothing (N_k + eps) / (n + K eps) n of the numbers. With decay 0
@@ -429,6 +429,6 @@ def perplexity(counts: Float[Array, "codes"]) -> Scalar:
 
 
 def share_used(counts: Float[Array, "codes"], threshold: float = 0.0) -> Scalar:
-    """Give the share of codes that have more than ``threshold`` times an equal share of vectors."""
+    """Return the share of codes with more than ``threshold`` times an equal share of vectors."""
     share = counts / jnp.maximum(jnp.sum(counts), 1e-12)
     return jnp.mean((share > threshold / len(counts)).astype(jnp.float32))

@@ -64,10 +64,10 @@ class _Vector(NamedTuple):
 
     def books(self, params: PyTree, stats: PyTree) -> Float[Array, "levels codes dim"]:
         rows = params["codebook"] if self.learned else stats["averages"]["codebook"]
-        return vq.normalise(rows) if self.cosine else rows
+        return vq.normalize(rows) if self.cosine else rows
 
     def scaled(self, z: Array) -> Array:
-        return vq.normalise(z) if self.cosine else z
+        return vq.normalize(z) if self.cosine else z
 
     def init(
         self, key: Array, z: Float[Array, "batch *grid dim"]
@@ -148,7 +148,7 @@ class _Vector(NamedTuple):
         def of_level(averages: PyTree, observed: PyTree) -> tuple[PyTree, Array]:
             averages = vq.ema_codebook(averages, observed, decay_now, self.epsilon)
             if self.cosine:
-                averages = {**averages, "codebook": vq.normalise(averages["codebook"])}
+                averages = {**averages, "codebook": vq.normalize(averages["codebook"])}
             if not self.revive_below:
                 return averages, jnp.zeros(self.num_codes, bool)
             return vq.revive(averages, observed, self.revive_below)
@@ -196,11 +196,11 @@ def vector(
     """
     for name, value, low in (("num_codes", num_codes, 2), ("dim", dim, 1), ("levels", levels, 1)):
         if value < low:
-            raise ValueError(f"{name}: at least {low} is needed, got {value}")
+            raise ValueError(f"{name}: at least {low} is required, got {value}")
     if codebook not in ("ema", "gradient"):
-        raise ValueError(f"codebook: ema or gradient is needed, got {codebook!r}")
+        raise ValueError(f"codebook: ema or gradient is required, got {codebook!r}")
     if not 0 <= decay < 1:
-        raise ValueError(f"decay: a number in [0, 1) is needed, got {decay}")
+        raise ValueError(f"decay: a number in [0, 1) is required, got {decay}")
     check_arguments(vector_faults(cosine=cosine, levels=levels))
     learned = codebook == "gradient"
 

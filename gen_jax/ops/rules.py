@@ -11,8 +11,8 @@ MAX_SCALAR_CODES = 2**20
 def vector_faults(*, cosine: bool, levels: int) -> Mapping[str, str]:
     """Find whether residual levels meet codes of length 1."""
     if cosine and levels > 1:
-        what = "with cosine 1 is needed: what a level leaves over has no length 1"
-        return {"levels": f"{levels}; {what}"}
+        what = "with cosine 1 is required: what a level leaves over has no length 1"
+        return {"levels": f"got {levels}; {what}"}
     return {}
 
 
@@ -20,7 +20,7 @@ def scalar_faults(scalar_levels: Sequence[int]) -> Mapping[str, str]:
     """Find whether the codes of a finite scalar quantizer can be counted."""
     total = math.prod(scalar_levels)
     if not scalar_levels:
-        return {"scalar_levels": "(); some are needed with finite_scalar"}
+        return {"scalar_levels": "got (); some are required with finite_scalar"}
     if total > MAX_SCALAR_CODES:
         what = f"{total:,} codes; at most {MAX_SCALAR_CODES:,} can be counted"
         return {"scalar_levels": f"{tuple(scalar_levels)} make {what}"}

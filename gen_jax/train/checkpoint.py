@@ -3,7 +3,7 @@
 A step directory holds three items: ``weights`` (what sampling needs: the averaged parameters and
 the statistics), ``training`` (the rest of the state) and ``meta`` (JSON: the config, the data's
 fingerprint, the shape, type and digest of every array). Orbax renames a step into place when all
-three are written, so that a step is there whole or not at all; what happens to it afterwards the
+three are written, so that a step is there whole or not at all; what happens to it afterward the
 digests tell.
 """
 
@@ -29,12 +29,12 @@ from gen_jax.typing import PyTree
 
 __all__ = [
     "FORMAT",
+    "check_saving",
     "open_checkpoints",
     "read_meta",
     "restore",
     "restore_weights",
     "save",
-    "see_that_saving_goes_well",
     "state_bytes",
 ]
 
@@ -122,7 +122,7 @@ def save(
         )
 
 
-def see_that_saving_goes_well(manager: ocp.CheckpointManager) -> None:
+def check_saving(manager: ocp.CheckpointManager) -> None:
     """Look, without waiting, whether the save in the background has failed.
 
     Raises:
@@ -148,7 +148,7 @@ def read_meta(directory: Path, step: int) -> Mapping[str, Any]:
     """
     path = directory / str(step)
     try:
-        _see_that_it_is_plain(path)
+        _check_plain(path)
         meta = unseal(read_file(path / "meta" / "metadata", MAX_META_BYTES))
     except (OSError, ValueError, MemoryError) as error:
         raise _unreadable(path, error) from error
@@ -242,7 +242,7 @@ def _spec(tree: PyTree) -> dict[str, list]:
 
 
 def _is_meta(meta: Mapping[str, Any], step: int) -> bool:
-    """Tell whether what was sealed is what :func:`save` seals, and of this step."""
+    """Return whether what was sealed is what :func:`save` seals, and of this step."""
     spec = meta.get("spec")
     return (
         meta.get("step") == step
@@ -271,7 +271,7 @@ def _check_spec(path: Path, spec: Mapping[str, list], expected: Mapping[str, lis
 
 
 def _field(name: str) -> str:
-    """Give the field of the state that a leaf's path begins with."""
+    """Return the field of the state that a leaf's path begins with."""
     return re.split(r"[\[.]", name)[1]
 
 
@@ -279,7 +279,7 @@ def _describe(spec: list | None) -> str:
     return "none" if spec is None else f"{spec[1]}{spec[0]}"
 
 
-def _see_that_it_is_plain(path: Path) -> None:
+def _check_plain(path: Path) -> None:
     """Refuse links, which orbax would follow out of the directory, and whatever is no file."""
     if not stat.S_ISDIR(path.lstat().st_mode):
         raise ValueError("is no directory")

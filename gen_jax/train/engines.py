@@ -81,7 +81,7 @@ def make_engine(
         ValueError: for another name, or if pmap or shard_map are asked to split the state.
     """
     if name not in ENGINES:
-        raise ValueError(f"engine: one of {', '.join(ENGINES)} is needed, got {name!r}")
+        raise ValueError(f"engine: one of {', '.join(ENGINES)} is required, got {name!r}")
     if name == "jit":
         return jit_engine(model, optimizers, mesh, rules, **step_options)
     return ENGINES[name](model, optimizers, mesh, **step_options)
@@ -397,7 +397,7 @@ def _inputs(rows: NamedSharding, everywhere: NamedSharding, batch: Batch) -> tup
 
 
 def _quickly(init: Callable, mesh: Mesh, shardings: PyTree) -> Callable:
-    """Compile without optimising on CPU: it runs once, and optimising takes longer than that."""
+    """Compile without optimizing on CPU: it runs once, and optimizing takes longer than that."""
     options = {"xla_backend_optimization_level": 0} if _on_cpu(mesh) else None
     return jax.jit(init, out_shardings=shardings, compiler_options=options)
 

@@ -141,7 +141,7 @@ def train(
 def _rescued(
     loop: Loop, meter: "_Meter", state: TrainState, *unread: tuple[int, PyTree] | None
 ) -> Iterator[None]:
-    """See that bad data costs neither the steps before it nor their numbers."""
+    """Check that bad data costs neither the steps before it nor their numbers."""
     try:
         yield
     except BaseException as error:
@@ -198,7 +198,7 @@ class _Meter:
             for name, value in numbers.items()
             if name.endswith(("/loss", "/grad_norm")) and not math.isfinite(value)
         )
-        what = f"step {step}: {culprits or 'a loss leapt'}, from {self._loop.origin(step)}"
+        what = f"step {step}: {culprits or 'a loss leaped'}, from {self._loop.origin(step)}"
         self._bar.write(f"{what}: nothing was learned from it", file=sys.stderr)
         many = len(self._refused) > _MAX_REFUSED
         if consecutive >= self._loop.max_bad_steps or many:
@@ -209,14 +209,14 @@ class _Meter:
             )
             last = f"step {self.saved}" if self.saved else "none"
             raise NonFiniteError(
-                f"{what}; the loss or its gradient was not finite (or leapt) in {how_many}; the "
+                f"{what}; the loss or its gradient was not finite (or leaped) in {how_many}; the "
                 f"state was left as it was before each; last checkpoint: {last}"
             )
 
     def _report(self, step: int) -> None:
         now = time.perf_counter()
         rate = len(self._window) / max(now - self._last - self._away, 1e-9)
-        numbers = _summarise(self._window) | {
+        numbers = _summarize(self._window) | {
             "time/seconds": now - self._begin,
             "time/steps_per_second": rate,
             "time/images_per_second": rate * self._loop.batch_size,
@@ -234,7 +234,7 @@ class _Meter:
         self._away += time.perf_counter() - start
 
 
-def _summarise(window: list[dict[str, float]]) -> dict[str, float]:
+def _summarize(window: list[dict[str, float]]) -> dict[str, float]:
     """Average over steps, leaving out refused ones; counters are taken from the last."""
     numbers = {}
     for name in window[0]:

@@ -1,4 +1,4 @@
-"""Optimisers, as optax chains."""
+"""Optimizers, as optax chains."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +61,7 @@ def adamw(
         b1: decay of the mean.
         b2: decay of the mean square.
         eps: added to the root mean square.
-        weight_decay: for matrices and convolution kernels; biases and normalisation scales have
+        weight_decay: for matrices and convolution kernels; biases and normalization scales have
             none. With 0 it is Adam.
         clip_norm: largest global norm of a gradient; 0 for no clipping.
         moments: ``"float32"``, or ``"16bit"`` to keep both moments in half the memory, as DALL-E
@@ -71,7 +71,7 @@ def adamw(
         ValueError: for other moments.
     """
     if moments not in MOMENTS:
-        raise ValueError(f"moments: one of {', '.join(MOMENTS)} is needed, got {moments!r}")
+        raise ValueError(f"moments: one of {', '.join(MOMENTS)} is required, got {moments!r}")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     adam = optax.scale_by_adam(b1, b2, eps)
     return optax.chain(
@@ -89,7 +89,7 @@ def _has_direction(params: PyTree) -> PyTree:
 def by_subtree(
     optimizers: Mapping[str, optax.GradientTransformation],
 ) -> optax.GradientTransformation:
-    """Give each subtree of a player its own optimiser, and leave one without a gradient as it is.
+    """Return each subtree of a player its own optimizer, and leave one without a gradient as it is.
 
     A loss may train a part of a player only. Momentum would move the other part all the same, along
     the gradients of other turns. Schedules count the turns that a subtree was trained in, and
@@ -99,13 +99,14 @@ def by_subtree(
         optimizers: one for each name at the top level of the parameters, a mapping.
 
     Returns:
-        An optimiser of the whole; its ``init`` raises ValueError if the names are others.
+        An optimizer of the whole; its ``init`` raises ValueError if the names are others.
     """
 
     def init(params: PyTree) -> dict[str, Any]:
         if set(params) != set(optimizers):
             raise ValueError(
-                f"optimizers: one for each of {sorted(params)} is needed, got {sorted(optimizers)}"
+                f"optimizers: one for each of {sorted(params)} is required, got "
+                f"{sorted(optimizers)}"
             )
         return {name: optimizers[name].init(part) for name, part in params.items()}
 

@@ -8,8 +8,8 @@ __all__ = ["learning_rate_faults"]
 def learning_rate_faults(*, decay: str, warmup_steps: int, total_steps: int) -> Mapping[str, str]:
     """Find a cosine that ends before it begins."""
     if decay not in ("constant", "cosine"):
-        return {"decay": f"{decay!r}; 'constant' or 'cosine' is needed"}
+        return {"decay": f"got {decay!r}; 'constant' or 'cosine' is required"}
     if decay == "cosine" and warmup_steps >= total_steps:
-        what = f"less than the {total_steps} steps of training is needed with a cosine"
-        return {"warmup_steps": f"{warmup_steps}; {what}"}
+        what = f"less than the {total_steps} steps of training is required with a cosine"
+        return {"warmup_steps": f"got {warmup_steps}; {what}"}
     return {}

@@ -46,7 +46,7 @@ class Rules(NamedTuple):
 
 
 def axis_sizes(num_devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> tuple[int, ...]:
-    """Lay ``num_devices`` out along the three axes.
+    """Arrange ``num_devices`` along the three axes.
 
     Args:
         num_devices: all of them are used.
@@ -64,7 +64,7 @@ def axis_sizes(num_devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1)
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     product = " x ".join(f"{name} {size}" for name, size in sizes.items())
     if any(size < 1 and size != -1 for size in sizes.values()):
-        raise ValueError(f"mesh: {product}; whole numbers from 1, or one -1, are needed")
+        raise ValueError(f"mesh: {product}; whole numbers from 1, or one -1, are required")
     open_axes = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
     if len(open_axes) > 1:
@@ -103,7 +103,7 @@ def make_mesh(
 
 
 def arrange(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
-    """Lay devices out so that those along the later axes are near each other.
+    """Arrange devices so that those along the later axes are near each other.
 
     Args:
         devices: as many as the product of the sizes.
@@ -172,7 +172,7 @@ def _override(
     shape: Sequence[int],
     axes: Mapping[str, int],
 ) -> PartitionSpec:
-    # One pattern also meets the scalars of an optimiser, and factored moments.
+    # One pattern also meets the scalars of an optimizer, and factored moments.
     if len(wanted) != len(shape):
         return PartitionSpec()
     for axis, size in zip(wanted, shape, strict=True):
@@ -207,7 +207,7 @@ def state_shardings(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
 
 
 def check_overrides(state: PyTree, rules: Rules) -> None:
-    """See that every override says something about a state.
+    """Check that every override says something about a state.
 
     Raises:
         ValueError: naming an override that matches no array.

@@ -15,7 +15,7 @@ __all__ = ["Guard", "TrainState", "init_state"]
 
 
 class Guard(NamedTuple):
-    """How often a step had to be refused because its loss or gradient was not finite, or leapt."""
+    """How often a step had to be refused because its loss or gradient was not finite, or leaped."""
 
     skipped: Array  # int32, in all
     consecutive: Array  # int32, up to now
@@ -60,7 +60,7 @@ def init_state(
     params, stats = model.init(key, batch, {} if frozen is None else frozen)
     if set(optimizers) != set(params):
         raise ValueError(
-            f"optimizers: one for each of {sorted(params)} is needed, got {sorted(optimizers)}"
+            f"optimizers: one for each of {sorted(params)} is required, got {sorted(optimizers)}"
         )
     averaged = tuple(params) if model.averaged is None else tuple(model.averaged)
     if unknown := [player for player in averaged if player not in params]:

@@ -96,9 +96,9 @@ def make_train_step(
     """
     schedule = _schedule(model, turns)
     if not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay: a number in [0, 1) is needed, got {ema_decay}")
+        raise ValueError(f"ema_decay: a number in [0, 1) is required, got {ema_decay}")
     if microbatches < 1:
-        raise ValueError(f"microbatches: at least 1 is needed, got {microbatches}")
+        raise ValueError(f"microbatches: at least 1 is required, got {microbatches}")
     recipe = _Recipe(model, optimizers, microbatches, unroll, spike_window, spike_sigma, across)
 
     def train_step(
@@ -147,7 +147,7 @@ def _schedule(model: Model, turns: Sequence[str | Turn] | None) -> tuple[Turn, .
         if turn.every < 1 or turn.start < 0 or never or not 0 <= first < of:
             raise ValueError(
                 f"turns: {turn}: every >= 1, start >= 0, stop > start and a part (i, n) with "
-                "0 <= i < n are needed"
+                "0 <= i < n are required"
             )
     return schedule
 
@@ -221,7 +221,7 @@ def _take(
 
 
 def _leaps(value: Scalar, level: Array, sigma: float) -> Array:
-    """Tell whether a loss stands far above its level, a mean and a mean of squares."""
+    """Return whether a loss stands far above its level, a mean and a mean of squares."""
     spread = jnp.sqrt(jnp.maximum(level[1] - jnp.square(level[0]), 0))
     return jnp.logical_and(sigma > 0, value > level[0] + sigma * spread)
 

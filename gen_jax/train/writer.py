@@ -92,11 +92,9 @@ def write_images(writer: Writer, step: int, images: Mapping[str, np.ndarray]) ->
     """Write uint8 [H, W, C] pictures as ``images/<step>_<name>.png`` and to the event files."""
     for name, image in images.items():
         write_file(writer.workdir / "images" / f"{step:07d}_{name}.png", png_bytes(image))
-        colour = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+        color = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
         with _storage(writer.workdir / "tensorboard"):
-            _write_event(
-                writer.events, step, summary=summary.image(name, colour, dataformats="HWC")
-            )
+            _write_event(writer.events, step, summary=summary.image(name, color, dataformats="HWC"))
             writer.events.flush()
 
 

@@ -53,9 +53,9 @@ IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
     ("arrays", "message"),
     [
         ({"x_test": IMAGES}, "no array x_train; found x_test"),
-        ({"x_train": IMAGES.astype(np.float32)}, "x_train: uint8 .* is needed, got float32"),
+        ({"x_train": IMAGES.astype(np.float32)}, "x_train: uint8 .* is required, got float32"),
         ({"x_train": IMAGES[0, 0]}, r"x_train: uint8 .* got uint8 \[4, 1\]"),
-        ({"x_train": IMAGES, "y_train": np.zeros(2, int)}, "y_train: 3 whole numbers are needed"),
+        ({"x_train": IMAGES, "y_train": np.zeros(2, int)}, "y_train: 3 whole numbers are required"),
         ({"x_train": IMAGES, "y_train": np.zeros(3)}, "y_train: 3 whole numbers .* got float64"),
         ({"x_train": IMAGES, "y_train": np.array([0, -1, 0])}, "y_train: index 1: label -1 < 0"),
         ({"x_train": IMAGES[:0]}, "no examples"),
@@ -195,8 +195,8 @@ def test_tfds_reads_array_record_without_tensorflow(tmp_path):
     batch = train.read(np.arange(8))
     truth = {images[i].tobytes(): i % 4 for i in range(8)}
     assert [truth[image.tobytes()] for image in batch["image"]] == batch["label"].tolist()
-    grey = open_source("tfds:tiny_discs", "test", (5, 5, 1), str(tmp_path))
-    assert grey.read(np.arange(4))["image"].shape == (4, 5, 5, 1)
+    gray = open_source("tfds:tiny_discs", "test", (5, 5, 1), str(tmp_path))
+    assert gray.read(np.arange(4))["image"].shape == (4, 5, 5, 1)
 
 
 def test_synthetic_discs_lie_in_the_quadrant_of_their_label():
@@ -208,7 +208,7 @@ def test_synthetic_discs_lie_in_the_quadrant_of_their_label():
         assert halves.argmax() == label
 
 
-GREY = RNG.integers(0, 256, (5, 6), np.uint8)
+GRAY = RNG.integers(0, 256, (5, 6), np.uint8)
 
 
 def bomb():
@@ -223,7 +223,7 @@ def animated():
 
 
 def gif():
-    return encode(GREY, "GIF")
+    return encode(GRAY, "GIF")
 
 
 @pytest.mark.parametrize(
@@ -232,9 +232,9 @@ def gif():
         (b"", "none of PNG"),
         (b"plain text", "none of PNG"),
         (gif(), "none of PNG"),
-        (encode(GREY)[:60], "not a usable image"),
+        (encode(GRAY)[:60], "not a usable image"),
         (encode(RNG.integers(0, 60_000, (5, 5)).astype(np.uint16)), "eight bits a channel"),
-        (animated(), "more than one frame; a still image is needed"),
+        (animated(), "more than one frame; a still image is required"),
         (bomb(), "10000 pixels; at most|pixels"),
     ],
     ids=["empty", "text", "gif", "truncated", "16bit", "animated", "bomb"],
@@ -248,7 +248,7 @@ def test_what_is_not_one_plain_picture_is_refused(data, message):
 def test_damaged_bytes_give_nothing_but_our_error():
     """Two thousand mutations of real files."""
     rng = np.random.default_rng(0)
-    originals = [encode(np.stack([GREY] * 3, -1), kind) for kind in ("PNG", "JPEG", "WEBP")]
+    originals = [encode(np.stack([GRAY] * 3, -1), kind) for kind in ("PNG", "JPEG", "WEBP")]
     refused = 0
     for _ in range(700):
         for original in originals:
@@ -265,19 +265,19 @@ def test_damaged_bytes_give_nothing_but_our_error():
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        (Image.fromarray(GREY), np.stack([GREY] * 3, -1)),
-        (Image.fromarray(np.stack([GREY] * 3 + [np.full_like(GREY, 255)], -1), "RGBA"), None),
+        (Image.fromarray(GRAY), np.stack([GRAY] * 3, -1)),
+        (Image.fromarray(np.stack([GRAY] * 3 + [np.full_like(GRAY, 255)], -1), "RGBA"), None),
         (Image.new("RGBA", (6, 5), (10, 20, 30, 0)), np.full((5, 6, 3), 255)),
         (Image.new("1", (6, 5), 1), np.full((5, 6, 3), 255)),
         (Image.new("P", (6, 5), 0), np.zeros((5, 6, 3))),
     ],
-    ids=["grey", "opaque", "transparent", "bilevel", "palette"],
+    ids=["gray", "opaque", "transparent", "bilevel", "palette"],
 )
 def test_modes_become_rgb(image, expected):
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     array = fit_image(decode_image(buffer.getvalue(), "x"), (5, 6, 3), "x")
-    np.testing.assert_array_equal(array, np.stack([GREY] * 3, -1) if expected is None else expected)
+    np.testing.assert_array_equal(array, np.stack([GRAY] * 3, -1) if expected is None else expected)
 
 
 def test_orientation_is_applied():
@@ -290,7 +290,7 @@ def test_orientation_is_applied():
     assert np.asarray(image)[-1].min() > 200
 
 
-def test_fitting_crops_the_centre():
+def test_fitting_crops_the_center():
     array = np.zeros((4, 12), np.uint8)
     array[:, 4:8] = 200
     np.testing.assert_array_equal(fit_image(Image.fromarray(array), (4, 4, 1), "x"), 200)

@@ -297,7 +297,7 @@ class TestInpainting:
             np.testing.assert_allclose(x[:, 0], 1.5, atol=1e-5)
         truth = self.rho * 1.5
         errors = [abs(x[:, 1].mean() - truth) for x in (plain, resampled)]
-        # Replacement alone is biased towards the mean of the data; resampling mends most of it.
+        # Replacement alone is biased toward the mean of the data; resampling mends most of it.
         assert errors[0] > 0.1
         assert errors[1] < 0.35 * errors[0]
         assert resampled[:, 1].std() == pytest.approx(np.sqrt(1 - self.rho**2), rel=0.25)

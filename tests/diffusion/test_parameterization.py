@@ -123,7 +123,7 @@ def test_continuous_times_stay_off_zero():
     [
         (lambda: process.discrete(0), "num_steps: at least 1"),
         (lambda: process.continuous(0.0), "t_min: a number in"),
-        (lambda: process.ddim(1.5), r"eta: a number in \[0, 1\] is needed, got 1.5"),
+        (lambda: process.ddim(1.5), r"eta: a number in \[0, 1\] is required, got 1.5"),
         (
             lambda: process.ddpm.__wrapped__("small"),
             "variance: 'beta', 'beta_tilde' or 'learned', got 'small'",

@@ -96,11 +96,11 @@ def test_impossible_betas_are_refused(betas):
 
 def test_betas_that_leave_no_signal_are_refused():
     """alpha(1) would be 0 in single precision, and every sample not a number."""
-    with pytest.raises(ValueError, match=r"betas: alpha\(1\) is .* at least 1e-18 is needed"):
+    with pytest.raises(ValueError, match=r"betas: alpha\(1\) is .* at least 1e-18 is required"):
         process.linear_beta(1000, 1e-4, 0.5)
 
 
 @pytest.mark.parametrize("schedule", [process.linear_beta, process.cosine])
 def test_no_steps_are_refused(schedule):
-    with pytest.raises(ValueError, match="num_steps: at least 1 is needed, got 0"):
+    with pytest.raises(ValueError, match="num_steps: at least 1 is required, got 0"):
         schedule(0)

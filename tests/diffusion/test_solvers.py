@@ -150,8 +150,8 @@ def exact_flow(x, schedule, t, s, mean=MEAN, std=STD):
         np.sqrt(float(schedule.alpha(u)) ** 2 * std**2 + float(schedule.sigma(u)) ** 2)
         for u in (t, s)
     ]
-    centre = [float(schedule.alpha(u)) * mean for u in (t, s)]
-    return centre[1] + deviation[1] / deviation[0] * (np.asarray(x) - centre[0])
+    center = [float(schedule.alpha(u)) * mean for u in (t, s)]
+    return center[1] + deviation[1] / deviation[0] * (np.asarray(x) - center[0])
 
 
 def test_ddim_converges_with_order_1():

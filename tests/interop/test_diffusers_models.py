@@ -213,7 +213,7 @@ def test_a_pipeline_of_latents_brings_its_first_stage(imported, tmp_path, capsys
     out = tmp_path / "x.npz"
     line = ["sample", "--workdir", str(work), "--num", "8", "--steps", "2", "--out", str(out)]
     assert main(line) == 2
-    assert "--context: is needed by this model" in capsys.readouterr().err
+    assert "--context: is required by this model" in capsys.readouterr().err
     assert main([*line, "--context", str(context)]) == 0, capsys.readouterr().err
     with np.load(out) as arrays:
         assert arrays["images"].shape == (8, 32, 32, 3)
@@ -229,12 +229,16 @@ def change(folder, name, **changes):
     ("name", "changes", "message"),
     [
         ("unet_ddpm", {"_class_name": "UNet1DModel"}, "_class_name: 'UNet1DModel'; one of UNet2D"),
-        ("unet_ddpm", {"center_input_sample": True}, "center_input_sample: True; False is needed"),
+        (
+            "unet_ddpm",
+            {"center_input_sample": True},
+            "center_input_sample: True; False is required",
+        ),
         ("unet_ddpm", {"act_fn": "mish"}, "act_fn: 'mish'"),
         ("unet_ddpm", {"a_new_option": 3}, "a_new_option: 3; this option is not understood"),
         ("unet_ddpm", {"block_out_channels": None}, "options do not fit together"),
-        ("kl_sd", {"scaling_factor": 0}, "scaling_factor: 0.0; a number above 0 is needed"),
-        ("unet_ddpm", {"sample_size": None}, "sample_size: None; one whole number is needed"),
+        ("kl_sd", {"scaling_factor": 0}, "scaling_factor: 0.0; a number above 0 is required"),
+        ("unet_ddpm", {"sample_size": None}, "sample_size: None; one whole number is required"),
         ("unet_ddpm", {"block_out_channels": [8, 12, 16]}, "block_out_channels: [8, 12, 16]; mult"),
         ("unet_ddpm", {"time_embedding_type": "fourier"}, "time_embedding_type: 'fourier'"),
         (
@@ -244,7 +248,7 @@ def change(folder, name, **changes):
         ),
         ("condition_sd15", {}, "in_channels: 4; a model of latents needs --stage1"),
         ("kl_sd", {"shift_factor": 0.1}, "shift_factor: 0.1; None or 0"),
-        ("vq_defaults", {"norm_type": "spatial"}, "norm_type: 'spatial'; 'group' is needed"),
+        ("vq_defaults", {"norm_type": "spatial"}, "norm_type: 'spatial'; 'group' is required"),
         ("unet_ddpm", {"layers_per_block": 1}, "down_blocks.0.resnets.1.conv2.bias: not used"),
         ("unet_ddpm", {"layers_per_block": 3}, "down_blocks.0.resnets.2.norm1.weight: missing"),
         ("unet_ddpm", {"in_channels": 1, "out_channels": 1}, "conv_in.weight: shape [8, 3, 3, 3]"),
@@ -287,7 +291,7 @@ def test_nothing_is_written_over(imported, tmp_path, capsys):
     assert "holds a run already" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main(["export", "--workdir", str(folder / "w"), "--to", str(tmp_path)]) == 7
-    assert "an empty or new folder is needed" in capsys.readouterr().err
+    assert "an empty or new folder is required" in capsys.readouterr().err
 
 
 @pytest.mark.nightly
@@ -337,9 +341,9 @@ def test_several_files_with_an_index_are_one(tmp_path):
         ({"prediction_type": "flow"}, "prediction_type: 'flow'"),
         ({"trained_betas": [0.1]}, "trained_betas"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
-        ({"num_train_timesteps": 500}, "num_train_timesteps: 500; 1000 is needed"),
+        ({"num_train_timesteps": 500}, "num_train_timesteps: 500; 1000 is required"),
         ({"variance_type": "learned"}, "variance_type: 'learned'"),
-        ({"use_flow_sigmas": True}, "use_flow_sigmas: True; False is needed"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas: True; False is required"),
         ({"clip_sample_range": 2.0}, "clip_sample_range: 2.0"),
         ({"_class_name": "EDMEulerScheduler"}, "_class_name: 'EDMEulerScheduler'; one of DDPM"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "shift: 3.0"),
@@ -415,7 +419,7 @@ def test_each_channel_s_own_scale_comes_and_goes(imported, tmp_path):
 def test_a_pipeline_that_cannot_be_imported_leaves_nothing_in_the_way(tmp_path, capsys):
     pipe = tmp_path / "pipe"
     write_pretrained("condition_sd15", pipe / "unet")
-    write_pretrained("kl_sd", pipe / "vae")  # its codes are 4x4, and not the 8x8 that are modelled
+    write_pretrained("kl_sd", pipe / "vae")  # its codes are 4x4, and not the 8x8 that are modeled
     (pipe / "scheduler").mkdir()
     scheduler = pipe / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({"_class_name": "PNDMScheduler"}))

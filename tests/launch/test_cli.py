@@ -88,16 +88,16 @@ class TestWorkdir:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (["--steps", "21"], "--steps: 21; a whole number from 1 to 20 is needed"),
+            (["--steps", "21"], "--steps: 21; a whole number from 1 to 20 is required"),
             (["--steps", "0"], "--steps: 0; a whole number"),
             (["--steps", "x"], "steps"),
-            (["--eta", "1.5"], "--eta: 1.5; a number from 0 to 1 is needed"),
+            (["--eta", "1.5"], "--eta: 1.5; a number from 0 to 1 is required"),
             (
                 ["--solver", "rk4"],
                 "--solver: 'rk4'; one of ddim, ddpm, euler, euler_ancestral, heun, ",
             ),
             (["--variance", "small"], "--variance: 'small'; one of beta, beta_tilde"),
-            (["--label", "10"], "--label: 10; a class from 0 to 9 is needed"),
+            (["--label", "10"], "--label: 10; a class from 0 to 9 is required"),
             (["--label", "-1"], "--label: -1; a class from 0 to 9"),
             (
                 ["--solver", "ddpm", "--eta", "0.5"],
@@ -181,7 +181,7 @@ def test_errors_are_one_line_with_the_code_of_their_resource(tmp_path, capsys):
     fails(
         ["fly"],
         2,
-        "'fly' is no command; train, launch, plan, sample, evaluate, import, export, recon",
+        "'fly' is no command; train, help-config, launch, plan, sample, evaluate, import,",
         capsys,
     )
     fails(["train"], 2, "--config and --workdir: missing", capsys)

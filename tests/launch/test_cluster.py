@@ -62,7 +62,7 @@ class TestPlace:
         ("env", "message"),
         [
             ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID: missing"),
-            ({**JAX, "JAX_COORDINATOR_ADDRESS": "host"}, "'host'; HOST:PORT is needed"),
+            ({**JAX, "JAX_COORDINATOR_ADDRESS": "host"}, "'host'; HOST:PORT is required"),
             ({**JAX, "JAX_NUM_PROCESSES": "0"}, "'0'; a whole number from 1"),
             ({**JAX, "JAX_NUM_PROCESSES": "x"}, "'x'; a whole number from 1"),
             ({**JAX, "JAX_PROCESS_ID": "4"}, "'4'; a whole number from 0 to 3"),
@@ -297,11 +297,11 @@ def test_launch_local_says_what_it_needs(capsys):
     from gen_jax.launch.cli.main import main
 
     for arguments, message in (
-        (["launch"], "`launch local -n N -- train ...` is needed"),
+        (["launch"], "`launch local -n N -- train ...` is required"),
         (["launch", "local", "-n", "2"], "`launch local -n N"),
         (["launch", "local", "--", "train"], "--n: missing"),
         (["launch", "local", "-n", "0", "--", "train"], "n"),
-        (["launch", "local", "-n", "2", "--", "sample"], "'sample'; train is needed"),
+        (["launch", "local", "-n", "2", "--", "sample"], "'sample'; train is required"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err

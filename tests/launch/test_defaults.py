@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.files import from_json
 from gen_jax.launch.config.schema import (
     RENAMED,
@@ -25,6 +26,7 @@ def test_a_family_has_its_own_defaults_of_common_fields():
 def test_fields_that_had_another_name_keep_loading(old, new, tmp_path):
     family = next(name for name in families() if new in fields_of(name))
     values = flatten(defaults_of(family))
+    values |= {"data.shape": [32, 32, 3]}
     now = values.pop(new)
     other = next(x for x in ("none", "threshold", True) if fields_of(family)[new].takes(x))
     path = tmp_path / "config.json"

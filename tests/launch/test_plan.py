@@ -79,7 +79,7 @@ class TestFlops:
         assert flops(loop, (4, 4)) == 7 * 2 * 64
         assert flops(branch, (4, 4)) == 2 * 2 * 64
 
-    def test_rematerialisation_counts_what_it_computes_again(self):
+    def test_rematerialization_counts_what_it_computes_again(self):
         def f(x):
             return jnp.sum(jax.checkpoint(lambda x: jnp.sin(x @ x))(x))
 

@@ -57,7 +57,7 @@ def given(tmp_path_factory):
     mask[:, :4] = True
     np.savez(folder / "mask.npz", mask=mask)
     Image.fromarray((mask * 255).astype(np.uint8)).save(folder / "mask.png")
-    Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(folder / "grey.jpg")
+    Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(folder / "gray.jpg")
     np.savez(folder / "wrong.npz", images=images[:, :4])
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
@@ -147,7 +147,7 @@ class TestImages:
         self, plain, given, tmp_path
     ):
         out = tmp_path / "x.png"
-        flags = ["--image", str(given / "grey.jpg"), "--invert", "--num", "2", "--steps", "4"]
+        flags = ["--image", str(given / "gray.jpg"), "--invert", "--num", "2", "--steps", "4"]
         assert run(plain, out, *flags) == 0
         with Image.open(out) as picture:
             assert picture.size == (2 + 2 * 34, 2 + 2 * 34)  # two rows, before and after
@@ -168,7 +168,7 @@ class TestImages:
             (["--strength", "0", "--image", "images.npz"], 2, "--strength: 0.0; a number above 0"),
             (["--resamples", "2"], 2, "--resamples: has a meaning only with --mask"),
             (["--image", "images.npz", "--mask", "mask.npz", "--jump", "5"], 2, "--jump: has a"),
-            (["--image", "grey.jpg", "--interpolate", "3"], 2, "takes an npz with two or more"),
+            (["--image", "gray.jpg", "--interpolate", "3"], 2, "takes an npz with two or more"),
             (
                 ["--image", "images.npz", "--mask", "mask.npz", "--solver", "dpmpp_2m"],
                 2,
@@ -182,7 +182,7 @@ class TestImages:
             (["--with_noise", "--solver", "ddpm"], 2, "--with_noise: a deterministic solver"),
             (["--with_noise", "--eta", "0.5"], 2, "--with_noise: a deterministic solver"),
             (["--image", "gone.npz", "--invert"], 3, "gone.npz: cannot be read"),
-            (["--image", "wrong.npz", "--invert"], 3, "uint8 images of 8x8x1 are needed"),
+            (["--image", "wrong.npz", "--invert"], 3, "uint8 images of 8x8x1 are required"),
             (["--image", "broken.png", "--invert"], 3, "broken.png: not a usable image"),
             (["--image", "mask.npz", "--invert"], 3, "no images or x_test or x_train; found mask"),
             (["--image", "images.npz", "--mask", "images.npz"], 3, "no mask; found images"),
@@ -297,7 +297,7 @@ class TestClassifier:
         assert run(flow, out, *flags, "--label", "3") == 2
         assert "was trained on another noise (schedule)" in capsys.readouterr().err
         assert run(plain, out, "--num", "2", "--classifier", str(plain), "--label", "1") == 2
-        assert "family 'diffusion'; 'classifier' is needed" in capsys.readouterr().err
+        assert "family 'diffusion'; 'classifier' is required" in capsys.readouterr().err
         line = ["evaluate", "--workdir", str(flow), "--num", "16", "--steps", "2"]
         assert main([*line, "--classifier", str(judge)]) == 0
         found = json.loads((flow / "eval" / "2.json").read_text())
@@ -362,7 +362,7 @@ def test_a_smaller_image_is_made_larger(tmp_path, given, capsys):
     )
     out = tmp_path / "x.npz"
     assert run(work, out, "--num", "2", "--steps", "2") == 2
-    assert "--low_res: is needed by this model: image to make larger" in capsys.readouterr().err
+    assert "--low_res: is required by this model: image to make larger" in capsys.readouterr().err
     small = np.zeros((2, 4, 4, 1), np.uint8)
     np.savez(tmp_path / "small.npz", images=small)
     assert run(work, out, "--num", "2", "--steps", "2", "--image", str(tmp_path / "small.npz")) == 0

@@ -28,7 +28,7 @@ BAD = [
     ("optimizer.lr=1", "did you mean 'optimizer.learning_rate'?"),
     ("train.epochs=1", "did you mean 'train.steps'?"),
     ("model.seed=1", "did you mean 'seed'?"),
-    ("train.steps=abc", "'abc'; a whole number from 1 is needed"),
+    ("train.steps=abc", "'abc'; a whole number from 1 is required"),
     ("train.steps=5.5", "'5.5'; a whole number"),
     ("train.steps=True", "'True'; a whole number"),
     ("train.steps=0", "0; a whole number from 1"),
@@ -121,18 +121,18 @@ BAD_VAE = [
     ("data.holdout=-1", "-1; a whole number from 0"),
 ]
 BAD_PAIRS = [
-    ("vae_mnist", ("model.num_importance=5", "model.beta=2"), "model.beta: 2.0; 1 is needed"),
-    ("vae_mnist", ("model.num_importance=5", "model.kl_warmup=2"), "model.kl_warmup: 2; 0 is"),
+    ("vae_mnist", ("model.num_importance=5", "model.beta=2"), "model.beta: got 2.0; 1 is required"),
+    ("vae_mnist", ("model.num_importance=5", "model.kl_warmup=2"), "model.kl_warmup: got 2; 0 is"),
     (
         "vae_mnist",
         ("model.num_importance=5", "model.likelihood=gaussian"),
-        "model.sigma: 'optimal'; 'fixed' or 'learned'",
+        "model.sigma: got 'optimal'; 'fixed' or 'learned'",
     ),
-    ("klae_mnist", ("model.num_classes=10",), "model.num_classes: 0 is needed for a 'grid'"),
+    ("klae_mnist", ("model.num_classes=10",), "model.num_classes: 0 is required for a 'grid'"),
     ("klae_mnist", ("model.groups=5",), "5 does not divide the 16 channels"),
     ("klae_mnist", ("model.multipliers=(1,1,1,1)",), "4 levels halve the image 3 times"),
-    ("vqvae_cifar10", ("model.factors=(3,)",), "model.factors: powers of two from 2 are needed"),
-    ("vqvae_cifar10", ("model.factors=(4,2,2,2)",), "model.factors: one to three are needed"),
+    ("vqvae_cifar10", ("model.factors=(3,)",), "model.factors: powers of two from 2 are required"),
+    ("vqvae_cifar10", ("model.factors=(4,2,2,2)",), "model.factors: one to three are required"),
     (
         "vqvae_cifar10",
         ("model.factors=(8,8)",),
@@ -142,38 +142,46 @@ BAD_PAIRS = [
     (
         "vqvae_cifar10",
         ("model.quantizer=finite_scalar", "model.scalar_levels=()"),
-        "model.scalar_levels: (); some are needed with finite_scalar",
+        "model.scalar_levels: got (); some are required with finite_scalar",
     ),
     (
         "vqvae_cifar10",
         ("model.cosine=True", "model.levels=2"),
-        "model.levels: 2; with cosine 1 is needed",
+        "model.levels: got 2; with cosine 1 is required",
     ),
     ("dvae_cifar10", ("model.num_groups=8",), "8 groups divide by 128, which 32x32 is no"),
-    ("dvae_cifar10", ("model.hidden=6",), "model.hidden: 6; a multiple of 4 is needed"),
+    ("dvae_cifar10", ("model.hidden=6",), "model.hidden: got 6; a multiple of 4 is required"),
     ("dvae_cifar10", ("model.temperature_end=0",), "0.0; a number above 0"),
     (
         "flow_mnist",
         ("diffusion.prediction=eps",),
-        "diffusion.prediction: 'eps'; at t = 1 of this schedule",
+        "diffusion.prediction: got 'eps'; at t = 1 of this schedule",
     ),
-    ("flow_mnist", ("diffusion.objective=vlb",), "diffusion.objective: 'vlb'; a discrete schedule"),
-    ("flow_mnist", ("diffusion.importance=True",), "diffusion.importance: True; a discrete"),
-    ("flow_mnist", ("model.num_classes=0",), "model.class_dropout: 0.1; 0 is needed without"),
+    (
+        "flow_mnist",
+        ("diffusion.objective=vlb",),
+        "diffusion.objective: got 'vlb'; a discrete schedule",
+    ),
+    ("flow_mnist", ("diffusion.importance=True",), "diffusion.importance: got True; a discrete"),
+    ("flow_mnist", ("model.num_classes=0",), "model.class_dropout: got 0.1; 0 is required without"),
     ("flow_mnist", ("model.head_dim=7",), "model.head_dim: 7 does not divide the 64 channels"),
-    ("flow_mnist", ("model.low_res_factor=3",), "model.low_res_factor: 3; 0, or from 2 a divisor"),
+    (
+        "flow_mnist",
+        ("model.low_res_factor=3",),
+        "model.low_res_factor: got 3; 0, or from 2 a divisor",
+    ),
     ("flow_mnist", ("model.network=dit", "model.patch=3"), "model.patch: 3 does not divide"),
     (
         "flow_mnist",
         ("model.network=dit", "model.context_dim=4"),
-        "model.context_dim: 4; 0 is needed for dit",
+        "model.context_dim: got 4; 0 is required for dit",
     ),
     (
         "flow_mnist",
         ("model.context_dim=4", "model.attention_resolutions=()", "model.middle_attention=False"),
-        "model.context_dim: 4; without attention nothing looks at a sequence",
+        "model.context_dim: got 4; without attention nothing looks at a sequence",
     ),
-    ("ddpm_mnist", ("diffusion.objective=hybrid",), "learned_variance is needed"),
+    ("ddpm_mnist", ("diffusion.objective=hybrid",), "learned_variance is required"),
     ("ddpm_mnist", ("diffusion.learned_variance=True",), "objective 'simple' never trains it"),
     (
         "ddpm_mnist",
@@ -188,33 +196,37 @@ BAD_PAIRS = [
     (
         "ddpm_mnist",
         ("diffusion.antithetic=True", "diffusion.times=log_normal_noise"),
-        "diffusion.antithetic: True; such times have no mirror",
+        "diffusion.antithetic: got True; such times have no mirror",
     ),
     (
         "ddpm_mnist",
         ("diffusion.importance=True", "diffusion.antithetic=True"),
-        "diffusion.antithetic: True; with importance the losses choose",
+        "diffusion.antithetic: got True; with importance the losses choose",
     ),
-    ("flow_mnist", ("diffusion.times_mean=-0.5",), "diffusion.times_mean: -0.5; it goes with"),
+    ("flow_mnist", ("diffusion.times_mean=-0.5",), "diffusion.times_mean: got -0.5; it goes with"),
     (
         "ddpm_mnist",
         ("diffusion.times_std=1.0",),
-        "diffusion.times_std: 1.0; times 'uniform' has none",
+        "diffusion.times_std: got 1.0; times 'uniform' has none",
     ),
-    ("ddpm_mnist", ("diffusion.weighting_gamma=1.0",), "diffusion.weighting_gamma: 1.0; of"),
-    ("ddpm_mnist", ("diffusion.schedule=edm",), "'log_normal_noise' is needed for 'edm'"),
-    ("latent_cifar10", ("diffusion.clip=True",), "diffusion.clip: True; with a stage1"),
+    ("ddpm_mnist", ("diffusion.weighting_gamma=1.0",), "diffusion.weighting_gamma: got 1.0; of"),
+    ("ddpm_mnist", ("diffusion.schedule=edm",), "'log_normal_noise' is required for 'edm'"),
+    ("latent_cifar10", ("diffusion.clip=True",), "diffusion.clip: got True; with a stage1"),
     ("classifier_mnist", ("model.groups=5",), "5 does not divide the 16 channels"),
-    ("classifier_mnist", ("diffusion.beta_start=0.5",), "diffusion.beta_start: 0.5; at most"),
+    ("classifier_mnist", ("diffusion.beta_start=0.5",), "diffusion.beta_start: got 0.5; at most"),
     (
         "klae_cifar10",
         ("model.latent=vector", "model.projected=4"),
-        "model.projected: 4; 0 is needed",
+        "model.projected: got 4; 0 is required",
     ),
     ("prior_cifar10", ("model.num_heads=32",), "heads of 4"),
-    ("prior_cifar10", ("model.num_classes=0",), "model.class_dropout: 0.1; 0 is needed without"),
-    ("prior_mnist", ("model.kernel=4",), "model.kernel: 4; an odd number from 3"),
-    ("prior_mnist", ("model.depth=1",), "model.depth: 1; at least 2 are needed"),
+    (
+        "prior_cifar10",
+        ("model.num_classes=0",),
+        "model.class_dropout: got 0.1; 0 is required without",
+    ),
+    ("prior_mnist", ("model.kernel=4",), "model.kernel: got 4; an odd number from 3"),
+    ("prior_mnist", ("model.depth=1",), "model.depth: got 1; at least 2 are required"),
     (
         "prior_mnist",
         ("data.source=codes:x", "stage1="),
@@ -223,19 +235,19 @@ BAD_PAIRS = [
     (
         "prior_mnist",
         ("data.source=codes:x", "data.flip=True"),
-        "data.flip: True; codes made beforehand are not moved",
+        "data.flip: got True; codes made beforehand are not moved",
     ),
     (
         "ae_mnist",
         ("model.corruption=masking", "model.corruption_level=1.5"),
-        "model.corruption_level: 1.5; a share of the pixels",
+        "model.corruption_level: got 1.5; a share of the pixels",
     ),
     (
         "latent_mnist",
         ("diffusion.prediction=eps",),
-        "diffusion.prediction: 'eps'; its error at t = 1 is multiplied by",
+        "diffusion.prediction: got 'eps'; its error at t = 1 is multiplied by",
     ),
-    ("latent_mnist", ("diffusion.clip=True",), "diffusion.clip: True; with a stage1"),
+    ("latent_mnist", ("diffusion.clip=True",), "diffusion.clip: got True; with a stage1"),
 ]
 
 # Where a relation fails, the message stands at the field that can be changed.
@@ -305,7 +317,7 @@ def test_an_answer_takes_less_than_five_seconds_and_no_jax(tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert time.perf_counter() - start < 5
     assert answer.returncode == 2
-    assert "train.steps: 'no'" in answer.stderr
+    assert "train.steps: got 'no'" in answer.stderr
     assert "seed: -1" in answer.stderr
     assert " jax\n" not in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -342,7 +354,7 @@ def test_unknown_and_missing_fields_are_found():
     config["model"]["dept"] = 3
     del config["train"]["keep"]
     assert [str(fault) for fault in find_faults(config)] == [
-        "train.keep: missing; a whole number from 1 is needed",
+        "train.keep: missing; a whole number from 1 is required",
         "model.dept: unknown field; did you mean 'model.depth'?",
     ]
 
@@ -378,7 +390,7 @@ def test_a_player_may_have_an_optimizer_of_its_own():
     assert load_config(path, [])["optimizer"]["disc"]["learning_rate"] is None
     config = load_config(path, ["optimizer.disc.learning_rate=1e-5"])
     assert config["optimizer"]["disc"]["learning_rate"] == 1e-5
-    with pytest.raises(ConfigError, match="optimizer.disc.b1: 2.0; a number from 0 to below 1"):
+    with pytest.raises(ConfigError, match="optimizer.disc.b1: got 2.0; a number from 0 to below 1"):
         load_config(path, ["optimizer.disc.b1=2"])
 
 

@@ -120,7 +120,7 @@ def test_corruptions_change_what_they_say():
     assert float(jnp.mean(noise)) == pytest.approx(0.0, abs=0.02)
     # An example's noise is its key's.
     np.testing.assert_array_equal(corruptions.masking(0.3, -1.0)(keys[5:6], x[5:6]), masked[5:6])
-    with pytest.raises(ValueError, match=r"share: from 0 to 1 is needed, got 1\.5"):
+    with pytest.raises(ValueError, match=r"share: from 0 to 1 is required, got 1\.5"):
         corruptions.masking(1.5)
 
 

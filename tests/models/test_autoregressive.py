@@ -237,17 +237,19 @@ def test_what_does_not_fit_is_refused():
         CausalTransformer(**{**SMALL, "num_heads": 3})
     with pytest.raises(ValueError, match="heads of 4; with rotary positions"):
         CausalTransformer(**SMALL, positions="rotary")
-    with pytest.raises(ValueError, match="positions: one of table, axes, rotary is needed"):
+    with pytest.raises(ValueError, match="positions: one of table, axes, rotary is required"):
         CausalTransformer(**SMALL, positions="sines")
-    with pytest.raises(ValueError, match="kernel: 4; an odd number from 3"):
+    with pytest.raises(ValueError, match="kernel: got 4; an odd number from 3"):
         PixelCNN(shape=(2, 2), **{**BANDS, "kernel": 4})
     for network in (NETWORKS["pixelcnn"], NETWORKS["table"]):
         variables = filled(network.init, jnp.zeros((1, 4), jnp.int32))
-        with pytest.raises(ValueError, match="tokens: 4 are needed, got 5"):
+        with pytest.raises(ValueError, match="tokens: 4 are required, got 5"):
             network.apply(variables, jnp.zeros((1, 5), jnp.int32))
-    with pytest.raises(ValueError, match=r"network: length 9 is needed for \(3, 3, 1\), got 4"):
+    with pytest.raises(ValueError, match=r"network: length 9 is required for \(3, 3, 1\), got 4"):
         autoregressive_model(network, (3, 3, 1))
-    with pytest.raises(ValueError, match="class_dropout: 0.1; 0 is needed without num_classes"):
+    with pytest.raises(
+        ValueError, match="class_dropout: got 0.1; 0 is required without num_classes"
+    ):
         autoregressive_model(network, (2, 2), class_dropout=0.1)
 
 
@@ -270,7 +272,7 @@ def test_guidance_goes_from_no_class_over_the_class_to_more_of_it(kind):
     np.testing.assert_array_equal(sample(labels, guidance=1.0), plain)
     without = sample(labels, guidance=0.0)
     np.testing.assert_array_equal(sample(jnp.full(5000, 2)), without)
-    # Frequencies of the first token under guidance 2: p(x | c)^2 / p(x), normalised.
+    # Frequencies of the first token under guidance 2: p(x | c)^2 / p(x), normalized.
     logits = [
         jax.nn.log_softmax(run(network, {"params": params["net"]}, x[:1], jnp.array([c]))[0, 0])
         for c in (0, 2)

@@ -143,7 +143,7 @@ def test_conditions_reach_the_network():
     assert float(jnp.abs(a[2:] - b[2:]).max()) > 1e-4
 
 
-def test_rgb_is_exact_on_every_grey_level_and_clips():
+def test_rgb_is_exact_on_every_gray_level_and_clips():
     codec = rgb()
     image = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
     x = codec.encode({}, image, KEYS[:1])
@@ -285,8 +285,8 @@ class TestOptions:
         np.testing.assert_allclose(list(errors.values()), 0, atol=1e-4)
 
     @pytest.mark.parametrize("name", ["linear", "flow", "edm"])
-    def test_the_bound_of_grey_levels_is_near_their_entropy(self, name):
-        """Of N(0, 0.25^2) in grey levels the entropy is known, and the denoiser too."""
+    def test_the_bound_of_gray_levels_is_near_their_entropy(self, name):
+        """Of N(0, 0.25^2) in gray levels the entropy is known, and the denoiser too."""
         schedule, std, width = SCHEDULES[name], 0.25, 2 / 255
 
         class Truth(nn.Module):
@@ -536,7 +536,7 @@ class TestOptions:
                 Weights(params, stats, FROZEN), {"image": images}, keys
             )
         )(IMAGE)
-        # This model knows its data's grey levels, through the codec, as a bin of 1.
+        # This model knows its data's gray levels, through the codec, as a bin of 1.
         bare = make(bin_width=2 / 255)
         x = rgb().encode({}, IMAGE, keys)
         direct = jax.jit(lambda x: bare.density.log_prob(Weights(params, stats), {"x": x}, keys))(x)
@@ -614,10 +614,10 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"objective": "hybrid"}, "learned_variance is needed"),
+            ({"objective": "hybrid"}, "learned_variance is required"),
             ({"learned_variance": True}, "never trains it"),
             ({"objective": "mse"}, "simple, hybrid, vlb"),
-            ({"class_dropout": 0.1}, "class_dropout: 0.1; 0 is needed"),
+            ({"class_dropout": 0.1}, "class_dropout: got 0.1; 0 is required"),
             ({"objective": "vlb", "weighting": process.p2()}, "weighs by itself"),
             (
                 {"importance_batch": 4, "time_sampler": process.discrete(20)},
@@ -659,7 +659,7 @@ class TestOptions:
             model.sampler.draw(Weights({}), KEYS, given, **options)
 
     def test_a_way_to_noise_must_be_deterministic(self):
-        with pytest.raises(ValueError, match="a deterministic solver is needed"):
+        with pytest.raises(ValueError, match="a deterministic solver is required"):
             make().latents.encode(Weights({}), jnp.zeros((4, 8, 8, 1)), {}, solver="ddpm")
 
     def test_a_model_without_classes_ignores_labels(self):

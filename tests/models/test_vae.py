@@ -349,7 +349,7 @@ def test_a_spatial_latent_is_standardized_by_running_moments():
         ({"num_importance": 5, "beta": 2.0}, "whose bound has no KL"),
         (
             {"num_importance": 5, "likelihood": likelihoods.gaussian("optimal")},
-            "sigma: 'optimal'; 'fixed' or",
+            "sigma: got 'optimal'; ",
         ),
     ],
 )
@@ -369,7 +369,7 @@ ONE_PIXEL = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)
         (likelihoods.gaussian("fixed", -1.0), dequantize(), 0.05),
     ],
 )
-def test_probabilities_of_all_grey_levels_sum_to_one(likelihood, codec, atol):
+def test_probabilities_of_all_gray_levels_sum_to_one(likelihood, codec, atol):
     """Through the codec and the importance-weighted bound, edges included."""
     model = vae_model(
         MLPEncoder((8,), 2),

@@ -110,12 +110,18 @@ def test_the_sequence_matters_and_its_order_does_not():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"block": "vit"}, "block: one of resnet, convnext is needed, got 'vit'"),
+        ({"block": "vit"}, "block: one of resnet, convnext is required, got 'vit'"),
         ({"resample": "pool"}, "resample: one of conv, blocks"),
         ({"head_dim": 3}, "head_dim: 3 does not divide the 16 channels"),
         ({"activation": "swish"}, "activation: one of"),
-        ({"context_dim": 4, "middle_norm": False}, "middle_norm: True is needed with context_dim"),
-        ({"context_dim": 4, "scale_skips": True}, "scale_skips: False is needed with context_dim"),
+        (
+            {"context_dim": 4, "middle_norm": False},
+            "middle_norm: True is required with context_dim",
+        ),
+        (
+            {"context_dim": 4, "scale_skips": True},
+            "scale_skips: False is required with context_dim",
+        ),
     ],
 )
 def test_impossible_options_are_refused(change, message):
@@ -197,7 +203,7 @@ class TestDiT:
         [
             ({"patch": 3}, "patch: 3 does not divide the image's side 8"),
             ({"num_heads": 3}, "num_heads: 3 does not divide the width 16"),
-            ({"width": 18, "num_heads": 2}, "width: 18; a multiple of 4"),
+            ({"width": 18, "num_heads": 2}, "width: got 18; a multiple of 4"),
         ],
     )
     def test_what_does_not_divide_is_refused(self, change, message):

@@ -116,7 +116,7 @@ def test_unexpected_labels_and_sizes_are_refused(tiny):
     network = UNet(**TINY)
     with pytest.raises(ValueError, match="label: not expected with num_classes=None"):
         network.init(jax.random.key(0), X, T, jnp.array([0, 1, 2]))
-    with pytest.raises(ValueError, match="x: images of 8 x 8 are needed"):
+    with pytest.raises(ValueError, match="x: images of 8 x 8 are required"):
         network.init(jax.random.key(0), X[:, :4], T)
 
 
@@ -197,7 +197,7 @@ def test_a_residual_block_is_what_the_paper_draws():
         )
         return groups.reshape(-1) * p[name]["scale"] + p[name]["bias"]
 
-    def conv(h, name):  # only the kernel's centre touches a single pixel
+    def conv(h, name):  # only the kernel's center touches a single pixel
         kernel = p[name]["kernel"]
         return h @ kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] + p[name]["bias"]
 
@@ -216,7 +216,7 @@ def test_sinusoids():
     np.testing.assert_allclose(embedded[0], [0, 0, 0, 1, 1, 1], atol=1e-6)
     np.testing.assert_allclose(embedded[1, :3], np.sin(250 * frequencies), atol=1e-4)
     np.testing.assert_allclose(embedded[1, 3:], np.cos(250 * frequencies), atol=1e-4)
-    with pytest.raises(ValueError, match="dim: an even number from 4 is needed, got 5"):
+    with pytest.raises(ValueError, match="dim: an even number from 4 is required, got 5"):
         sinusoidal(t, 5)
 
 
@@ -239,5 +239,5 @@ def test_computing_again_changes_no_gradient_and_no_parameter(remat):
 
 
 def test_another_policy_is_refused():
-    with pytest.raises(ValueError, match="remat: one of none, matmuls, full is needed"):
+    with pytest.raises(ValueError, match="remat: one of none, matmuls, full is required"):
         UNet(**TINY, remat="some").init(KEYS[0], X, T)

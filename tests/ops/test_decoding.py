@@ -30,7 +30,7 @@ def test_the_likeliest_stay():
     assert [kept(top_p=p) for p in (0.01, 0.39, 0.5, 0.75, 0.95, 1.0)] == [
         [1], [1], [1, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]
     ]  # fmt: skip
-    # Of the two likeliest, renormalised to 4/7 and 3/7, the first is enough for a half.
+    # Of the two likeliest, renormalized to 4/7 and 3/7, the first is enough for a half.
     assert kept(top_k=2, top_p=0.5) == [1]
 
 
@@ -105,5 +105,5 @@ def test_tokens_and_pixels(levels):
     )
     assert codec.num_categories == levels
     assert (codec.log_scale is None) == (levels < 256)
-    with pytest.raises(ValueError, match="levels: a whole number from 2 to 256 is needed, got 1"):
+    with pytest.raises(ValueError, match="levels: a whole number from 2 to 256 is required, got 1"):
         tokens(1)

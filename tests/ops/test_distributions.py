@@ -82,7 +82,7 @@ def test_gradients_of_a_discretized_logistic_are_finite_far_away():
         assert np.all(np.isfinite(grad(jnp.float32(x), jnp.float32(mean), jnp.float32(log_scale))))
 
 
-def test_a_mixture_over_grey_levels_sums_to_one():
+def test_a_mixture_over_gray_levels_sums_to_one():
     outputs = jax.random.normal(jax.random.key(0), (dist.logistic_mixture_outputs(1, 5),))
     nats = dist.logistic_mixture_log_prob(
         jnp.array(LEVELS)[:, None], jnp.broadcast_to(outputs, (256, len(outputs)))
@@ -135,7 +135,7 @@ def test_a_channel_s_mean_follows_the_channels_before_it():
 
 
 def test_wrong_numbers_of_outputs_are_refused():
-    with pytest.raises(ValueError, match="a multiple of 3 is needed for 1 channels, got 4"):
+    with pytest.raises(ValueError, match="a multiple of 3 is required for 1 channels, got 4"):
         dist.logistic_mixture_mean(jnp.zeros((2, 4)), 1)
 
 

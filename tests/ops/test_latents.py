@@ -58,7 +58,7 @@ def test_a_grid_has_equal_prior_probability():
     np.testing.assert_allclose(
         scipy.stats.norm.cdf(grid[0, :, 0]), [0.1, 0.3, 0.5, 0.7, 0.9], atol=1e-5
     )
-    np.testing.assert_allclose(grid[:, 0, 1], -grid[0, :, 0], atol=1e-6)  # upwards
+    np.testing.assert_allclose(grid[:, 0, 1], -grid[0, :, 0], atol=1e-6)  # upward
     np.testing.assert_allclose(grid[:, 0, 0], grid[0, 0, 0])
 
 

@@ -131,7 +131,7 @@ def test_dead_codes_come_back_with_new_statistics():
 @pytest.mark.parametrize("batch", [8, 256, 4096])
 def test_candidates_are_single_vectors_however_large_the_batch_is(batch):
     """Means of several would lie near the middle, where no vector is."""
-    z = vq.normalise(jax.random.normal(jax.random.key(0), (batch, 4, 5)))
+    z = vq.normalize(jax.random.normal(jax.random.key(0), (batch, 4, 5)))
     _, averages = half_dead()
     moved_at_all = 0
     for number in range(5):
@@ -152,11 +152,11 @@ def test_candidates_of_parts_average_to_those_of_the_whole():
 
 
 def test_k_means_plus_plus_finds_every_cluster():
-    centres = 10 * jax.random.normal(jax.random.key(4), (20, 3))
+    centers = 10 * jax.random.normal(jax.random.key(4), (20, 3))
     noise = 0.01 * jax.random.normal(jax.random.key(5), (50, 20, 3))
-    vectors = (centres[None] + noise).reshape(-1, 3)
+    vectors = (centers[None] + noise).reshape(-1, 3)
     codebook = vq.codebook_from(jax.random.key(6), vectors, 20)
-    assert len(np.unique(vq.nearest_code(centres, codebook))) == 20
+    assert len(np.unique(vq.nearest_code(centers, codebook))) == 20
     # Fewer different vectors than codes: no code is lost to a nan.
     same = vq.codebook_from(jax.random.key(7), jnp.ones((4, 3)), 8)
     np.testing.assert_allclose(same, 1, atol=1e-3)
@@ -165,7 +165,7 @@ def test_k_means_plus_plus_finds_every_cluster():
 
 
 def test_cosine_codes():
-    z, codebook = vq.normalise(Z), vq.normalise(CODEBOOK)
+    z, codebook = vq.normalize(Z), vq.normalize(CODEBOOK)
     np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), 1, rtol=1e-5)
     cosine = np.einsum("bijd,kd->bijk", np.asarray(z), np.asarray(codebook))
     np.testing.assert_array_equal(vq.nearest_code(z, codebook), cosine.argmax(axis=-1))
@@ -210,7 +210,7 @@ def test_finite_scalars_count_through_all_codes_and_back(levels):
 
 
 def test_finite_scalars_refuse_what_cannot_be():
-    with pytest.raises(ValueError, match=r"2 whole numbers from 2 are needed, got \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"2 whole numbers from 2 are required, got \(3, 1\)"):
         vq.finite_scalar(jnp.zeros((1, 2)), (3, 1))
 
 

@@ -37,7 +37,7 @@ def test_every_kind_keeps_the_same_promises(name):
     levels = () if quantizer.levels == 1 else (quantizer.levels,)
     assert quantized.codes.shape == (16, 4, 4, *levels)
     assert 0 <= int(quantized.codes.min()) <= int(quantized.codes.max()) < quantizer.num_codes
-    # Codes are all that is needed.
+    # Codes are all that is required.
     np.testing.assert_allclose(
         quantizer.vectors(params, stats, quantized.codes), quantized.z, atol=1e-5
     )
@@ -169,10 +169,10 @@ def test_a_large_codebook_is_begun_and_used_without_a_matrix_of_distances():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_codes": 1}, "num_codes: at least 2 is needed, got 1"),
-        ({"levels": 0}, "levels: at least 1 is needed, got 0"),
-        ({"decay": 1.0}, r"decay: a number in \[0, 1\) is needed, got 1.0"),
-        ({"cosine": True, "levels": 2}, "levels: 2; with cosine 1 is needed"),
+        ({"num_codes": 1}, "num_codes: at least 2 is required, got 1"),
+        ({"levels": 0}, "levels: at least 1 is required, got 0"),
+        ({"decay": 1.0}, r"decay: a number in \[0, 1\) is required, got 1.0"),
+        ({"cosine": True, "levels": 2}, "levels: got 2; with cosine 1 is required"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):

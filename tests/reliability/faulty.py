@@ -97,7 +97,7 @@ if __name__ == "__main__":
         fail_to_read(fault["cannot_read"], fault["process"])
     if "pace" in fault:
         slow_down(fault["pace"])
-    from gen_jax.launch.cli.main import main as cli
+    from gen_jax.launch.cli import main as cli
 
     sys.argv = ["gen-jax", *sys.argv[2:]]
     cli.run()

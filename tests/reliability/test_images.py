@@ -17,11 +17,11 @@ from tests.tiers import tries
 
 def encoded(mode="RGB", kind="PNG", size=(8, 6), **options):
     rng = np.random.default_rng(0)
-    colours = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), np.uint8), "RGBA")
+    colors = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), np.uint8), "RGBA")
     if mode == "I;16":
         picture = Image.fromarray(rng.integers(0, 2**16, (size[1], size[0]), np.uint16))
     else:
-        picture = colours.convert("RGB").convert(mode) if mode != "RGBA" else colours
+        picture = colors.convert("RGB").convert(mode) if mode != "RGBA" else colors
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -56,15 +56,15 @@ def with_text_bomb():
 # What comes in, and what must come out: a mode and a size, or the words of a refusal.
 TABLE = {
     "rgb png": (lambda: encoded("RGB"), ("RGB", (8, 6))),
-    "grey png": (lambda: encoded("L"), ("L", (8, 6))),
+    "gray png": (lambda: encoded("L"), ("L", (8, 6))),
     "black and white png": (lambda: encoded("1"), ("L", (8, 6))),
     "palette png": (lambda: encoded("P"), ("RGB", (8, 6))),
-    "grey and alpha": (lambda: encoded("LA"), ("RGB", (8, 6))),
+    "gray and alpha": (lambda: encoded("LA"), ("RGB", (8, 6))),
     "rgba png": (lambda: encoded("RGBA"), ("RGB", (8, 6))),
     "palette, transparent": (lambda: encoded("P", transparency=0), ("RGB", (8, 6))),
     "rgb jpeg": (lambda: encoded(kind="JPEG"), ("RGB", (8, 6))),
     "progressive jpeg": (lambda: encoded(kind="JPEG", progressive=True), ("RGB", (8, 6))),
-    "grey jpeg": (lambda: encoded("L", "JPEG"), ("L", (8, 6))),
+    "gray jpeg": (lambda: encoded("L", "JPEG"), ("L", (8, 6))),
     "cmyk jpeg": (lambda: encoded("CMYK", "JPEG"), ("RGB", (8, 6))),
     "rotated by exif": (rotated, ("RGB", (6, 8))),
     "webp": (lambda: encoded(kind="WEBP"), ("RGB", (8, 6))),

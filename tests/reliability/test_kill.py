@@ -1,4 +1,4 @@
-"""F1, F3, F4: a job may be killed or signalled at any moment."""
+"""F1, F3, F4: a job may be killed or signaled at any moment."""
 
 import random
 import signal
@@ -143,7 +143,7 @@ def logged_or_none(workdir):
 def test_a_second_signal_ends_at_once(tmp_path):
     line = train_line(VAE, tmp_path / "w", steps=100_000, save_every=100_000)
     with Job(line, tmp_path / "log") as job:
-        job.says("parameters; synthetic")  # compiling: the first is heard only afterwards
+        job.says("parameters; synthetic")  # compiling: the first is heard only afterward
         job.signal(signal.SIGTERM)
         job.signal(signal.SIGTERM)
         code, _ = job.wait(60)

@@ -262,7 +262,7 @@ class TestTFDS:
             assert "this" not in sys.modules
         # Nor by another spelling of the name, or behind a link.
         path.write_text(original.replace("tensorflow_datasets.core.features.image_f", "this.f"))
-        with pytest.raises(DataError, match="a name in lower case is needed"):
+        with pytest.raises(DataError, match="a name in lower case is required"):
             open_source("tfds:Squares", "train", (8, 8, 1), str(root))
         version = path.parent
         version.rename(tmp_path / "elsewhere")

@@ -26,7 +26,7 @@ def test_short_warm_ups_reach_the_peak_at_once(warmup):
 
 
 def test_impossible_schedules_are_refused():
-    with pytest.raises(ValueError, match="decay: 'step'; 'constant' or 'cosine' is needed"):
+    with pytest.raises(ValueError, match="decay: got 'step'; 'constant' or 'cosine' is required"):
         learning_rate(1.0, warmup_steps=0, decay="step", total_steps=5)
     with pytest.raises(ValueError, match="total_steps: more than the 5 of the warm-up"):
         learning_rate(1.0, warmup_steps=5, decay="cosine", total_steps=5)
@@ -77,5 +77,5 @@ def test_a_subtree_without_gradient_stays_and_forgets_nothing():
     resumed, _ = optimizer.update(ones, after, params)
     expected, _ = optimizer.update(ones, state, params)
     np.testing.assert_array_equal(resumed["b"]["w"], expected["b"]["w"])
-    with pytest.raises(ValueError, match=r"one for each of \['a', 'b'\] is needed, got \['a'\]"):
+    with pytest.raises(ValueError, match=r"one for each of \['a', 'b'\] is required, got \['a'\]"):
         by_subtree({"a": adamw(0.1)}).init(params)

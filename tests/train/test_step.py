@@ -211,8 +211,8 @@ def test_training_draws_new_noise_every_step_and_the_same_again():
     ("options", "message"),
     [
         ({"turns": ("vae",)}, "turns: 'vae' is none of the losses"),
-        ({"ema_decay": 1.0}, r"ema_decay: a number in \[0, 1\) is needed, got 1.0"),
-        ({"microbatches": 0}, "microbatches: at least 1 is needed, got 0"),
+        ({"ema_decay": 1.0}, r"ema_decay: a number in \[0, 1\) is required, got 1.0"),
+        ({"microbatches": 0}, "microbatches: at least 1 is required, got 0"),
     ],
 )
 def test_impossible_arguments_are_refused(options, message):

@@ -32,7 +32,7 @@ def open_source(
     Args:
         spec: see this module's docstring.
         split: ``"train"`` or ``"test"``.
-        image_shape: (height, width, channels). Folders and TFDS images are centre-cropped and
+        image_shape: (height, width, channels). Folders and TFDS images are center-cropped and
             resized to it; arrays must have it already.
         data_dir: where TFDS looks for prepared datasets; None for its default.
 
@@ -40,7 +40,7 @@ def open_source(
         DataError: naming the source and what is wrong with it.
     """
     if split not in ("train", "test"):
-        raise DataError(f"{spec}: split: 'train' or 'test' is needed, got {split!r}")
+        raise DataError(f"{spec}: split: 'train' or 'test' is required, got {split!r}")
     kind, _, argument = spec.partition(":")
     if kind == "digits" and not argument:
         source = open_digits(split)

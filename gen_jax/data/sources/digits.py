@@ -12,7 +12,7 @@ def open_digits(split: str) -> Source:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    # 17 grey levels, 0 to 16, spread over 0 to 255. The last 297 are held out: scikit-learn keeps
+    # 17 gray levels, 0 to 16, spread over 0 to 255. The last 297 are held out: scikit-learn keeps
     # the order of the original files, so that these were written by people not seen in training.
     images = np.round(data.images * (255 / 16)).astype(np.uint8)
     part = slice(0, 1500) if split == "train" else slice(1500, None)

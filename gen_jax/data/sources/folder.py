@@ -25,7 +25,7 @@ def open_folder(path: Path, split: str, image_shape: tuple[int, int, int]) -> So
     # Labels are numbered by the training classes, whichever of them a test folder has.
     classes = _subfolders(path / "train" if has_splits else path)
     if not classes:
-        raise DataError(f"{name}: no subfolders; one for each class is needed")
+        raise DataError(f"{name}: no subfolders; one for each class is required")
     if unknown := sorted(set(_subfolders(root)) - set(classes)):
         raise DataError(f"{root / unknown[0]}: no class of that name in {path / 'train'}")
     files = [

@@ -30,7 +30,7 @@ def open_tfds(
             array = np.asarray(record["image"])
             if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
                 raise DataError(
-                    f"{where}: image: uint8 [H, W, 1 or 3] is needed, got {array.dtype} "
+                    f"{where}: image: uint8 [H, W, 1 or 3] is required, got {array.dtype} "
                     f"{list(array.shape)}"
                 )
             if array.shape != tuple(image_shape):
@@ -41,7 +41,7 @@ def open_tfds(
                 label = np.asarray(record["label"])
                 whole = label.shape == () and label.dtype.kind in "iu"
                 if not (whole and 0 <= label < num_classes):
-                    raise DataError(f"{where}: label: {label}; 0 to {num_classes - 1} is needed")
+                    raise DataError(f"{where}: label: {label}; 0 to {num_classes - 1} is required")
                 labels.append(label)
         examples = {"image": np.stack(images)}
         if num_classes is not None:

@@ -14,20 +14,22 @@ def open_synthetic(argument: str, split: str) -> Source:
     """Draw discs of ten colors, by the shape HxWxC."""
     match = re.fullmatch(r"(\d+)x(\d+)x([13])", argument)
     if match is None:
-        raise DataError(f"synthetic:{argument}: HxWxC with 1 or 3 channels is needed, like 32x32x3")
+        raise DataError(
+            f"synthetic:{argument}: HxWxC with 1 or 3 channels is required, like 32x32x3"
+        )
     height, width, channels = map(int, match.groups())
     rng = np.random.default_rng(0 if split == "train" else 1)
     size = 512 if split == "train" else 128
     labels = rng.integers(0, 4, size).astype(np.int32)
     rows, columns = np.mgrid[0:height, 0:width]
-    # A disc in the quadrant that its label names, of a colour and size of its own.
-    centre_row = height * (0.3 + 0.4 * (labels // 2)) + rng.normal(0, 0.05 * height, size)
-    centre_column = width * (0.3 + 0.4 * (labels % 2)) + rng.normal(0, 0.05 * width, size)
+    # A disc in the quadrant that its label names, of a color and size of its own.
+    center_row = height * (0.3 + 0.4 * (labels // 2)) + rng.normal(0, 0.05 * height, size)
+    center_column = width * (0.3 + 0.4 * (labels % 2)) + rng.normal(0, 0.05 * width, size)
     radius = min(height, width) * rng.uniform(0.12, 0.25, size)
     distance = np.hypot(
-        rows[None] - centre_row[:, None, None], columns[None] - centre_column[:, None, None]
+        rows[None] - center_row[:, None, None], columns[None] - center_column[:, None, None]
     )
     inside = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)[..., None]
-    colour = rng.uniform(0.5, 1.0, (size, 1, 1, channels))
-    images = np.round(255 * inside * colour).astype(np.uint8)
+    color = rng.uniform(0.5, 1.0, (size, 1, 1, channels))
+    images = np.round(255 * inside * color).astype(np.uint8)
     return from_arrays(f"synthetic:{argument}/{split}", images, labels)

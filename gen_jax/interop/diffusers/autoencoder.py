@@ -29,10 +29,10 @@ def _autoencoder_values(config: Mapping[str, Any]) -> dict[str, Any]:
         ("up_block_types", "UpDecoderBlock2D"),
     ):
         if set(config[key]) != {block}:
-            raise CheckpointError(f"{key}: {config[key]}; {block} alone is needed")
+            raise CheckpointError(f"{key}: {config[key]}; {block} alone is required")
     if config["in_channels"] != config["out_channels"]:
         raise CheckpointError(
-            f"out_channels: {config['out_channels']}; as many as in_channels are needed"
+            f"out_channels: {config['out_channels']}; as many as in_channels are required"
         )
     return {
         "data.shape": (side, side, config["in_channels"]),

@@ -32,7 +32,7 @@ def _need(values: Mapping[str, Any], **needed: Any) -> None:
     for name, value in needed.items():
         if values[f"model.{name}"] != value:
             raise CheckpointError(
-                f"model.{name}: {values[f'model.{name}']!r}; {value!r} is needed for diffusers"
+                f"model.{name}: {values[f'model.{name}']!r}; {value!r} is required for diffusers"
             )
 
 
@@ -85,11 +85,11 @@ def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     head_dim = values["model.head_dim"]
     if not head_dim and values["model.num_heads"] != 1:
         raise CheckpointError(
-            f"model.num_heads: {values['model.num_heads']}; 1, or model.head_dim, is needed for "
+            f"model.num_heads: {values['model.num_heads']}; 1, or model.head_dim, is required for "
             "diffusers"
         )
     blocks = "resnet" if values["model.resample"] == "blocks" else "conv"
-    # Without a number, an adaptive network of theirs has no normalisation there.
+    # Without a number, an adaptive network of theirs has no normalization there.
     normed = values["model.adaptive"] and values["model.middle_norm"]
     middle_groups = values["model.groups"] if normed else None
     plain = ("DownBlock2D", "UpBlock2D")
@@ -133,7 +133,7 @@ def _autoencoder(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
         latent = values["model.latent_dim"]
         if projected not in (0, latent):
             raise CheckpointError(
-                f"model.projected: {projected}; 0 or {latent} is needed for diffusers"
+                f"model.projected: {projected}; 0 or {latent} is required for diffusers"
             )
         return {
             "_class_name": "AutoencoderKL",
@@ -144,7 +144,7 @@ def _autoencoder(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
         }
     _need(values, quantizer="vector", codebook="gradient", levels=1, cosine=False)
     if not projected:
-        raise CheckpointError("model.projected: 0; channels are needed for diffusers")
+        raise CheckpointError("model.projected: 0; channels are required for diffusers")
     return {
         "_class_name": "VQModel",
         **config,

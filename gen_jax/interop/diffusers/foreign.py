@@ -20,11 +20,11 @@ class Foreign(NamedTuple):
 def check_understood(
     config: Mapping[str, Any], accepted: Mapping[str, Any], known: set[str]
 ) -> None:
-    """See that a config says nothing that would change the forward pass unseen."""
+    """Check that a config says nothing that would change the forward pass unseen."""
     for key, values in accepted.items():
         if key in config and config[key] not in values:
             shown = " or ".join(map(repr, values))
-            raise CheckpointError(f"{key}: {config[key]!r}; {shown} is needed")
+            raise CheckpointError(f"{key}: {config[key]!r}; {shown} is required")
     for key, value in config.items():
         if key.startswith("_") or key in accepted or key in known or value is None:
             continue
@@ -37,7 +37,7 @@ def read_levels(config: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
     first = widths[0]
     if any(width % first for width in widths):
         raise CheckpointError(
-            f"block_out_channels: {list(widths)}; multiples of the first are needed"
+            f"block_out_channels: {list(widths)}; multiples of the first are required"
         )
     return first, tuple(width // first for width in widths)
 
@@ -48,7 +48,7 @@ def read_side(config: Mapping[str, Any]) -> int:
     if isinstance(size, list) and len(set(size)) == 1:
         size = size[0]
     if not isinstance(size, int):
-        raise CheckpointError(f"sample_size: {size!r}; one whole number is needed")
+        raise CheckpointError(f"sample_size: {size!r}; one whole number is required")
     return size
 
 
@@ -57,25 +57,25 @@ def read_same(config: Mapping[str, Any], key: str) -> int:
     value = config[key]
     values = value if isinstance(value, list) else [value]
     if len(set(values)) != 1 or not isinstance(values[0], int):
-        raise CheckpointError(f"{key}: {value!r}; one whole number for all levels is needed")
+        raise CheckpointError(f"{key}: {value!r}; one whole number for all levels is required")
     return values[0]
 
 
 def read_attending(
     config: Mapping[str, Any], down: str, plain: str, up: str, plain_up: str
 ) -> list[bool]:
-    """Tell which levels have attention, the same on the way down and up."""
+    """Return which levels have attention, the same on the way down and up."""
     kinds = config["down_block_types"], config["up_block_types"]
     for key, kind, accepted in (
         ("down_block_types", kinds[0], (down, plain)),
         ("up_block_types", kinds[1], (up, plain_up)),
     ):
         if wrong := [name for name in kind if name not in accepted]:
-            raise CheckpointError(f"{key}: {wrong[0]!r}; {' or '.join(accepted)} is needed")
+            raise CheckpointError(f"{key}: {wrong[0]!r}; {' or '.join(accepted)} is required")
     flags = [name == down for name in kinds[0]]
     if [name == up for name in reversed(kinds[1])] != flags:
         raise CheckpointError(
             f"up_block_types: {list(kinds[1])}; attention at the same levels as in "
-            f"down_block_types {list(kinds[0])} is needed"
+            f"down_block_types {list(kinds[0])} is required"
         )
     return flags

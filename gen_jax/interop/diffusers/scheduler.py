@@ -31,14 +31,14 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     name = str(config.get("_class_name"))
     if name not in SCHEDULERS:
-        raise CheckpointError(f"_class_name: {name!r}; one of {', '.join(SCHEDULERS)} is needed")
+        raise CheckpointError(f"_class_name: {name!r}; one of {', '.join(SCHEDULERS)} is required")
     if config.get("trained_betas") is not None:
-        raise CheckpointError("trained_betas: a schedule by name is needed")
+        raise CheckpointError("trained_betas: a schedule by name is required")
     if (steps := config.get("num_train_timesteps", 1000)) != 1000:
-        raise CheckpointError(f"num_train_timesteps: {steps}; 1000 is needed")
+        raise CheckpointError(f"num_train_timesteps: {steps}; 1000 is required")
     if name.startswith("FlowMatch"):
         if config.get("shift", 1.0) != 1.0 or config.get("use_dynamic_shifting"):
-            raise CheckpointError(f"shift: {config.get('shift')}; 1.0 is needed")
+            raise CheckpointError(f"shift: {config.get('shift')}; 1.0 is required")
         flow = {"diffusion.schedule": "flow", "diffusion.prediction": "velocity"}
         # It hands over 1000 t, and clips nothing.
         return {**flow, "model.time_offset": 0.0, "diffusion.clip": False}
@@ -51,7 +51,7 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     ):
         value = config.get(key, default)
         if value not in names:
-            raise CheckpointError(f"{key}: {value!r}; one of {', '.join(names)} is needed")
+            raise CheckpointError(f"{key}: {value!r}; one of {', '.join(names)} is required")
         found[f"diffusion.{field}"] = names[value]
     return found | {
         "diffusion.num_steps": config.get("num_train_timesteps", 1000),
@@ -74,7 +74,7 @@ _SCHEDULER_DEFAULTS = {
 
 
 def _expect_scheduler(config: Mapping[str, Any]) -> None:
-    """See that a scheduler says nothing that would change the process unseen."""
+    """Check that a scheduler says nothing that would change the process unseen."""
     for key, accepted in (
         ("rescale_betas_zero_snr", (False,)),
         ("use_flow_sigmas", (False,)),
@@ -88,7 +88,7 @@ def _expect_scheduler(config: Mapping[str, Any]) -> None:
         ),
     ):
         if config.get(key) is not None and config[key] not in accepted:
-            raise CheckpointError(f"{key}: {config[key]!r}; {accepted[0]!r} is needed")
+            raise CheckpointError(f"{key}: {config[key]!r}; {accepted[0]!r} is required")
 
 
 def scheduler_config(values: Mapping[str, Any], betas: Sequence[float]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def scheduler_config(values: Mapping[str, Any], betas: Sequence[float]) -> dict[
     # They hand the network a whole number from 0 to T - 1; ours is 1000 t.
     if values["diffusion.num_steps"] != 1000:
         raise CheckpointError(
-            f"diffusion.num_steps: {values['diffusion.num_steps']}; 1000 is needed for diffusers"
+            f"diffusion.num_steps: {values['diffusion.num_steps']}; 1000 is required for diffusers"
         )
     learned = values["diffusion.learned_variance"]
     # DDIM does not know what to do with variances.

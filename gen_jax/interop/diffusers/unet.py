@@ -56,7 +56,7 @@ def _unet_entries(
             ours = f"down_{level}_{number}"
             found += res_block_entries(ours, f"{there}.resnets.{number}", True, before != width)
             if attending[level]:
-                found += attend(f"{ours}attention_entries", f"{there}.attentions.{number}")
+                found += attend(f"{ours}_attention", f"{there}.attentions.{number}")
             before = width
         if level != last:
             found += resample(f"down_{level}_sample", f"{there}.downsamplers.0")
@@ -71,7 +71,7 @@ def _unet_entries(
             # What comes beside a skip connection is always wider than what goes out.
             found += res_block_entries(ours, f"{there}.resnets.{number}", True, True)
             if attending[level]:
-                found += attend(f"{ours}attention_entries", f"{there}.attentions.{number}")
+                found += attend(f"{ours}_attention", f"{there}.attentions.{number}")
         if level != 0:
             found += resample(f"up_{level}_sample", f"{there}.upsamplers.0")
     found += norm_entries("norm_out", "conv_norm_out")
@@ -85,7 +85,7 @@ def _unet_values(config: Mapping[str, Any], attending: Sequence[bool]) -> dict[s
     inputs, outputs = config["in_channels"], config["out_channels"]
     if outputs not in (inputs, 2 * inputs):
         raise CheckpointError(
-            f"out_channels: {outputs}; {inputs}, or twice as many for variances, are needed"
+            f"out_channels: {outputs}; {inputs}, or twice as many for variances, are required"
         )
     activation = {"silu": "silu", "swish": "silu", "gelu": "gelu"}[config.get("act_fn", "silu")]
     return {
@@ -119,7 +119,7 @@ _UNET_KNOWN = {
 
 
 def _unet2d_attending(config: Mapping[str, Any], blocks: bool) -> list[bool]:
-    """Tell which levels have attention; those without resample by convolutions of their own."""
+    """Return which levels have attention; those without resample by convolutions of their own."""
     if not blocks:
         names = ("AttnDownBlock2D", "DownBlock2D", "AttnUpBlock2D", "UpBlock2D")
         return read_attending(config, *names)
@@ -157,14 +157,14 @@ def unet2d(config: Mapping[str, Any]) -> Foreign:
     kinds = {config.get(f"{how}sample_type", "conv") for how in ("down", "up")}
     if len(kinds) != 1:
         raise CheckpointError(
-            f"upsample_type: {config.get('upsample_type')!r}; that of downsample_type is needed"
+            f"upsample_type: {config.get('upsample_type')!r}; that of downsample_type is required"
         )
     blocks = kinds == {"resnet"}
     attending = _unet2d_attending(config, blocks)
     adaptive = config.get("resnet_time_scale_shift", "default") == "scale_shift"
     head_dim = config.get("attention_head_dim", 8)
     middle = config.get("add_attention", True)
-    # With adaptive normalisation theirs has none before the attention in the middle.
+    # With adaptive normalization theirs has none before the attention in the middle.
     norm = not adaptive or config.get("attn_norm_num_groups") is not None
     values = _unet_values(config, attending) | {
         "model.adaptive": adaptive,
@@ -236,7 +236,7 @@ def unet2d_condition(config: Mapping[str, Any]) -> Foreign:
     dims = {width // number for width, number in zip(widths, heads, strict=True)}
     if len(set(heads)) > 1 and len(dims) > 1:
         raise CheckpointError(
-            f"attention_head_dim: {heads}; one number of heads, or one width of a head, is needed"
+            f"attention_head_dim: {heads}; one number of heads, or one width of a head, is required"
         )
     one = len(set(heads)) == 1
     depth = (
@@ -246,7 +246,7 @@ def unet2d_condition(config: Mapping[str, Any]) -> Foreign:
     )
     dim = config.get("cross_attention_dim", 1280)
     if not isinstance(dim, int):
-        raise CheckpointError(f"cross_attention_dim: {dim!r}; one whole number is needed")
+        raise CheckpointError(f"cross_attention_dim: {dim!r}; one whole number is required")
     linear = config.get("use_linear_projection", False)
     values = _unet_values({"downsample_padding": 1, **config}, attending) | {
         "model.adaptive": False,

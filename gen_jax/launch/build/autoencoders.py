@@ -17,7 +17,7 @@ __all__ = ["codec_and_likelihood", "halves", "latent_shape", "without_false_dens
 
 
 def latent_shape(values: Mapping[str, Any]) -> tuple[int, ...]:
-    """Give the shape of one code: a vector, or a grid of them."""
+    """Return the shape of one code: a vector, or a grid of them."""
     if values.get("model.latent") != "grid":
         return (values["model.latent_dim"],)
     side = values["data.shape"][0] // 2 ** (len(values["model.multipliers"]) - 1)
@@ -70,7 +70,7 @@ def codec_and_likelihood(
         sigma: for ``"gaussian"``, as log_sigma.
         log_sigma: at the start.
         components: of ``"logistic_mixture"``.
-        noise: for ``"gaussian"``: whether grey levels are filled with noise, so that its density
+        noise: for ``"gaussian"``: whether gray levels are filled with noise, so that its density
             bounds probabilities of pixels.
     """
     if name == "bernoulli":
@@ -80,7 +80,7 @@ def codec_and_likelihood(
         return codec, likelihoods.gaussian(sigma, log_sigma)
     if name == "logit_laplace":
         return codecs.unit(), likelihoods.logit_laplace()
-    # These give probabilities of grey levels, which no change of units changes.
+    # These give probabilities of gray levels, which no change of units changes.
     codec = codecs.rgb()._replace(log_scale=0.0)
     if name == "discretized_logistic":
         return codec, likelihoods.discretized_logistic()

@@ -54,7 +54,7 @@ class Experiment(NamedTuple):
 
     @property
     def num_classes(self) -> int | None:
-        """Give the number of classes that the model is told, or None."""
+        """Return the number of classes that the model is told, or None."""
         label = self.model.inputs.get("label")
         return None if label is None else label.size
 
@@ -81,8 +81,8 @@ def build(config: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
     values = {name: fields[name].read(value) for name, value in values.items()}
     if stage1 is not None and stage1.image_shape != tuple(values["data.shape"]):
         raise CheckpointError(
-            f"data.shape: {values['data.shape']}; {stage1.image_shape} is needed, which the first "
-            "stage was trained on"
+            f"data.shape: {values['data.shape']}; {stage1.image_shape} is required, which "
+            "the first stage was trained on"
         )
     if values.get("stage1") and stage1 is None:
         raise ConfigError(f"stage1: {values['stage1']!r} was not loaded")
@@ -128,7 +128,7 @@ _KINDS = {
 
 
 def abstract_batch(model: Model, shape: tuple[int, ...], size: int = 1) -> Batch:
-    """Give the shapes and types of a batch of what a model is trained on.
+    """Return the shapes and types of a batch of what a model is trained on.
 
     Args:
         model: of images.
@@ -152,7 +152,7 @@ def abstract_batch(model: Model, shape: tuple[int, ...], size: int = 1) -> Batch
 
 
 def abstract_state(experiment: Experiment, shape: tuple[int, ...]) -> TrainState:
-    """Give the shapes and types of a training state, without making one."""
+    """Return the shapes and types of a training state, without making one."""
     model, optimizers = experiment.model, experiment.optimizers
     return jax.eval_shape(
         lambda key, batch, frozen: init_state(model, optimizers, key, batch, frozen),

@@ -16,7 +16,7 @@ __all__ = ["build_engine", "build_mesh"]
 
 
 def build_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lay the devices out as a config says, and see that the batch can be shared among them.
+    """Make the devices out as a config says, and see that the batch can be shared among them.
 
     Args:
         config: without faults.

@@ -140,8 +140,8 @@ def check_noise(source: Any, experiment: "Experiment") -> None:
     found = example["eps"].shape[1:]
     if found != wanted:
         raise DataError(
-            f"{source.name}: noise: {list(found)}; {list(wanted)} is needed, the shape of what is "
-            "modelled"
+            f"{source.name}: noise: {list(found)}; {list(wanted)} is required, the shape of what "
+            "is modeled"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from gen_jax.errors import ConfigError
-from gen_jax.launch.cli.flags import define_data, need, parse, see_that_it_can_be_written, with_data
+from gen_jax.launch.cli.flags import check_writable, define_data, need, parse, with_data
 
 __all__ = ["COMMANDS"]
 
@@ -63,7 +63,7 @@ def _resynthesis(arguments: list[str]) -> int:
 
     if len(values.classes) != 2 or not all(name.isdecimal() for name in values.classes):
         given = ",".join(values.classes)
-        raise ConfigError(f"--classes: {given!r}; two classes, like 3,8, are needed")
+        raise ConfigError(f"--classes: {given!r}; two classes, like 3,8, are required")
     begin, end = map(int, values.classes)
     run_resynthesis(
         trained,
@@ -129,8 +129,8 @@ def _latents(
     need(values, "workdir", "out", *needed)
     out = Path(values.out)
     if out.suffix != ".png":
-        raise ConfigError(f"--out: {values.out!r}; a name ending in .png is needed")
-    see_that_it_can_be_written(out)
+        raise ConfigError(f"--out: {values.out!r}; a name ending in .png is required")
+    check_writable(out)
 
     from gen_jax.launch.runs.restore import load_trained
 
@@ -149,11 +149,13 @@ def _latents(
 
 
 def _check_ability(command: str, family: str, model: Any) -> None:
-    """See that a model's latents are what a command needs."""
+    """Check that a model's latents are what a command needs."""
     latents = model.latents
     if latents is None or latents.encode is None or latents.cost > 1:
         raise ConfigError(f"{command}: not for {family!r}, which has no codes of images")
-    if command != "reconstruct" and latents.num_codes is not None:  # ways need real numbers
+    if (
+        command not in ("reconstruct", "encode") and latents.num_codes is not None
+    ):  # ways need real numbers
         raise ConfigError(f"{command}: not for {family!r}, whose codes are whole numbers")
     if command == "manifold" and latents.prior is None:
         raise ConfigError(f"{command}: not for {family!r}, whose codes have no prior")
@@ -173,7 +175,9 @@ def _encode(arguments: list[str]) -> int:
         return 0
     need(values, "workdir", "out")
     if not values.splits or set(values.splits) - {"train", "test"}:
-        raise ConfigError(f"--splits: {','.join(values.splits)!r}; train, test or both are needed")
+        raise ConfigError(
+            f"--splits: {','.join(values.splits)!r}; train, test or both are required"
+        )
 
     from gen_jax.launch.config.files import from_json
 
@@ -181,8 +185,10 @@ def _encode(arguments: list[str]) -> int:
 
     from gen_jax.data import open_source
     from gen_jax.launch.commands.encode import run_encoding
-    from gen_jax.launch.runs.restore import load_codec
+    from gen_jax.launch.runs.restore import load_codec, load_weights
 
+    saved = load_weights(Path(values.workdir))
+    _check_ability("encode", config["family"], saved.experiment.model)
     data, shape = config["data"], tuple(config["data"]["shape"])
     # Whole splits: a second stage holds out what it wants to.
     sources = {
@@ -190,7 +196,7 @@ def _encode(arguments: list[str]) -> int:
         for split in values.splits
     }
     run_encoding(
-        load_codec(Path(values.workdir)),
+        load_codec(Path(values.workdir), saved),
         sources,
         seed=values.seed,
         batch_size=values.batch_size,

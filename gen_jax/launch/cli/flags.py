@@ -12,6 +12,7 @@ from gen_jax.errors import ConfigError, StorageError
 
 __all__ = [
     "HelpGiven",
+    "check_writable",
     "define_data",
     "define_sampling",
     "load_alone",
@@ -20,7 +21,6 @@ __all__ = [
     "parse",
     "parse_known",
     "read_override",
-    "see_that_it_can_be_written",
     "take_overrides",
     "with_data",
 ]
@@ -50,7 +50,7 @@ def with_data(trained: Any, values: flags.FlagValues) -> Any:
     return trained._replace(config={**trained.config, "data": data})
 
 
-def see_that_it_can_be_written(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """Find out before an hour of sampling, and leave nothing behind."""
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)) or out.is_dir():
@@ -142,7 +142,7 @@ def model_flags(
     }
     for name, value in chosen.items():
         if not options[name].ok(value):
-            raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is needed")
+            raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is required")
     given = {of: str(own[flag].value) for flag, of in told.items() if own[flag].value}
     return chosen, given
 
@@ -235,7 +235,7 @@ def parse_known(command: str, values: flags.FlagValues, arguments: list[str]) ->
 
 
 def need(values: flags.FlagValues, *names: str) -> None:
-    """See that flags were given."""
+    """Check that flags were given."""
     missing = [f"--{name}" for name in names if not values[name].value]
     if missing:
         raise ConfigError(f"{' and '.join(missing)}: missing; see --help")

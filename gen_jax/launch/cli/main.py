@@ -13,6 +13,7 @@ from gen_jax.errors import ConfigError, GenJaxError
 from gen_jax.launch.cli import codes as cli_codes
 from gen_jax.launch.cli.flags import (
     HelpGiven,
+    check_writable,
     define_data,
     define_sampling,
     load_alone,
@@ -21,7 +22,6 @@ from gen_jax.launch.cli.flags import (
     parse,
     parse_known,
     read_override,
-    see_that_it_can_be_written,
     take_overrides,
     with_data,
 )
@@ -50,7 +50,7 @@ of models with codes:
   interpolate  --workdir DIR --out FILE.png           from image to image through codes
   resynthesis  --workdir DIR --classes A,B --out FILE.png   codes moved from class to class
   manifold     --workdir DIR --out FILE.png           a grid over a 2-D latent space
-  scatter      --workdir DIR --out FILE.png           codes coloured by label
+  scatter      --workdir DIR --out FILE.png           codes colored by label
   encode       --workdir DIR --out DIR                all codes of a dataset, for a second stage
 
 gen-jax COMMAND --help lists a command's flags.
@@ -251,7 +251,7 @@ def _help_config(arguments: list[str]) -> int:
     from gen_jax.launch.commands.help_config import run_help_config
 
     if len(arguments) > 1:
-        raise ConfigError(f"help-config: {' '.join(arguments)!r}; one family at most is needed")
+        raise ConfigError(f"help-config: {' '.join(arguments)!r}; one family at most is required")
     asked = [argument for argument in arguments if argument not in ("-h", "--help")]
     run_help_config(asked[0] if asked else None)
     return 0
@@ -264,7 +264,7 @@ def _launch(arguments: list[str]) -> int:
         if "--help" in arguments:
             print("gen-jax launch local -n N -- train ...: N processes on this machine")
             return 0
-        raise ConfigError("launch: `launch local -n N -- train ...` is needed")
+        raise ConfigError("launch: `launch local -n N -- train ...` is required")
     split = arguments.index("--")
     values = flags.FlagValues()
     flags.DEFINE_integer("n", None, "how many processes", flag_values=values, lower_bound=1)
@@ -273,7 +273,7 @@ def _launch(arguments: list[str]) -> int:
     need(values, "n")
     command = arguments[split + 1 :]
     if command[:1] != ["train"]:
-        raise ConfigError(f"launch: {' '.join(command[:1]) or 'nothing'!r}; train is needed")
+        raise ConfigError(f"launch: {' '.join(command[:1]) or 'nothing'!r}; train is required")
     return launch_local(values.n, command)
 
 
@@ -334,15 +334,15 @@ def _sample(arguments: list[str]) -> int:
 
 
 def _check_outputs(values: flags.FlagValues) -> None:
-    """See before anything is loaded that the files can be written."""
+    """Check before anything is loaded that the files can be written."""
     out = Path(values.out)
     if out.suffix not in (".png", ".npz"):
-        raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is needed")
-    see_that_it_can_be_written(out)
+        raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is required")
+    check_writable(out)
     if values.trace:
         if Path(values.trace).suffix != ".gif":
-            raise ConfigError(f"--trace: {values.trace!r}; a name ending in .gif is needed")
-        see_that_it_can_be_written(Path(values.trace))
+            raise ConfigError(f"--trace: {values.trace!r}; a name ending in .gif is required")
+        check_writable(Path(values.trace))
 
 
 def _evaluate(arguments: list[str]) -> int:

@@ -55,7 +55,7 @@ def run_import(
     if (source / "unet").is_dir():  # a pipeline
         model = source / "unet"
         if stage1 is None:
-            _see_no_other_first_stage(source)
+            _check_no_other_first_stage(source)
         if not (source / OURS).exists():
             scheduler = read_scheduler(read_json(source / "scheduler" / "scheduler_config.json"))
     config, tensors = read_folder(model)
@@ -89,7 +89,7 @@ def run_import(
         raise
 
 
-def _see_no_other_first_stage(pipeline: Path) -> None:
+def _check_no_other_first_stage(pipeline: Path) -> None:
     for name in ("vqvae", "movq"):
         if (pipeline / name).is_dir():
             raise CheckpointError(
@@ -162,7 +162,7 @@ def _leaves(tree: PyTree) -> list[tuple[tuple[str, ...], Any]]:
 
 
 def _over_codes(source: Path, values: Mapping[str, Any], stage1: Path | None) -> dict[str, Any]:
-    """Give a model of latents the shape of the images that its first stage makes of them."""
+    """Return a model of latents the shape of the images that its first stage makes of them."""
     side, _, channels = values["data.shape"]
     if stage1 is None and channels not in (1, 3):
         raise CheckpointError(
@@ -209,7 +209,7 @@ def _with_scale(stats: PyTree, original: Mapping[str, Any]) -> PyTree:
 
     scale = float(original.get("scaling_factor", _SCALING) or 0.0)
     if not scale > 0:
-        raise CheckpointError(f"scaling_factor: {scale}; a number above 0 is needed")
+        raise CheckpointError(f"scaling_factor: {scale}; a number above 0 is required")
     moments = stats["net"]["moments"]
     num = moments["square"].shape[-1]
     mean = jnp.asarray(original.get("latents_mean") or [0.0] * num, jnp.float32)
@@ -237,7 +237,7 @@ def run_export(workdir: Path, target: Path) -> None:
     from gen_jax.launch.runs.restore import load_weights
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise StorageError(f"{target}: is there already; an empty or new folder is needed")
+        raise StorageError(f"{target}: is there already; an empty or new folder is required")
     saved = load_weights(workdir)
     values = flatten(saved.config)
     original_file = workdir / ORIGINAL
@@ -248,7 +248,7 @@ def run_export(workdir: Path, target: Path) -> None:
 
         original = describe(saved.config["family"], values, _code_shape(workdir, saved))
     foreign = read_architecture(original)
-    _see_that_it_is_the_same(workdir, foreign, values)
+    _check_same(workdir, foreign, values)
     if foreign.family == "vae":
         original = {**original, **_scale_of(saved.weights.stats, original)}
     tensors = export_weights(saved.weights.params["net"], foreign.entries)
@@ -286,8 +286,8 @@ def _code_shape(workdir: Path, saved: Any) -> tuple[int, ...] | None:
 _FREE = ("data.shape", "model.dropout", "model.time_offset")
 
 
-def _see_that_it_is_the_same(workdir: Path, foreign: Foreign, values: Mapping[str, Any]) -> None:
-    """See that what is exported is what the foreign config says: it may have been changed."""
+def _check_same(workdir: Path, foreign: Foreign, values: Mapping[str, Any]) -> None:
+    """Check that what is exported is what the foreign config says: it may have been changed."""
     for name, wanted in foreign.values.items():
         free = name.startswith("diffusion.") or name in _FREE
         ours = values[name]
@@ -298,13 +298,13 @@ def _see_that_it_is_the_same(workdir: Path, foreign: Foreign, values: Mapping[st
         ours, theirs = (tuple(x) if isinstance(x, list) else x for x in (ours, wanted))
         if not free and ours != theirs:
             raise CheckpointError(
-                f"{workdir}: {name}: {ours!r}; {theirs!r} is needed for "
+                f"{workdir}: {name}: {ours!r}; {theirs!r} is required for "
                 f"{foreign.family} in diffusers' terms"
             )
 
 
 def _scale_of(stats: PyTree, original: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what brings codes to mean 0 and deviation 1, in the words of diffusers' pipelines.
+    """Return what brings codes to mean 0 and deviation 1, in the words of diffusers' pipelines.
 
     One factor, where the foreign model had one and it still holds; else each channel's own.
     """

@@ -50,7 +50,7 @@ def run_encoding(
     """
     for source in sources.values():
         if source.stage1 is not None:
-            raise DataError(f"{source.name}: holds codes; images are needed")
+            raise DataError(f"{source.name}: holds codes; images are required")
     num_codes = stage1.codec.num_categories
     index: dict[str, Any] = {
         "stage1": stage1.digest,
@@ -109,7 +109,7 @@ def _number(split: str) -> np.int32:
 
 
 def _is_there(out: Path, index: Mapping[str, Any], split: str, number: int) -> bool:
-    """See whether a shard is whole and of this run; what is not is written again."""
+    """Check whether a shard is whole and of this run; what is not is written again."""
     try:
         read_shard(out, index, split, number)
     except DataError:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gen_jax.data import Source, ordered_batches, spread_indices
 from gen_jax.errors import ConfigError, DataError
-from gen_jax.evals.classification import Judgement, judge
+from gen_jax.evals.classification import Judgment, judge
 from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
 from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
@@ -133,7 +133,7 @@ def _distances(
     split: str,
     draw: Draw,
     num: int,
-    judged: Callable[[np.ndarray], Judgement] | None,
+    judged: Callable[[np.ndarray], Judgment] | None,
 ) -> dict[str, Any]:
     """Draw samples, and measure how far they, and as many training images, are from the split."""
     model = trained.experiment.model
@@ -177,14 +177,14 @@ def _write(trained: Trained, workdir: Path, results: dict[str, Any], split: str)
     return results
 
 
-def _judge(workdir: Path, trained: Trained) -> Callable[[np.ndarray], Judgement]:
+def _judge(workdir: Path, trained: Trained) -> Callable[[np.ndarray], Judgment]:
     saved = load_weights(workdir)
     if trained.experiment.model.sampler is None:
         raise ConfigError("--classifier: has a meaning only for models that generate")
     model = saved.experiment.model
     if model.predict is None:
         raise ConfigError(
-            f"--classifier: {workdir}: family {saved.config['family']!r}; 'classifier' is needed"
+            f"--classifier: {workdir}: family {saved.config['family']!r}; 'classifier' is required"
         )
     if tuple(saved.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
         raise ConfigError(f"--classifier: {workdir}: was trained on images of another shape")
@@ -251,7 +251,7 @@ def _density(
 def _terms(
     trained: Trained, workdir: Path, mean: MeanLogProb, num_dims: int, split: str
 ) -> dict[str, float]:
-    """Tell what a bound consists of, in bits/dim, and keep every term."""
+    """Return what a bound consists of, in bits/dim, and keep every term."""
     steps = np.array([bits_per_dim(x, num_dims) for x in mean.terms["steps"]])
     prior = bits_per_dim(float(mean.terms["prior"]), num_dims)
     kept = {

@@ -23,7 +23,9 @@ def run_help_config(family: str | None) -> None:
     if family not in families():
         near = guess(family, families())
         hint = f"; did you mean {near!r}?" if near else ""
-        raise ConfigError(f"{family!r}: no family; one of {', '.join(families())} is needed{hint}")
+        raise ConfigError(
+            f"{family!r}: no family; one of {', '.join(families())} is required{hint}"
+        )
     print(f"A config of family {family!r}: field = default: what it means (what it accepts).")
     print("A field marked * may not change once a run has a checkpoint.")
     print("\n".join(_lines(family)))

@@ -55,7 +55,7 @@ def run_reconstruction(trained: Trained, source: Source, *, num: int, out: Path)
 
 
 def _use_of(codes: Any, num_codes: Any) -> Iterator[str]:
-    """Tell how many of a discrete first stage's codes these examples use."""
+    """Return how many of a discrete first stage's codes these examples use."""
     if num_codes is None:
         return
     grids = codes if isinstance(codes, Mapping) else {"": codes}
@@ -119,9 +119,9 @@ def run_resynthesis(
     if trained.experiment.num_classes:
         raise ConfigError(
             "resynthesis: this model is told the class (model.num_classes), which its codes then "
-            "do not hold; an unconditional one is needed"
+            "do not hold; an unconditional one is required"
         )
-    _see_that_it_has_images(source)
+    _check_has_images(source)
     read = source.read(spread_indices(source, 10_000))
     if "label" not in read:
         raise DataError(f"{source.name}: no labels; resynthesis needs classes")
@@ -148,7 +148,7 @@ def run_manifold(trained: Trained, *, side: int, label: int | None, out: Path) -
     """
     shape = _code_shape(trained)
     if shape != (2,):
-        raise ConfigError(f"manifold: codes of 2 numbers are needed, this model's are {shape}")
+        raise ConfigError(f"manifold: codes of 2 numbers are required, this model's are {shape}")
     labels = _labels(trained, label, side * side)
     images = _decode(trained, np.asarray(latents.normal_grid(side)), labels)
     _write(out, grid(images, side), trained)
@@ -156,23 +156,23 @@ def run_manifold(trained: Trained, *, side: int, label: int | None, out: Path) -
 
 
 def run_scatter(trained: Trained, source: Source, *, num: int, out: Path) -> None:
-    """Plot posterior means, coloured by label; more than two dimensions by their principal two.
+    """Plot posterior means, colored by label; more than two dimensions by their principal two.
 
     Raises:
         DataError: if the source has fewer than 3 images.
     """
     images, labels = _examples(trained, source, min(num, source.size), always_labels=True)
     if len(images) < 3:
-        raise DataError(f"{source.name}: 3 images are needed, got {len(images)}")
+        raise DataError(f"{source.name}: 3 images are required, got {len(images)}")
     given = labels if trained.experiment.num_classes else None
     z = _encode(trained, images, given).reshape(len(images), -1)
     what = "both coordinates"
     if z.shape[1] == 1:
         z, what = np.concatenate([z, np.zeros_like(z)], axis=1), "one coordinate"
     elif z.shape[1] > 2:
-        centred = z - z.mean(axis=0)
-        _, values, axes = np.linalg.svd(centred, full_matrices=False)
-        z = centred @ axes[:2].T
+        centered = z - z.mean(axis=0)
+        _, values, axes = np.linalg.svd(centered, full_matrices=False)
+        z = centered @ axes[:2].T
         share = float(np.sum(values[:2] ** 2) / max(np.sum(values**2), 1e-30))
         what = f"2 principal axes of {axes.shape[1]} dimensions, {share:.0%} of the variance"
     _write(out, scatter(z, labels), trained)
@@ -183,7 +183,7 @@ def _write(out: Path, picture: np.ndarray, trained: Trained) -> None:
     write_file(out, png_bytes(picture, {"gen_jax": f"step {trained.step}"}))
 
 
-def _see_that_it_has_images(source: Source) -> None:
+def _check_has_images(source: Source) -> None:
     if source.stage1 is not None:
         raise DataError(f"{source.name}: holds codes; --data names images")
 
@@ -192,9 +192,9 @@ def _examples(
     trained: Trained, source: Source, num: int, always_labels: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read images spread over a source, with labels if the model is told them."""
-    _see_that_it_has_images(source)
+    _check_has_images(source)
     if num > source.size:
-        raise DataError(f"{source.name}: {num} images are needed, it has {source.size}")
+        raise DataError(f"{source.name}: {num} images are required, it has {source.size}")
     read = source.read(spread_indices(source, num))
     wanted = trained.experiment.num_classes or always_labels
     return read["image"], read.get("label") if wanted else None
@@ -207,7 +207,7 @@ def _labels(trained: Trained, label: int | None, num: int) -> np.ndarray | None:
     if size is None:
         return None
     if not 0 <= (label or 0) < size:
-        raise ConfigError(f"--label: {label}; a class from 0 to {size - 1} is needed")
+        raise ConfigError(f"--label: {label}; a class from 0 to {size - 1} is required")
     return np.full(num, label or 0, np.int32)
 
 
@@ -216,7 +216,7 @@ def _draw(labels: np.ndarray | None, z: Any = None) -> Draw:
 
 
 def _code_shape(trained: Trained) -> tuple[int, ...]:
-    """Give the shape of a code, without making one."""
+    """Return the shape of a code, without making one."""
     model = trained.experiment.model
     assert model.latents is not None
     assert model.latents.encode is not None

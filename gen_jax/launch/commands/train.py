@@ -49,7 +49,7 @@ def run_training(config: Mapping[str, Any], workdir: Path, resuming: Resuming | 
         _stacks_of_a_stall(workdir),
     ):
         together(lambda: _take(config, workdir, resuming, held))
-        together(lambda: _see_that_it_is_shared(workdir))
+        together(lambda: _check_shared(workdir))
         _train(config, workdir, resuming, stop, lambda: bool(received))
         return 128 + received[0] if received else 0
 
@@ -68,7 +68,7 @@ def _take(
         check_unchanged(config, workdir, resuming.allowed)
 
 
-def _see_that_it_is_shared(workdir: Path) -> None:
+def _check_shared(workdir: Path) -> None:
     # The lock names the process that holds it, and so tells this directory from any other.
     path = workdir / ".lock"
 
@@ -90,7 +90,7 @@ def _train(
     workdir: Path,
     resuming: Resuming,
     stop: Callable[[int], bool],
-    signalled: Callable[[], bool],
+    signaled: Callable[[], bool],
 ) -> None:
     # Here and not above, so that what needs no JAX is refused before it is loaded.
     from gen_jax.launch.build.parallel import build_engine, build_mesh
@@ -121,7 +121,7 @@ def _train(
         # Now that what a crash left has been cleared away.
         together(lambda: check_disk_space(config, workdir, checkpoint.state_bytes(target)))
         # Of several processes none may leave alone.
-        interrupted = signalled if is_alone() else lambda: False
+        interrupted = signaled if is_alone() else lambda: False
         batches = together(lambda: _batches(config, source, step, rows, interrupted))
         opened.callback(batches.close)
         first = together(lambda: next(batches, None))
@@ -197,7 +197,7 @@ def _begin_with(saved: Any, state: Any) -> Any:
         if ours.get(name) != theirs.get(name):
             raise CheckpointError(
                 f"train.init_from: {name}: {theirs.get(name, 'nothing')}; "
-                f"{ours.get(name, 'nothing')} is needed"
+                f"{ours.get(name, 'nothing')} is required"
             )
 
     def place(leaf: Any, value: Any) -> Any:
@@ -221,7 +221,7 @@ def _begin_with(saved: Any, state: Any) -> Any:
 
 
 def _batch_shapes(config: Mapping[str, Any], source: Any) -> Mapping[str, Any]:
-    """Give the shapes of a global batch, from one example."""
+    """Return the shapes of a global batch, from one example."""
     import jax
 
     from gen_jax.data import read_in_time
@@ -336,7 +336,7 @@ def _saving(manager: Any, meta: Mapping[str, Any]) -> Mapping[str, Callable]:
 
     return {
         "save": save,
-        "check": lambda: checkpoint.see_that_saving_goes_well(manager),
+        "check": lambda: checkpoint.check_saving(manager),
         # Alone only: saving takes all processes, and the others have not failed.
         "rescue": lambda state: save(state, True) if is_alone() else None,
     }

@@ -121,19 +121,19 @@ def _microbatches(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _channels(values: Mapping[str, Any]) -> dict[str, str]:
     channels = values["data.shape"][2]
-    return {} if channels in (1, 3) else {"data.shape": f"{channels} channels; 1 or 3 are needed"}
+    return {} if channels in (1, 3) else {"data.shape": f"{channels} channels; 1 or 3 are required"}
 
 
 def _crop(values: Mapping[str, Any]) -> dict[str, str]:
     crop, side = values["data.crop"], min(values["data.shape"][:2])
-    return {"data.crop": f"{crop}; less than the image's {side} pixels"} if crop >= side else {}
+    return {"data.crop": f"got {crop}; less than the image's {side} pixels"} if crop >= side else {}
 
 
 def _codes(values: Mapping[str, Any]) -> dict[str, str]:
     if not values["data.source"].startswith("codes:"):
         return {}
     faults = {
-        f"data.{name}": f"{values[f'data.{name}']}; codes made beforehand are not moved"
+        f"data.{name}": f"got {values[f'data.{name}']}; codes made beforehand are not moved"
         for name in ("flip", "crop")
         if values[f"data.{name}"]
     }
@@ -164,7 +164,7 @@ def _axis_sizes(values: Mapping[str, Any]) -> dict[str, str]:
     """Find sizes that are wrong whatever the number of devices; the rest needs JAX."""
     axes, product = _axes(values)
     faults = {
-        f"mesh.{name}": "0; -1 or a whole number from 1 is needed"
+        f"mesh.{name}": "got 0; -1 or a whole number from 1 is required"
         for name, size in axes.items()
         if size == 0
     }
@@ -195,7 +195,7 @@ def _engine(values: Mapping[str, Any]) -> dict[str, str]:
     if (axes["fsdp"], axes["tensor"]) != (1, 1):
         faults["train.engine"] = (
             f"{engine!r} keeps a copy of the state on each device, but the mesh is {product}; "
-            "'jit', or fsdp 1 and tensor 1, is needed"
+            "'jit', or fsdp 1 and tensor 1, is required"
         )
     if values["mesh.overrides"]:
         faults["mesh.overrides"] = f"has a meaning only with train.engine 'jit', not {engine!r}"

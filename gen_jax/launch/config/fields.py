@@ -40,7 +40,7 @@ class Field(NamedTuple):
     optional: bool = False
 
     def takes(self, value: Any) -> bool:
-        """Tell whether a value has the type and the range of this field."""
+        """Return whether a value has the type and the range of this field."""
         if value is None:
             return self.optional
         if self.kind is float and type(value) is int:
@@ -170,7 +170,7 @@ def texts(
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Give the leaves of nested mappings by dotted name."""
+    """Return the leaves of nested mappings by dotted name."""
     return dict(_leaves(config, prefix))
 
 

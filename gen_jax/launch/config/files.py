@@ -50,7 +50,7 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
             faults.append(Fault(name, f"unknown field{nearest(name, fields)}"))
         elif not equals or not _apply(config, name, value):
             accepts = fields[name].accepts if name in fields else "another type"
-            faults.append(Fault(name, f"{value!r}; {accepts} is needed"))
+            faults.append(Fault(name, f"got {value!r}; {accepts} is required"))
     values = config.to_dict()
     faults += find_faults(values, bad={fault.field for fault in faults})
     if faults:

@@ -158,10 +158,10 @@ def network_faults(values: Mapping[str, Any]) -> dict[str, str]:
     latent = values.get("model.latent", "vector")
     if values["model.network"] == "mlp":
         if latent == "grid":
-            return {"model.latent": "'grid'; with model.network 'mlp' a code is a 'vector'"}
+            return {"model.latent": "got 'grid'; with model.network 'mlp' a code is a 'vector'"}
         return {}
     if values["model.projected"] and latent != "grid":
-        return {"model.projected": f"{values['model.projected']}; 0 is needed for a 'vector'"}
+        return {"model.projected": f"got {values['model.projected']}; 0 is required for a 'vector'"}
     return conv_faults(values)
 
 

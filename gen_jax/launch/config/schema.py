@@ -35,7 +35,7 @@ RENAMED = {
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give fields, by dotted name, the names that they have today."""
+    """Return fields, by dotted name, the names that they have today."""
     return {RENAMED.get(name, name): value for name, value in values.items()}
 
 
@@ -47,7 +47,7 @@ def families() -> tuple[str, ...]:
 
 
 def family_of(name: str) -> Family:
-    """Give what a config of a family may say.
+    """Return what a config of a family may say.
 
     Raises:
         KeyError: for an unknown family.
@@ -59,7 +59,7 @@ def family_of(name: str) -> Family:
 
 @functools.cache
 def fields_of(family: str) -> Mapping[str, Field]:
-    """Give every field of a family's config by dotted name; the common ones alone if unknown."""
+    """Return every field of a family's config by dotted name; the common ones alone if unknown."""
     if family not in families():
         return COMMON
     own = family_of(family)
@@ -90,7 +90,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def defaults_of(family: str) -> dict[str, Any]:
-    """Give a config of a family in which nobody has said anything.
+    """Return a config of a family in which nobody has said anything.
 
     Raises:
         KeyError: for an unknown family.
@@ -145,11 +145,13 @@ def find_faults(config: Mapping[str, Any], bad: Iterable[str] = ()) -> list[Faul
     fields = fields_of(str(family))
     faults = []
     if isinstance(family, str) and not known:
-        faults.append(Fault("family", f"{family!r}; one of {', '.join(families())} is needed"))
+        faults.append(
+            Fault("family", f"got {family!r}; one of {', '.join(families())} is required")
+        )
         # Without a family its fields cannot be told from misspelled ones.
         values = {name: value for name, value in values.items() if name in COMMON}
     faults += [
-        Fault(name, f"missing; {field.accepts} is needed")
+        Fault(name, f"missing; {field.accepts} is required")
         for name, field in fields.items()
         if name not in values
     ]
@@ -159,7 +161,7 @@ def find_faults(config: Mapping[str, Any], bad: Iterable[str] = ()) -> list[Faul
         if name not in fields:
             faults.append(Fault(name, f"unknown field{nearest(name, fields)}"))
         elif not fields[name].takes(value):
-            faults.append(Fault(name, f"{value!r}; {fields[name].accepts} is needed"))
+            faults.append(Fault(name, f"got {value!r}; {fields[name].accepts} is required"))
     wrong = bad | {fault.field for fault in faults}
     right = {name: value for name, value in values.items() if name in fields and name not in wrong}
     return faults + _related(_Known(right, wrong), str(family) if known else None)

@@ -54,7 +54,7 @@ def find_place(given: Mapping[str, str | int | None], env: Mapping[str, str]) ->
 
     Asked in this order: the flags, the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
     JAX_PROCESS_ID (JAX itself reads only the first of them), Slurm, Open MPI, TPU pods. Of flags
-    and of variables all three are needed.
+    and of variables all three are required.
 
     Args:
         given: the flags ``coordinator_address``, ``num_processes`` and ``process_id``; None where
@@ -87,16 +87,16 @@ def _explicit(
     if missing:
         raise ConfigError(
             f"{' and '.join(missing)}: missing; of "
-            f"{', '.join(map(spell, _NAMES))} all three are needed, or none"
+            f"{', '.join(map(spell, _NAMES))} all three are required, or none"
         )
     address, count, index = (str(values[name]) for name in _NAMES)
     if not re.fullmatch(r".+:\d+", address):
-        raise ConfigError(f"{spell(_NAMES[0])}: {address!r}; HOST:PORT is needed")
+        raise ConfigError(f"{spell(_NAMES[0])}: {address!r}; HOST:PORT is required")
     if not count.isdecimal() or int(count) < 1:
-        raise ConfigError(f"{spell(_NAMES[1])}: {count!r}; a whole number from 1 is needed")
+        raise ConfigError(f"{spell(_NAMES[1])}: {count!r}; a whole number from 1 is required")
     if not index.isdecimal() or int(index) >= int(count):
         raise ConfigError(
-            f"{spell(_NAMES[2])}: {index!r}; a whole number from 0 to {int(count) - 1} is needed"
+            f"{spell(_NAMES[2])}: {index!r}; a whole number from 0 to {int(count) - 1} is required"
         )
     return Place(address, int(count), int(index), where)
 
@@ -273,17 +273,17 @@ def _diagnosis(address: str | None, place: Place) -> str:
 
 
 def is_alone() -> bool:
-    """Tell whether this process is a whole job."""
+    """Return whether this process is a whole job."""
     return not _here
 
 
 def is_first() -> bool:
-    """Tell whether this process is the one that writes."""
+    """Return whether this process is the one that writes."""
     return is_alone() or _here[0].process_id == 0
 
 
 def agree(numbers: Sequence[int]) -> list[int]:
-    """Give every process the first one's whole numbers from 0, the last 64 of them."""
+    """Return every process the first one's whole numbers from 0, the last 64 of them."""
     if is_alone():
         return list(numbers)
     import numpy as np
@@ -359,7 +359,7 @@ def _agreeing(received: list[int]) -> Callable[[int], bool]:
     Before each step the largest signal number is taken over all devices, and looked at before the
     next one: by then it is there, so that nobody waits, and all look at the same number.
     (JAX's own preemption service agrees on a number of calls that a job which resumes, or which
-    is signalled while it compiles, may already have passed.)
+    is signaled while it compiles, may already have passed.)
     """
     import jax
     import jax.numpy as jnp

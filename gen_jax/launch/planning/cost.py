@@ -22,7 +22,7 @@ Jaxpr = jax.extend.core.Jaxpr
 def count_flops(jaxpr: Jaxpr) -> float:
     """Count the floating-point operations of matrix products and convolutions.
 
-    A multiplication and an addition are two. What else there is (normalisations, nonlinearities)
+    A multiplication and an addition are two. What else there is (normalizations, nonlinearities)
     is bound by memory and not counted. Scans count as often as they run, branches as the dearest,
     and loops whose length is not known (``while_loop``) once.
 
@@ -117,7 +117,7 @@ def collectives(text: str, hosts: Sequence[int]) -> list[Collective]:
     """Find the communication in a compiled program.
 
     Args:
-        text: of the optimised HLO, as ``Compiled.as_text()`` gives it.
+        text: of the optimized HLO, as ``Compiled.as_text()`` gives it.
         hosts: the process of each device of the mesh, in its order.
 
     Returns:
@@ -274,7 +274,7 @@ def _mesh_groups(sizes: str, order: str | None, along: str) -> np.ndarray:
 
 
 def wire_bytes(collective: Collective) -> float:
-    """Give the bytes that each device must send, with the ring algorithms.
+    """Return the bytes that each device must send, with the ring algorithms.
 
     2 (n - 1) / n of the array for an all-reduce among n devices, (n - 1) / n for an all-gather, a
     reduce-scatter or an all-to-all, and all of it for a permutation.

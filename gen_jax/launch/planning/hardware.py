@@ -46,12 +46,12 @@ def choose_hardware(
         ConfigError: for another name, or a number that is not positive.
     """
     if name and name not in HARDWARE:
-        raise ConfigError(f"--hardware: {name!r}; one of {', '.join(HARDWARE)} is needed")
+        raise ConfigError(f"--hardware: {name!r}; one of {', '.join(HARDWARE)} is required")
     hardware = HARDWARE.get(name or (*topology.split(":"), "")[1])
     known = {field: value for field, value in given.items() if value is not None}
     for field, value in known.items():
         if not 0 < value < math.inf:
-            raise ConfigError(f"--{field}: {value}; a number above 0 is needed")
+            raise ConfigError(f"--{field}: {value}; a number above 0 is required")
     if hardware is None and known:
         if missing := [field for field in given if given[field] is None]:
             raise ConfigError(f"--{' and --'.join(missing)}: missing, without --hardware")
@@ -67,5 +67,5 @@ def parse_size(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", text)
     if not found or not float(found[1]):
-        raise ConfigError(f"--memory: {text!r}; a size such as 80GiB is needed")
+        raise ConfigError(f"--memory: {text!r}; a size such as 80GiB is required")
     return float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")

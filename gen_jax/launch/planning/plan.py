@@ -177,7 +177,7 @@ def run_plan(
     if as_json:
         print(json.dumps(result, indent=2))
     elif not fits and result["change"] is None:
-        print("nothing that was tried fits; more devices, or a smaller model, are needed")
+        print("nothing that was tried fits; more devices, or a smaller model, are required")
 
 
 def _find_change(
@@ -220,7 +220,7 @@ def smaller_changes(config: Mapping[str, Any], devices: int) -> Iterator[dict[st
     """List changes that save memory, smallest first.
 
     Doubling ``mesh.fsdp`` is one unit of change, and so is doubling ``train.microbatches``;
-    rematerialising all but matrix products is one and a half, all of it three: it costs arithmetic.
+    rematerializing all but matrix products is one and a half, all of it three: it costs arithmetic.
     """
     options = config["train"]
     _, now, tensor = _axes(config, devices)

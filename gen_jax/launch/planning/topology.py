@@ -42,7 +42,7 @@ def open_topology(name: str, target_config: Path | None = None) -> Topology:
         return Topology(name, _ahead_of_time("tpu", topology_name=rest, **hosts))
     if kind == "gpu" and re.fullmatch(r"\d+x\d+x\d+", rest):
         if target_config is None:
-            raise ConfigError("--target_config: missing; a GpuTargetConfig of XLA is needed")
+            raise ConfigError("--target_config: missing; a GpuTargetConfig of XLA is required")
         try:
             text = target_config.read_text()
         except (OSError, UnicodeDecodeError) as error:
@@ -51,7 +51,7 @@ def open_topology(name: str, target_config: Path | None = None) -> Topology:
         return Topology(name, _ahead_of_time("cuda", topology=rest, target_config=text))
     raise ConfigError(
         f"--topology: {name!r}; cpu:N, tpu:KIND:AxB (as tpu:v5e:4x4) or "
-        "gpu:SLICESxHOSTSxDEVICES (as gpu:1x8x8) is needed"
+        "gpu:SLICESxHOSTSxDEVICES (as gpu:1x8x8) is required"
     )
 
 

@@ -133,5 +133,3 @@ def set_aside(path: Path) -> None:
         return
     except OSError as error:
         raise StorageError(f"{path}: cannot be renamed: {error.strerror}") from error
-
-

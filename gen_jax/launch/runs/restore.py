@@ -18,7 +18,7 @@ from gen_jax.launch.config.schema import RENAMED
 from gen_jax.launch.runs.newest import newest_good_beside
 from gen_jax.launch.runs.workdir import STAGE1, checkpoint_steps
 from gen_jax.protocols import Model, Weights
-from gen_jax.train.checkpoint import restore_weights
+from gen_jax.train import checkpoint
 from gen_jax.train.sharding import make_mesh, replicated
 
 __all__ = ["Saved", "Trained", "check_has_codes", "load_codec", "load_trained", "load_weights"]
@@ -65,7 +65,7 @@ def load_weights(workdir: Path, *, whole: bool = False) -> Saved:
     folder = workdir / "checkpoints"
 
     def read(step: int) -> Any:
-        return restore_weights(folder, step, abstract, whole=whole)
+        return checkpoint.restore_weights(folder, step, abstract, whole=whole)
 
     found = newest_good_beside(workdir, read)
     if found is None:
@@ -92,16 +92,17 @@ def load_trained(workdir: Path, *, whole: bool = False) -> Trained:
     return Trained(saved.config, experiment, saved.step, weights, saved.digest, mesh)
 
 
-def load_codec(workdir: Path) -> Stage1:
+def load_codec(workdir: Path, saved: Saved | None = None) -> Stage1:
     """Rebuild a first stage from its own saved config and its latest averaged weights.
 
     Args:
         workdir: of its training, or what :func:`gen_jax.launch.runs.stage1.take_over` made of it.
+        saved: what it holds, where that was read already.
 
     Raises:
         CheckpointError: if it cannot be read, or is of a family that has no codes.
     """
-    saved = load_weights(workdir)
+    saved = load_weights(workdir) if saved is None else saved
     check_has_codes(workdir, saved.config["family"], saved.experiment.model)
     shape = tuple(saved.config["data"]["shape"])
     codec = pretrained(saved.experiment.model)
@@ -137,11 +138,9 @@ def check_has_codes(workdir: Path, family: str, model: Model) -> None:
     latents = model.latents
     if latents is None or latents.encode is None or latents.cost > 1:
         raise CheckpointError(
-            f"{workdir}: {family!r} has no codes to model; an autoencoder or a tokenizer is needed"
+            f"{workdir}: {family!r} has no codes to model; an autoencoder, or a tokenizer, has"
         )
     if needed := [name for name, given in model.inputs.items() if given.needed]:
         raise CheckpointError(
             f"{workdir}: its codes need a {needed[0]}, which a second stage has not"
         )
-
-

@@ -108,18 +108,8 @@ def resume(
     return step, state
 
 
-
-
-
-
-
-
-
-
-
-
 def check_disk_space(config: Mapping[str, Any], workdir: Path, size: int) -> None:
-    """See before the first step that the checkpoints which will be kept can be."""
+    """Check before the first step that the checkpoints which will be kept can be."""
     if not is_first():
         return
     there = len(checkpoint_steps(workdir))
@@ -149,7 +139,7 @@ def _check_stage1(meta: Mapping[str, Any], digest: str | None) -> None:
 
 
 def _check_skipped(meta: Mapping[str, Any], config: Mapping[str, Any], step: int) -> None:
-    """See that a batch which is newly left out, or in, is not among those of the past."""
+    """Check that a batch which is newly left out, or in, is not among those of the past."""
     from gen_jax.data import batch_of
 
     try:

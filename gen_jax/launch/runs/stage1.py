@@ -46,7 +46,7 @@ def _copy(source: Path, step: int, workdir: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         shutil.copy(source / "config.json", temporary / "config.json")
-        # The optimiser's state, most of a checkpoint, is not needed.
+        # The optimizer's state, most of a checkpoint, is not needed.
         shutil.copytree(
             source / "checkpoints" / str(step),
             temporary / "checkpoints" / str(step),
@@ -75,5 +75,3 @@ def wait_for_stage1(workdir: Path, patience_s: float = 10.0) -> None:
         if time.monotonic() > end:
             raise CheckpointError(f"{workdir / STAGE1}: not there, or without a checkpoint")
         time.sleep(0.2)
-
-

@@ -73,5 +73,3 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     folder = workdir / "checkpoints"
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9]\d*", name, re.ASCII))
-
-

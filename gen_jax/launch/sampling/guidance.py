@@ -22,7 +22,7 @@ _MEANS = {
 
 
 def with_classifier(trained: Trained, workdir: Path) -> tuple[Trained, str]:
-    """Give a diffusion model a classifier of noisy images.
+    """Return a diffusion model a classifier of noisy images.
 
     Args:
         trained: the diffusion model.
@@ -45,13 +45,13 @@ def with_classifier(trained: Trained, workdir: Path) -> tuple[Trained, str]:
     saved = load_weights(workdir)
     if saved.config["family"] != "classifier":
         family = saved.config["family"]
-        raise ConfigError(f"--classifier: {workdir}: family {family!r}; 'classifier' is needed")
+        raise ConfigError(f"--classifier: {workdir}: family {family!r}; 'classifier' is required")
     if trained.config.get("stage1"):
         raise ConfigError("--classifier: classifiers look at pixels, this model at codes")
     noise = saved.config["diffusion"]
     if not saved.config["model"]["noisy"]:
         raise ConfigError(
-            f"--classifier: {workdir}: was trained on clean images; model.noisy is needed"
+            f"--classifier: {workdir}: was trained on clean images; model.noisy is required"
         )
     ours = trained.config["diffusion"]
     names = ("schedule", *_MEANS[ours["schedule"]])
@@ -64,7 +64,7 @@ def with_classifier(trained: Trained, workdir: Path) -> tuple[Trained, str]:
     classes = saved.config["model"]["num_classes"]
     own = trained.experiment.num_classes
     if own not in (None, classes):
-        raise ConfigError(f"--classifier: knows {classes} classes; the model's {own} are needed")
+        raise ConfigError(f"--classifier: knows {classes} classes; the model's {own} are required")
     weights = jax.device_put(saved.weights, replicated(trained.mesh))
     frozen = {**trained.experiment.frozen, "classifier": weights}
     model = _guided(trained.experiment.model, saved.experiment.model, classes)

@@ -35,7 +35,7 @@ def read_images(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarra
         if images.dtype != np.uint8 or images.shape[1:] != tuple(image_shape) or not len(images):
             needed = "x".join(map(str, image_shape))
             raise DataError(
-                f"{path}: uint8 images of {needed} are needed, got {images.dtype} "
+                f"{path}: uint8 images of {needed} are required, got {images.dtype} "
                 f"{list(images.shape)}"
             )
     return _repeated(images, num)
@@ -59,7 +59,7 @@ def read_mask(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarray:
         mask = mask[..., None] if mask.ndim == 3 else mask
         if mask.shape[1:] != (height, width, 1) or not len(mask):
             raise DataError(
-                f"{path}: mask: [{height}, {width}] or [N, {height}, {width}] is needed, got "
+                f"{path}: mask: [{height}, {width}] or [N, {height}, {width}] is required, got "
                 f"{list(mask.shape)}"
             )
     return _repeated(mask.astype(np.float32), num)
@@ -90,15 +90,15 @@ def read_vectors(path: Path, name: str, shape: tuple[int, ...], num: int) -> dic
             wanted in (-1, size) for wanted, size in zip(shape, x.shape[1:], strict=False)
         )
         if not fits or not x.size:
-            raise DataError(f"{path}: {key}: [N, {needed}] is needed, got {list(x.shape)}")
+            raise DataError(f"{path}: {key}: [N, {needed}] is required, got {list(x.shape)}")
         if x.dtype.kind != "f" or not np.isfinite(x).all():
-            raise DataError(f"{path}: {key}: finite floating-point numbers are needed")
+            raise DataError(f"{path}: {key}: finite floating-point numbers are required")
         found[key] = _repeated(x.astype(np.float32), num)
     if name not in found:
         raise DataError(f"{path}: no {name}; found no_{name} alone")
     if f"no_{name}" in found and found[f"no_{name}"].shape != found[name].shape:
         raise DataError(
-            f"{path}: no_{name}: one sequence as long as those of {name} is needed, got "
+            f"{path}: no_{name}: one sequence as long as those of {name} is required, got "
             f"{list(found[f'no_{name}'].shape[1:])}"
         )
     return found
@@ -127,7 +127,7 @@ def read_input(
             label = -1
         if not 0 <= label < (given.size or 0):
             size = (given.size or 0) - 1
-            raise ConfigError(f"--{name}: {value}; a class from 0 to {size} is needed")
+            raise ConfigError(f"--{name}: {value}; a class from 0 to {size} is required")
         return {name: np.full(num, label, np.int32)}
     path = Path(value)
     if given.kind == "image":
@@ -138,7 +138,7 @@ def read_input(
 
 
 def _repeated(x: np.ndarray, num: int) -> np.ndarray:
-    """Give ``num`` rows, beginning anew where there are fewer; a single one is not copied."""
+    """Return ``num`` rows, beginning anew where there are fewer; a single one is not copied."""
     if len(x) == 1:
         return np.broadcast_to(x, (num, *x.shape[1:]))
     return x[np.arange(num) % len(x)]

@@ -32,7 +32,7 @@ def as_flags(words: str) -> str:
 
 
 def check_request(trained: Trained, request: Request) -> None:
-    """See that a model can do what it is asked for.
+    """Check that a model can do what it is asked for.
 
     Raises:
         ConfigError: naming the flag that cannot be, or means nothing.
@@ -49,10 +49,10 @@ def _faults(trained: Trained, request: Request) -> Iterator[str]:
     for name, given in model.inputs.items():
         # Of labels all come in turn, unless one is chosen.
         if given.needed and given.kind != "label" and name not in request.inputs:
-            yield f"--{name}: is needed by this model: {given.help or given.kind}"
+            yield f"--{name}: is required by this model: {given.help or given.kind}"
     between = request.interpolate is not None and "image" in request.inputs
     if between and trained.experiment.num_classes and "label" not in request.inputs:
-        yield "--label: is needed; both ends of a row are of one class"
+        yield "--label: is required; both ends of a row are of one class"
     yield from _option_faults(sampler, request)
     if request.with_noise or request.interpolate:
         assert model.latents is not None
@@ -60,7 +60,7 @@ def _faults(trained: Trained, request: Request) -> Iterator[str]:
     if request.with_noise and ("image" in request.inputs or request.interpolate):
         yield "--with_noise: goes neither with --image nor with --interpolate"
     if request.with_noise and request.out.suffix != ".npz":
-        yield "--with_noise: --out FILE.npz is needed"
+        yield "--with_noise: --out FILE.npz is required"
 
 
 def _ability_faults(trained: Trained, request: Request) -> Iterator[str]:

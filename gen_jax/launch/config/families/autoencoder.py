@@ -12,8 +12,8 @@ __all__ = ["FAMILY"]
 def _corruption(values: Mapping[str, Any]) -> dict[str, str]:
     corruption, level = values["model.corruption"], values["model.corruption_level"]
     if corruption in ("masking", "salt_and_pepper") and level > 1:
-        what = "a share of the pixels, from 0 to 1, is needed"
-        return {"model.corruption_level": f"{level}; {what}"}
+        what = "a share of the pixels, from 0 to 1, is required"
+        return {"model.corruption_level": f"got {level}; {what}"}
     return {}
 
 

@@ -145,13 +145,13 @@ def _context(values: Mapping[str, Any]) -> dict[str, str]:
     if not dim:
         return {}
     if values["model.network"] == "dit":
-        return {"model.context_dim": f"{dim}; 0 is needed for dit"}
+        return {"model.context_dim": f"got {dim}; 0 is required for dit"}
     faults = {}
     if not (values["model.attention_resolutions"] or values["model.middle_attention"]):
-        faults["model.context_dim"] = f"{dim}; without attention nothing looks at a sequence"
+        faults["model.context_dim"] = f"got {dim}; without attention nothing looks at a sequence"
     for name, needed in (("scale_skips", False), ("middle_norm", True)):
         if values[f"model.{name}"] != needed:
-            what = f"{not needed}; {needed} is needed with model.context_dim"
+            what = f"got {not needed}; {needed} is required with model.context_dim"
             faults[f"model.{name}"] = what
     return faults
 
@@ -165,14 +165,14 @@ def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
 def _low_res(values: Mapping[str, Any]) -> dict[str, str]:
     factor, side = values["model.low_res_factor"], values["data.shape"][0]
     if factor and (factor < 2 or side % factor or values["stage1"]):
-        what = "0, or from 2 a divisor of the image's side, without a stage1, is needed"
-        return {"model.low_res_factor": f"{factor}; {what}"}
+        what = "0, or from 2 a divisor of the image's side, without a stage1, is required"
+        return {"model.low_res_factor": f"got {factor}; {what}"}
     return {}
 
 
 def _clip(values: Mapping[str, Any]) -> dict[str, str]:
     if values["stage1"] and values["diffusion.clip"]:
-        return {"diffusion.clip": "True; with a stage1 there is no range to clip codes to"}
+        return {"diffusion.clip": "got True; with a stage1 there is no range to clip codes to"}
     return {}
 
 
@@ -212,7 +212,7 @@ def _objective(values: Mapping[str, Any]) -> dict[str, str]:
 def _gamma(values: Mapping[str, Any]) -> dict[str, str]:
     gamma = values["diffusion.weighting_gamma"]
     if gamma and values["diffusion.weighting"] in ("none", "eps"):
-        what = f"{gamma}; of diffusion.weighting 'min_snr' and 'p2'"
+        what = f"got {gamma}; of diffusion.weighting 'min_snr' and 'p2'"
         return {"diffusion.weighting_gamma": what}
     return {}
 

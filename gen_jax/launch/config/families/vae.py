@@ -20,7 +20,7 @@ def _importance(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _grid(values: Mapping[str, Any]) -> dict[str, str]:
     if values["model.latent"] == "grid" and values["model.num_classes"]:
-        return {"model.num_classes": "0 is needed for a 'grid', which a second stage models"}
+        return {"model.num_classes": "0 is required for a 'grid', which a second stage models"}
     return {}
 
 
