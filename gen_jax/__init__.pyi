@@ -20,6 +20,7 @@ from gen_jax.models.autoregressive import hierarchical_model as hierarchical_mod
 from gen_jax.models.classifier import classifier_model as classifier_model
 from gen_jax.models.diffusion import diffusion_model as diffusion_model
 from gen_jax.models.dvae import dvae_model as dvae_model
+from gen_jax.models.gaussian_mixture import gaussian_mixture_model as gaussian_mixture_model
 from gen_jax.models.vae import vae_model as vae_model
 from gen_jax.models.vqvae import vqvae_model as vqvae_model
 from gen_jax.nn.pixelcnn import PixelCNN as PixelCNN

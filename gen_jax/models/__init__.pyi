@@ -4,6 +4,7 @@ from gen_jax.models import autoregressive as autoregressive
 from gen_jax.models import classifier as classifier
 from gen_jax.models import diffusion as diffusion
 from gen_jax.models import dvae as dvae
+from gen_jax.models import gaussian_mixture as gaussian_mixture
 from gen_jax.models import rules as rules
 from gen_jax.models import vae as vae
 from gen_jax.models import vqvae as vqvae
