@@ -22,6 +22,7 @@ from gen_jax.launch.config.files import load_config
 from gen_jax.launch.planning.cost import count_flops
 from gen_jax.launch.planning.hardware import HARDWARE
 from gen_jax.ops import keys as rng
+from gen_jax.protocols import Weights
 from gen_jax.train.engines import make_engine
 from gen_jax.train.sharding import make_mesh
 from gen_jax.train.step import make_train_step
@@ -70,7 +71,7 @@ def measure(name, dtype, steps):
     labels = np.arange(batch_size, dtype=np.int32) % 10
     batch, key = engine.put({"image": images, "label": labels}), engine.key(0)
     frozen = engine.place(experiment.frozen)
-    state = engine.init(key, batch)
+    state = engine.init(key, batch, frozen)
     shapes = jax.eval_shape(lambda *x: x, state, frozen, batch, key)
     traced = jax.make_jaxpr(make_train_step(model, experiment.optimizers))(*shapes)
     flops = count_flops(traced.jaxpr)
@@ -105,14 +106,13 @@ def measure(name, dtype, steps):
     }
     if sampling is not None:
         keys = rng.per_example(key, 0, 64)
-        cond = labels[:64] if config["model"]["num_classes"] else None
-        draw = jax.jit(
-            lambda params, keys: model.sample(params, state.stats, keys, frozen, cond, **sampling)
-        )
+        cond = {"label": labels[:64]} if "label" in model.inputs else {}
+        weights = Weights(state.params, state.stats, frozen)
+        draw = jax.jit(lambda *given: model.sampler.draw(*given, **sampling))
         start = time.perf_counter()
-        jax.block_until_ready(draw(state.params, keys))
+        jax.block_until_ready(draw(weights, keys, cond))
         row["sample_compile_s"] = round(time.perf_counter() - start, 1)
-        seconds, spread = best_of(lambda: jax.block_until_ready(draw(state.params, keys)))
+        seconds, spread = best_of(lambda: jax.block_until_ready(draw(weights, keys, cond)))
         row |= {"sampled_per_s": round(64 / seconds, 1), "sample_spread": round(spread, 3)}
     return row
 

@@ -152,6 +152,11 @@ class Turn(NamedTuple):
     stop: int | None = None
     part: tuple[int, int] = (0, 1)
 
+    def is_due(self, step: Array | int) -> Any:
+        """Return whether a step, of which ``step`` are taken already, takes this turn."""
+        due = (step >= self.start) & ((step - self.start) % self.every == 0)
+        return due if self.stop is None else due & (step < self.stop)
+
 
 class LogProb(NamedTuple):
     """Log-density of each example in nats, with the standard error of its estimate.
@@ -216,8 +221,8 @@ class Latents(NamedTuple):
     """A space that x is decoded from.
 
     ``decode(weights, z, cond, **options)`` and ``encode(weights, x, cond, keys=None, **options)``
-    take the sampler's options, if there are any. Without keys a random code is replaced by its
-    mean. ``encode`` is None where nothing leads back (a GAN).
+    take ``options``, which are those of the sampler that mean something here. Without keys a random
+    code is replaced by its mean. ``encode`` is None where nothing leads back (a GAN).
     ``prior(keys)`` draws z; None where a second stage has to learn it.
     ``num_codes`` is the number of values of discrete codes, in the structure of z; None for real
     numbers.
@@ -232,6 +237,7 @@ class Latents(NamedTuple):
     encode: Callable[..., PyTree] | None = None
     prior: Callable[[Keys], PyTree] | None = None
     num_codes: PyTree = None
+    options: Mapping[str, Option] = {}
     cost: int = 1
     undo: Mapping[str, Any] = {}
     faults: Faults = no_faults

@@ -249,7 +249,8 @@ def text_diffusion(length=3):
             denoiser(weights, cond, guidance), schedule, diffusion.ddim(), way, z, keys
         )
 
-    def encode(weights, x, cond, keys=None, *, steps=4):
+    def encode(weights, x, cond, keys=None, *, steps=4, guidance=None):
+        assert guidance is None
         keys = rng.per_example(jax.random.key(0), 0, len(x))
         way = diffusion.uniform_times(steps)
         return diffusion.invert(
@@ -278,7 +279,7 @@ def text_diffusion(length=3):
             options,
             faults,
         ),
-        latents=Latents(decode, encode, prior, cost=4),
+        latents=Latents(decode, encode, prior, options=options, cost=4),
     )
 
 

@@ -17,10 +17,10 @@ from gen_jax.data import ordered_batches
 from gen_jax.evals.classification import judge
 from gen_jax.evals.frechet import fit_gaussian, frechet_distance, raw_pixels
 from gen_jax.evals.likelihood import bits_per_dim, mean_log_prob
-from gen_jax.launch.evaluate import _images
-from gen_jax.launch.sampling import draw_samples
-from gen_jax.launch.sources import open_checked
-from gen_jax.launch.workdir import load_trained, load_weights
+from gen_jax.launch.build.sources import open_split
+from gen_jax.launch.commands.evaluate import _read
+from gen_jax.launch.runs.restore import load_trained, load_weights
+from gen_jax.launch.sampling.draw import Draw, draw_samples
 
 SEEDS = range(3)
 NUM = 1000
@@ -32,26 +32,27 @@ def trained_of(runs, *names):
     return [name for name in names if (runs / name / "checkpoints").exists()]
 
 
+def images_of(source, num=None):
+    examples = _read(source, num)
+    return examples["image"], examples["label"]
+
+
 def held_out(trained):
     config = trained.config
     if not config["data"]["source"].endswith("mnist.npz"):  # pairs of a flow have no test split
         config = {**config, "data": {**config["data"], "source": "digits"}}
-    images, labels = _images(open_checked(config, "test"))
+    images, labels = images_of(open_split(config, "test"))
     return fit_gaussian(raw_pixels(images)), images, labels
 
 
 def draw(trained, seed, num=NUM, labels=None, **options):
-    return draw_samples(
-        trained.experiment,
-        trained.params,
-        trained.stats,
-        num=num,
-        seed=seed,
-        options=options,
-        labels=labels,
-        mesh=trained.mesh,
-        batch_size=250,
-    )
+    model = trained.experiment.model
+    cond = {}
+    if model.inputs.get("label") is not None:
+        classes = np.arange(num, dtype=np.int32) % trained.experiment.num_classes
+        cond["label"] = classes if labels is None else labels
+    how = Draw(seed, options, cond, batch_size=250)
+    return draw_samples(model, trained.weights, how, trained.mesh, num)
 
 
 def spread(values):
@@ -80,7 +81,7 @@ def measure(trained, reference, seeds=SEEDS, num=NUM, labels=None, judged=None, 
 
 def real(trained, reference, num=NUM):
     """What a perfect model would get: training images in place of samples."""
-    images, _ = _images(open_checked(trained.config, "train"), num)
+    images, _ = images_of(open_split(trained.config, "train"), num)
     return frechet_distance(fit_gaussian(raw_pixels(images)), reference)
 
 
@@ -141,7 +142,7 @@ def guidance(runs, name="flow_class", classifier="classifier", num=NUM, scales=N
     reference, images, labels = held_out(trained)
 
     def judged(images):
-        return judge(model, saved.params, saved.stats, images)
+        return judge(model, saved.weights, images)
 
     yield {"run": "test images", "accuracy": round(judged(images).accuracy(labels), 4)}
     wanted = np.arange(num, dtype=np.int32) % 10
@@ -164,20 +165,16 @@ def mnist_guidance(runs):
 def likelihood(runs):
     for name in trained_of(runs, "linear_eps", "cosine_eps", "cosine_v", "flow_velocity", "edm"):
         trained = load_trained(runs / name)
-        source = open_checked(trained.config, "test")
+        source = open_split(trained.config, "test")
         num_dims = int(np.prod(source.image_shape))
         for options in ({"likelihood": "bound"}, {"likelihood": "flow", "probes": 2}):
             begin = time.perf_counter()
-            defaults = trained.experiment.model.log_prob_options
-            given = {n: options.get(n, option.default) for n, option in defaults.items()}
             mean = mean_log_prob(
-                trained.experiment.model,
-                trained.params,
-                trained.stats,
-                trained.experiment.frozen,
+                trained.experiment.model.density,
+                trained.weights,
                 ordered_batches(source, 99, 99),
                 jax.random.key(0),
-                given,
+                options,
             )
             found = {
                 "run": name,

@@ -101,6 +101,11 @@ def make_process(
     )
     if parameterization.name == "eps":  # the others are defined at both ends
         check_arguments(
-            rules.prediction_faults(prediction="eps", end_alpha=process.end()[0], clip=clip)
+            rules.prediction_faults(
+                prediction="eps",
+                signal=process.end()[0] >= rules.MIN_ALPHA,
+                last_beta=schedule.last_beta,
+                clip=clip,
+            )
         )
     return process

@@ -8,11 +8,12 @@ import math
 from collections.abc import Mapping
 
 __all__ = [
+    "COSINE_MAX_BETA",
     "MIN_ALPHA",
     "OBJECTIVES",
     "TABLES",
     "beta_faults",
-    "end_alpha",
+    "last_beta",
     "objective_faults",
     "prediction_faults",
     "time_faults",
@@ -22,28 +23,16 @@ OBJECTIVES = ("simple", "hybrid", "vlb")
 TABLES = ("linear", "scaled_linear", "cosine")
 
 MIN_ALPHA = 1e-18  # its square is still a normal number in single precision
-# Below it, an error of eps at t = 1 makes an error of x_0 a thousand times as large.
-_LITTLE_SIGNAL = 1e-3
+COSINE_MAX_BETA = 0.999  # of Nichol & Dhariwal 2021
+# With it an error of eps becomes ten times as large in the first step of sampling.
+_LARGEST_BETA = 0.99
 
 
-def end_alpha(
-    schedule: str, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
-) -> float:
-    """Compute alpha(1), what is left of the signal, of a schedule by name."""
-    if schedule == "flow":
-        return 0.0
-    if schedule == "edm":
-        return 1.0
-    if schedule == "cosine":
-        return math.exp(0.5 * _cosine_log_alpha_bar(num_steps))
-    return math.exp(0.5 * _log_alpha_bar(schedule, num_steps, beta_start, beta_end))
-
-
-def _cosine_log_alpha_bar(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> float:
-    def f(i: int) -> float:
-        return math.cos((i / num_steps + offset) / (1 + offset) * math.pi / 2) ** 2
-
-    return sum(math.log1p(-min(1 - f(i + 1) / f(i), max_beta)) for i in range(num_steps))
+def last_beta(schedule: str, beta_end: float) -> float | None:
+    """Return beta_T of a schedule by name; None where there is no table."""
+    if schedule not in TABLES:
+        return None
+    return COSINE_MAX_BETA if schedule == "cosine" else beta_end
 
 
 def _log_alpha_bar(schedule: str, num_steps: int, beta_start: float, beta_end: float) -> float:
@@ -74,21 +63,25 @@ def beta_faults(
     return {}
 
 
-def prediction_faults(*, prediction: str, end_alpha: float, clip: bool) -> Mapping[str, str]:
+def prediction_faults(
+    *, prediction: str, signal: bool, last_beta: float | None, clip: bool
+) -> Mapping[str, str]:
     """Find whether a prediction says what x_0 is where sampling begins, at t = 1.
 
     Args:
         prediction: name of the parameterization.
-        end_alpha: alpha(1) of the schedule.
+        signal: whether anything of x_0 is left there.
+        last_beta: beta_T of the schedule's table; None for none.
         clip: whether the predicted x_0 is clipped to the range of the data.
     """
     if prediction != "eps":
         return {}
-    if end_alpha < MIN_ALPHA:
+    if not signal:
         what = "at t = 1 of this schedule eps does not say what x_0 is"
         return {"prediction": f"got 'eps'; {what}; 'velocity', 'v', 'x_0' or 'edm' is required"}
-    if end_alpha < _LITTLE_SIGNAL and not clip:
-        what = f"its error at t = 1 is multiplied by {1 / end_alpha:,.0f} without clip"
+    if last_beta is not None and last_beta > _LARGEST_BETA and not clip:
+        times = (1 - last_beta) ** -0.5
+        what = f"without clip the first step of sampling makes its error {times:.0f} times as large"
         return {"prediction": f"got 'eps'; {what}; 'v' or 'x_0' is required"}
     return {}
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.diffusion.rules import MIN_ALPHA
+from gen_jax.diffusion.rules import COSINE_MAX_BETA, MIN_ALPHA
 from gen_jax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -31,12 +31,13 @@ class Schedule(NamedTuple):
     """Signal and noise levels as functions of time t in [0, 1], of any shape.
 
     ``end`` holds alpha(1) and sigma(1) as plain numbers, so that asking for them compiles nothing;
-    None where nobody has written them down.
+    None where nobody has written them down. ``last_beta`` is beta_T of a table.
     """
 
     alpha: Callable[[ArrayLike], Float[Array, "*t"]]
     sigma: Callable[[ArrayLike], Float[Array, "*t"]]
     end: tuple[float, float] | None = None
+    last_beta: float | None = None
 
 
 def from_betas(betas: np.ndarray) -> Schedule:
@@ -66,7 +67,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
     if log_alpha_bar[-1] < 2 * np.log(MIN_ALPHA):
         raise ValueError(
             f"betas: alpha(1) is {np.exp(0.5 * log_alpha_bar[-1]):.1g}; at least {MIN_ALPHA} is "
-            "needed"
+            "required"
         )
     sigma_squared = -np.expm1(log_alpha_bar)
     # Computed in double precision: 1 - alpha^2 would lose all digits of the first steps in single.
@@ -101,7 +102,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
         return snap(alphas, alpha), snap(sigmas, sigma)
 
     end = float(alphas[-1]), float(sigmas[-1])
-    return Schedule(alpha=lambda t: read(t)[0], sigma=lambda t: read(t)[1], end=end)
+    return Schedule(lambda t: read(t)[0], lambda t: read(t)[1], end, float(betas[-1]))
 
 
 def linear_beta(
@@ -131,7 +132,9 @@ def scaled_linear_betas(num_steps: int, beta_start: float, beta_end: float) -> n
     return np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2
 
 
-def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
+def cosine(
+    num_steps: int = 1000, offset: float = 0.008, max_beta: float = COSINE_MAX_BETA
+) -> Schedule:
     """Make the cosine schedule of improved DDPM (Nichol & Dhariwal 2021, Eq. 17).
 
     alpha_bar(u) = f(u) / f(0) with f(u) = cos^2((u + offset) / (1 + offset) * pi / 2), and
@@ -149,7 +152,9 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
     return from_betas(cosine_betas(num_steps, offset, max_beta))
 
 
-def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
+def cosine_betas(
+    num_steps: int, offset: float = 0.008, max_beta: float = COSINE_MAX_BETA
+) -> np.ndarray:
     """Return beta_1 to beta_T of :func:`cosine`."""
     u = np.arange(num_steps + 1) / num_steps
     f = np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2

@@ -32,6 +32,6 @@ def judge(model: Model, weights: Weights, images: np.ndarray, batch_size: int = 
     predict: Callable | None = model.predict
     if predict is None:
         raise ValueError("model: a classifier is required")
-    run = jax.jit(lambda images: predict(weights, images, {}))
-    made = map_rows(lambda images, _: run(images), images, batch_size)
+    run = jax.jit(predict)  # the same program for all calls, which are given the weights
+    made = map_rows(lambda images, _: run(weights, images, {}), images, batch_size)
     return Judgment(np.argmax(made.log_probs, axis=1), made.features)

@@ -68,8 +68,10 @@ class _Told(NamedTuple):
             if "no_context" in cond:
                 told["no_context"] = cond["no_context"]
         if self.low_res_factor is not None:
-            given = cond.get("low_res")
-            told["low_res"] = self.smaller(x) if given is None else given
+            if x is None or "low_res" in cond:
+                told["low_res"] = take(cond, "low_res")
+            else:
+                told["low_res"] = self.smaller(x)
         if self.class_dropout and keys is not None:
             drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
             if "label" in told:
@@ -78,9 +80,8 @@ class _Told(NamedTuple):
                 told["context"] = jnp.where(drop[:, None, None], 0.0, told["context"])
         return told
 
-    def smaller(self, x: Float[Array, "batch height width channels"] | None) -> Array:
+    def smaller(self, x: Float[Array, "batch height width channels"]) -> Array:
         """Make images smaller by averages over squares."""
-        assert x is not None
         assert self.low_res_factor is not None
         return nn.avg_pool(x, (self.low_res_factor,) * 2, (self.low_res_factor,) * 2)
 
@@ -390,15 +391,16 @@ def _sampling(
         way = {name: chosen[name] for name in names if name in chosen}
         return generation.noise_of(process, denoise, x, keys, **way)
 
+    known = options.sampler_options(process, guided=guided, edits=edits)
     return {
-        "sampler": Sampler(
-            draw, options.sampler_options(process, guided=guided, edits=edits), faults
-        ),
+        "sampler": Sampler(draw, known, faults),
         "latents": Latents(
             decode,
             encode,
             lambda keys: start_normal(keys, shape),
-            cost=generation.default_steps(process, "ddim"),
+            options=known,
+            # Of a schedule of a single step too z is the start of a path.
+            cost=max(2, generation.default_steps(process, "ddim")),
             undo={"clipped": False},
             faults=lambda chosen, names: options.inversion_faults(process, chosen, names),
         ),

@@ -274,7 +274,7 @@ def vae_model(
         num_classes: p(x, z | label) and q(z | x, label) for labels in [0, num_classes); None for no
             labels.
         standardize: let ``encode`` give, and ``decode`` take, codes shifted and scaled to mean 0
-            and variance 1 in each channel by running moments, and ``sample`` draw such codes: for
+            and variance 1 in each channel by running moments, and the sampler draw such codes: for
             latents whose posterior hardly feels the prior, and which a second stage models.
 
     Returns:

@@ -5,7 +5,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gen_jax.errors import GenJaxError, NonFiniteError
-from gen_jax.protocols import Batch
+from gen_jax.protocols import Batch, Turn
 from gen_jax.train.engines import Engine
 from gen_jax.train.profiling import Window
 from gen_jax.train.state import TrainState
@@ -52,6 +52,7 @@ class Loop(NamedTuple):
     inspect: Callable[[TrainState], tuple[Metrics, Mapping[str, np.ndarray]]]
     stop: Callable[[int], bool]
     origin: Callable[[int], str]
+    turns: Sequence[Turn]  # of a step: one that waits is not to blame
     window: Window  # of steps to profile
 
 
@@ -193,10 +194,12 @@ class _Meter:
         self._refused.append(step)
         while self._refused[0] <= step - _REFUSED_OF:
             self._refused.popleft()
+        taken = {turn.loss for turn in self._loop.turns if turn.is_due(step - 1)}
         culprits = ", ".join(
-            f"{name} {value:g}"
-            for name, value in numbers.items()
-            if name.endswith(("/loss", "/grad_norm")) and not math.isfinite(value)
+            f"{name} {numbers[name]:g}"
+            for name in numbers
+            for loss, _, what in [name.rpartition("/")]
+            if loss in taken and what in ("loss", "grad_norm") and not math.isfinite(numbers[name])
         )
         what = f"step {step}: {culprits or 'a loss leaped'}, from {self._loop.origin(step)}"
         self._bar.write(f"{what}: nothing was learned from it", file=sys.stderr)

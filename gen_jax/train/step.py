@@ -24,7 +24,7 @@ from gen_jax.protocols import (
 from gen_jax.train.state import Guard, TrainState
 from gen_jax.typing import Array, Key, Keys, PyTree, Scalar
 
-__all__ = ["TrainStep", "make_train_step"]
+__all__ = ["TrainStep", "make_train_step", "turns_of"]
 
 TrainStep = Callable[
     [TrainState, PyTree, Batch, Key[Array, ""]], tuple[TrainState, Mapping[str, Scalar]]
@@ -94,7 +94,7 @@ def make_train_step(
         ValueError: if a turn names no loss or is never due, ema_decay lies outside [0, 1) or
             microbatches < 1.
     """
-    schedule = _schedule(model, turns)
+    schedule = turns_of(model, turns)
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay: a number in [0, 1) is required, got {ema_decay}")
     if microbatches < 1:
@@ -111,11 +111,17 @@ def make_train_step(
         all_fine = jnp.array(True)
         levels = dict(state.guard.levels)
         for number, turn in enumerate(schedule):
+            due = turn.is_due(state.step)
             state, levels[turn.loss], fine, reported = _take_if_due(
                 recipe, turn, number, frozen, (batch, keys), step_key, state, levels[turn.loss]
             )
             all_fine &= fine
-            metrics |= {f"{turn.loss}/{name}": scalar for name, scalar in reported.items()}
+            new = {f"{turn.loss}/{name}": scalar for name, scalar in reported.items()}
+            # Of a loss with several turns the last one that was taken is reported.
+            metrics |= {
+                name: jnp.where(due, scalar, metrics[name]) if name in metrics else scalar
+                for name, scalar in new.items()
+            }
 
         decay = jnp.where(all_fine, ema_decay_at(state.step, ema_decay), 1.0)
         averaged = {player: state.params[player] for player in state.ema_params}
@@ -134,8 +140,12 @@ def make_train_step(
     return train_step
 
 
-def _schedule(model: Model, turns: Sequence[str | Turn] | None) -> tuple[Turn, ...]:
-    """Check the turns of a step, and complete those that are names."""
+def turns_of(model: Model, turns: Sequence[str | Turn] | None = None) -> tuple[Turn, ...]:
+    """Complete the turns of a step: the model's, or others.
+
+    Raises:
+        ValueError: if a turn names no loss, or is never due.
+    """
     chosen = model.turns if turns is None else turns
     chosen = tuple(model.losses) if chosen is None else chosen
     schedule = tuple(Turn(turn) if isinstance(turn, str) else turn for turn in chosen)
@@ -174,9 +184,6 @@ def _take_if_due(
 
     if (turn.every, turn.start, turn.stop) == (1, 0, None):
         return take(state, level)
-    due = (state.step >= turn.start) & ((state.step - turn.start) % turn.every == 0)
-    if turn.stop is not None:
-        due &= state.step < turn.stop
     *_, shapes = jax.eval_shape(take, state, level)
 
     def wait(state: TrainState, level: Array) -> tuple:
@@ -184,7 +191,7 @@ def _take_if_due(
         return state, level, jnp.array(True), nothing
 
     # cond, not where: what is not due is not computed.
-    return jax.lax.cond(due, take, wait, state, level)
+    return jax.lax.cond(turn.is_due(state.step), take, wait, state, level)
 
 
 def _take(

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from gen_jax.evals.reconstruction import mean_squared_error, psnr
+from gen_jax.launch.build.experiment import build
 from gen_jax.launch.cli.main import main
 from gen_jax.launch.commands.latents import _decode, _encode
+from gen_jax.launch.runs import restore
 from gen_jax.launch.runs.restore import load_trained
 from gen_jax.pictures import scatter
 
@@ -104,6 +106,22 @@ class TestCommands:
             command = ["interpolate", f"--workdir={work}", f"--out={out}", f"--path={path}"]
             assert main([*command, "--num=3", "--steps=5"]) == 0
             assert size_of(out) == (width(5), width(3))
+
+    def test_options_that_choose_a_code_do_not_go_with_chosen_codes(self, plane, tmp_path, capsys):
+        out = tmp_path / "a.npz"
+        command = ["sample", f"--workdir={plane}", f"--out={out}", "--num=2"]
+        assert main([*command, "--interpolate=3"]) == 0
+        fails([*command, "--interpolate=3", "--spread=0.5"], 2, "--spread: does not go", capsys)
+        fails([*command, "--with_noise", "--output=draw"], 2, "--output: does not go", capsys)
+
+    def test_what_only_losses_need_is_loaded_for_them_alone(self, plane, monkeypatch):
+        def with_a_judge(*given):
+            return build(*given)._replace(training_frozen=lambda: {"judge": np.ones(3)})
+
+        monkeypatch.setattr(restore, "build", with_a_judge)
+        assert "judge" not in restore.load_weights(plane).weights.frozen
+        assert "judge" in restore.load_weights(plane, whole=True).weights.frozen
+        assert "judge" in restore.load_weights(plane, whole=True).experiment.frozen
 
     def test_resynthesis(self, plane, conditional, tmp_path, capsys):
         out = tmp_path / "a.png"

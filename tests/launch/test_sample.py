@@ -294,6 +294,13 @@ class TestClassifier:
         assert run(plain, out, *flags) == 0  # all classes in turn
         assert images_of(out)["labels"].tolist() == list(range(8))
         assert run(plain, out, *flags, "--label", "3", "--classifier_scale", "2.5") == 0
+        # Its scale need not be said for it to guide, and to lead elsewhere than back.
+        assert run(plain, out, *flags, "--guidance_from", "0.2", "--label", "3") == 0
+        images = tmp_path / "images.npz"
+        np.savez(images, images=np.zeros((3, *SHAPE), np.uint8))
+        back = ["--label", "1", "--image", str(images), "--interpolate", "3"]
+        assert run(plain, out, *flags, *back) == 2
+        assert "would lead elsewhere than back to the image" in capsys.readouterr().err
         assert run(flow, out, *flags, "--label", "3") == 2
         assert "was trained on another noise (schedule)" in capsys.readouterr().err
         assert run(plain, out, "--num", "2", "--classifier", str(plain), "--label", "1") == 2

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from gen_jax.errors import DataError, NonFiniteError, StorageError
+from gen_jax.protocols import Turn
 from gen_jax.train.engines import jit_engine
 from gen_jax.train.loop import Loop, train
 from gen_jax.train.profiling import Window
@@ -55,6 +56,7 @@ class Record:
             "check": lambda: None,
             "origin": lambda step: f"batch {step}",
             "stop": lambda step: False,
+            "turns": (Turn("gen"), Turn("disc")),
             "window": Window(Path(), 0, 0),
         }
         return Loop(**{**settings, **options})
@@ -121,6 +123,17 @@ def test_bad_batches_are_survived_and_left_out_of_the_means(engine):
     assert numbers["guard/skipped"] == 2
     assert np.isfinite(numbers["gen/loss"])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_a_turn_that_waits_is_not_to_blame(capsys):
+    turns = (Turn("gen"), Turn("disc", start=100))
+    sgd = {player: optax.sgd(0.01) for player in ("gen", "disc")}
+    waiting = jit_engine(toy()._replace(turns=turns), sgd, make_mesh())
+    loop = Record().loop(steps=3, inspect_every=0, turns=turns)
+    train(waiting, start(waiting), {}, batches(bad=(1,)), waiting.key(0), loop)
+    told = capsys.readouterr().err
+    assert "step 2: gen/grad_norm nan, gen/loss nan, from batch 2: nothing was learned" in told
+    assert "disc" not in told
 
 
 def test_too_many_bad_batches_in_a_row_end_the_run(engine):

@@ -28,7 +28,9 @@ def test_short_warm_ups_reach_the_peak_at_once(warmup):
 def test_impossible_schedules_are_refused():
     with pytest.raises(ValueError, match="decay: got 'step'; 'constant' or 'cosine' is required"):
         learning_rate(1.0, warmup_steps=0, decay="step", total_steps=5)
-    with pytest.raises(ValueError, match="total_steps: more than the 5 of the warm-up"):
+    with pytest.raises(
+        ValueError, match="warmup_steps: got 5; less than the 5 steps of training is required"
+    ):
         learning_rate(1.0, warmup_steps=5, decay="cosine", total_steps=5)
 
 

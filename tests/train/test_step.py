@@ -7,7 +7,7 @@ import pytest
 
 from gen_jax.ops import keys as rng
 from gen_jax.ops.averages import ema_decay_at
-from gen_jax.protocols import LOCAL, Context, Weights
+from gen_jax.protocols import LOCAL, Context, Turn, Weights
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 from tests.train.toy import toy
@@ -70,6 +70,18 @@ def test_a_step_is_the_gradient_of_its_loss():
     )
     assert float(metrics["gen/loss"]) == pytest.approx(float(value), rel=1e-6)
     assert float(metrics["gen/grad_norm"]) == pytest.approx(float(optax.tree.norm(grads)), 1e-5)
+
+
+def test_of_a_loss_with_several_turns_the_one_that_was_taken_is_reported():
+    turns = (Turn("gen", stop=1), Turn("gen", start=1))
+    step, state = jax.jit(make_train_step(toy(), SGD, turns=turns)), start(toy())
+    alone, single = jax.jit(make_train_step(toy(), SGD, turns=("gen",))), start(toy())
+    for _ in range(2):
+        state, metrics = step(state, {}, BATCH, KEY)
+        single, expected = alone(single, {}, BATCH, KEY)
+        assert np.isfinite(metrics["gen/loss"])
+    # The second turn of a step has noise of its own.
+    np.testing.assert_allclose(metrics["gen/loss"], expected["gen/loss"], rtol=0.2)
 
 
 def test_turns_repeat_with_noise_of_their_own():

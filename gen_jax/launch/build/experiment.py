@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax.errors import CheckpointError, ConfigError
+from gen_jax.launch.config.common import of_player
 from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.schema import fields_of
 from gen_jax.nn.tensor_dims import TENSOR_DIMS
@@ -105,8 +106,7 @@ def make_optimizer(
     """
 
     def get(name: str) -> Any:
-        own = values.get(f"optimizer.{player}.{name}")
-        return values[f"optimizer.{name}"] if own is None else own
+        return of_player(values, player, name)
 
     rate = learning_rate(
         get("learning_rate"),

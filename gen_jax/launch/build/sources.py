@@ -103,11 +103,14 @@ def check_codes(source: Any, digest: str | None) -> None:
     Raises:
         DataError: if they are not.
     """
-    if source.stage1 is not None and source.stage1 != digest:
-        raise DataError(
-            f"{source.name}: made by another first stage than stage1: {source.stage1[:12]} instead "
-            f"of {digest[:12] if digest else 'none'}; run `gen-jax encode` with this one"
-        )
+    if source.stage1 in (None, digest):
+        return
+    if digest is None:
+        raise DataError(f"{source.name}: holds codes; --data names images")
+    raise DataError(
+        f"{source.name}: made by another first stage than stage1: {source.stage1[:12]} instead "
+        f"of {digest[:12]}; run `gen-jax encode` with this one"
+    )
 
 
 def check_noise(source: Any, experiment: "Experiment") -> None:

@@ -27,7 +27,7 @@ __all__ = [
 
 
 # What models may be told, so that a flag which this one is not told is no mere slip of the pen.
-INPUTS = ("label", "image", "mask", "context", "no_context", "low_res", "source", "prompt")
+INPUTS = ("label", "image", "mask", "context", "low_res", "source", "prompt")
 
 
 def define_data(values: flags.FlagValues) -> None:
@@ -149,7 +149,9 @@ def model_flags(
 
 def _define_inputs(model: Any, own: flags.FlagValues) -> dict[str, str]:
     """Define a flag for each input; gives the input of each flag."""
-    told = {name: name for name in model.inputs}
+    # What guidance leads away from, no_X, lies in the file of X.
+    away = {f"no_{name}" for name in model.inputs}
+    told = {name: name for name in model.inputs if name not in away}
     # What a model makes larger is an image by any name.
     if "low_res" in model.inputs and "image" not in model.inputs:
         told["image"] = "low_res"

@@ -98,6 +98,7 @@ def _train(
     from gen_jax.launch.runs.restore import load_weights
     from gen_jax.train import checkpoint
     from gen_jax.train.loop import train
+    from gen_jax.train.step import turns_of
 
     mesh = together(lambda: build_mesh(config))
     source = together(lambda: open_split(config, "train"))
@@ -141,6 +142,7 @@ def _train(
             inspect=together(lambda: make_inspect(config, experiment, source, mesh)),
             stop=stop,
             origin=_origin(config, source),
+            turns=turns_of(experiment.model),
             window=_window(config, workdir),
         )
         start = time.perf_counter()

@@ -18,7 +18,7 @@ from gen_jax.launch.config.fields import (
 )
 from gen_jax.train.rules import learning_rate_faults
 
-__all__ = ["COMMON", "OPTIMIZER", "RULES", "own_optimizer", "parse_override"]
+__all__ = ["COMMON", "OPTIMIZER", "RULES", "of_player", "own_optimizer", "parse_override"]
 
 _OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
 _SOURCE = r"digits|(npz|folder|tfds|codes):.+|synthetic:\d+x\d+x[13]"
@@ -106,6 +106,12 @@ def own_optimizer(player: str) -> dict[str, Field]:
     }
 
 
+def of_player(values: Mapping[str, Any], player: str, name: str) -> Any:
+    """Return what holds for a player's optimizer: its own value, or else the common one."""
+    own = values.get(f"optimizer.{player}.{name}")
+    return values[f"optimizer.{name}"] if own is None else own
+
+
 def parse_override(line: str) -> tuple[str, tuple[str | None, ...]]:
     """Read ``"pattern=axis,-,axis"`` as a pattern and an axis, or None, for each dimension."""
     pattern, _, axes = line.rpartition("=")
@@ -144,12 +150,19 @@ def _codes(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _decay(values: Mapping[str, Any]) -> dict[str, str]:
-    faults = learning_rate_faults(
-        decay=values["optimizer.decay"],
-        warmup_steps=values["optimizer.warmup_steps"],
-        total_steps=values["train.steps"],
-    )
-    return {f"optimizer.{name}": fault for name, fault in faults.items()}
+    faults = _decay_of(values, "optimizer")
+    for name in values:
+        section = name.removesuffix(".learning_rate")
+        if name != section != "optimizer" and not faults:
+            faults |= _decay_of(values, section)
+    return faults
+
+
+def _decay_of(values: Mapping[str, Any], section: str) -> dict[str, str]:
+    player = section.removeprefix("optimizer").removeprefix(".")
+    given = {name: of_player(values, player, name) for name in ("decay", "warmup_steps")}
+    faults = learning_rate_faults(total_steps=values["train.steps"], **given)
+    return {f"{section}.{name}": fault for name, fault in faults.items()}
 
 
 _AXES = ("data", "fsdp", "tensor")

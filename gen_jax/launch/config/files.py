@@ -18,6 +18,7 @@ from gen_jax.launch.config.schema import (
     fields_of,
     find_faults,
     nearest,
+    nested,
 )
 from gen_jax.reading import parse_json, read_file
 
@@ -31,7 +32,7 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     Args:
         path: ``FILE.py`` or ``FILE.py:VARIANT``; the folder above the file's own is put on
-            ``sys.path``, so that ``from configs import common`` works wherever the project lies.
+            ``sys.path``, so that configs may import one another wherever they lie.
         overrides: ``section.field=value``, in order.
 
     Returns:
@@ -59,17 +60,15 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _completed(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
-    """Add what the file leaves out; fields that may be None get their type for overrides."""
-    values = completed(config.to_dict())
-    whole = config_dict.ConfigDict(values)
+    """Add what the file leaves out, and give each value the type of its field for overrides."""
+    values = flatten(completed(config.to_dict()))
     for name, field in fields_of(str(values.get("family", ""))).items():
-        *sections, leaf = name.split(".")
-        place = whole
-        for section in sections:
-            place = place.get(section) if place is not None else None
-        if field.optional and place is not None and place.get(leaf) is None:
-            place[leaf] = config_dict.placeholder(field.kind)
-    return whole
+        value = values.get(name)
+        if value is not None and field.takes(value):
+            values[name] = field.read(value)
+        elif name in values and value is None and field.optional:
+            values[name] = config_dict.placeholder(field.kind)
+    return config_dict.ConfigDict(nested(values))
 
 
 def _report(where: str, faults: Sequence[Fault]) -> str:

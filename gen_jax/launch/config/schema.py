@@ -78,14 +78,21 @@ def fields_of(family: str) -> Mapping[str, Field]:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Make nested dicts of values by dotted name."""
+    """Make nested dicts of values by dotted name.
+
+    What lies below a value, of a malformed config, keeps its dotted name, for its faults to be
+    found.
+    """
     config: dict[str, Any] = {}
     for name, value in values.items():
         *sections, leaf = name.split(".")
-        place = config
+        place: Any = config
         for section in sections:
-            place = place.setdefault(section, {})
-        place[leaf] = copy.copy(value)
+            place = place.setdefault(section, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place[leaf] = copy.copy(value)
+        else:
+            config[name] = copy.copy(value)
     return config
 
 
@@ -153,7 +160,7 @@ def find_faults(config: Mapping[str, Any], bad: Iterable[str] = ()) -> list[Faul
     faults += [
         Fault(name, f"missing; {field.accepts} is required")
         for name, field in fields.items()
-        if name not in values
+        if name not in values and name.rpartition(".")[0] not in values
     ]
     for name, value in values.items():
         if name in bad:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gen_jax.errors import ConfigError
 from gen_jax.launch.runs.restore import Trained
-from gen_jax.protocols import Input, Model, Option, Weights
+from gen_jax.protocols import Faults, Input, Model, Option, Weights
 from gen_jax.typing import Array
 
 __all__ = ["with_classifier"]
@@ -87,17 +87,25 @@ def _guided(model: Model, classifier: Model, classes: int) -> Model:
         log_probs = predict(weights, x, {"t": t}).log_probs
         return jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
 
+    def asked(faults: Faults) -> Faults:
+        """Let rules see that there is a classifier, whose scale need not be said."""
+        return lambda options, told: faults({"classifier_scale": 1.0, **options}, told)
+
     scale = Option(
         float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
         "strength of the classifier's guidance",
     )  # fmt: skip
+    sampler, latents = model.sampler, model.latents
     return model._replace(
         inputs={**model.inputs, "label": Input("label", size=classes, help="class to guide to")},
-        sampler=model.sampler._replace(
-            draw=functools.partial(model.sampler.draw, classifier=log_prob),
-            options={**model.sampler.options, "classifier_scale": scale},
+        sampler=sampler._replace(
+            draw=functools.partial(sampler.draw, classifier=log_prob),
+            options={**sampler.options, "classifier_scale": scale},
+            faults=asked(sampler.faults),
         ),
-        latents=model.latents._replace(
-            decode=functools.partial(model.latents.decode, classifier=log_prob)
+        latents=latents._replace(
+            decode=functools.partial(latents.decode, classifier=log_prob),
+            options={**latents.options, "classifier_scale": scale},
+            faults=asked(latents.faults),
         ),
     )

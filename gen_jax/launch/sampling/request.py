@@ -101,6 +101,9 @@ def _option_faults(sampler: Sampler, request: Request) -> Iterator[str]:
 def _latent_faults(latents: Latents, request: Request) -> Iterator[str]:
     """Find what makes a way between latents and images lead elsewhere."""
     flag = "with_noise" if request.with_noise else "interpolate"
+    for name in request.options:
+        if name not in latents.options:
+            yield f"--{name}: does not go with --{flag}, where the codes of samples are chosen"
     told = {"image"} & set(request.inputs) if request.interpolate else set()
     for name, what in latents.faults(request.options, told).items():
         yield f"--{name if name in request.options and name != 'solver' else flag}: {what}"

@@ -186,12 +186,11 @@ def betas(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _prediction(values: Mapping[str, Any]) -> dict[str, str]:
-    if betas(values):
-        return {}
-    given = {name: values[f"diffusion.{name}"] for name in _BETAS}
+    schedule = values["diffusion.schedule"]
     faults = rules.prediction_faults(
         prediction=values["diffusion.prediction"],
-        end_alpha=rules.end_alpha(**given),
+        signal=schedule != "flow",
+        last_beta=rules.last_beta(schedule, values["diffusion.beta_end"]),
         clip=values["diffusion.clip"],
     )
     return prefixed("diffusion", faults)
