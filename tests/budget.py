@@ -21,11 +21,11 @@ __all__ = ["BUDGET"]
 BUDGET = {
     "cluster": 5,
     "data": 10,
-    "diffusion": 125,
+    "diffusion": 140,
     "evals": 5,
     "interop": 60,
-    "launch": 300,
-    "models": 340,
+    "launch": 280,
+    "models": 310,
     "nn": 80,
     "ops": 80,
     "reliability": 270,
@@ -33,7 +33,7 @@ BUDGET = {
     "configs": 120,
     "docs": 45,
     "protocols": 110,
-    "others": 10,
+    "others": 80,
 }
 NUM_SLOWEST = 20
 

@@ -364,8 +364,14 @@ def test_schedulers_that_are_not_understood_are_refused(config, message):
 )
 def test_what_a_scheduler_does_not_say_is_its_own_default(name, clip, beta_start):
     found = read_scheduler({"_class_name": name})
-    assert found["diffusion.clip"] is clip
-    assert found["diffusion.beta_start"] == beta_start
+    assert found["clip"] is clip
+    assert found["beta_start"] == beta_start
+
+
+def test_what_is_imported_has_its_family_s_own_defaults(imported):
+    for case, decay in (("vq_embed_dim", 0.99), ("unet_ddpm", 0.999)):
+        config = json.loads((imported(case) / "w" / "config.json").read_text())
+        assert config["train"]["ema_decay"] == decay
 
 
 def test_an_autoencoder_that_does_not_say_has_the_scale_of_before(imported, tmp_path):

@@ -8,7 +8,7 @@ from gen_jax.interop.diffusers.foreign import (
     Foreign,
     check_understood,
     read_levels,
-    read_side,
+    read_shape,
 )
 from gen_jax.interop.diffusers.layers import (
     attention_entries,
@@ -23,7 +23,6 @@ __all__ = ["autoencoder_kl", "vq_model"]
 
 def _autoencoder_values(config: Mapping[str, Any]) -> dict[str, Any]:
     channels, multipliers = read_levels(config)
-    side = read_side(config)
     for key, block in (
         ("down_block_types", "DownEncoderBlock2D"),
         ("up_block_types", "UpDecoderBlock2D"),
@@ -35,14 +34,13 @@ def _autoencoder_values(config: Mapping[str, Any]) -> dict[str, Any]:
             f"out_channels: {config['out_channels']}; as many as in_channels are required"
         )
     return {
-        "data.shape": (side, side, config["in_channels"]),
-        "model.network": "conv",
-        "model.channels": channels,
-        "model.multipliers": multipliers,
-        "model.num_res_blocks": config.get("layers_per_block", 1),
-        "model.groups": config.get("norm_num_groups", 32),
-        "model.attention": config.get("mid_block_add_attention", True),
-        "model.likelihood": "gaussian",
+        "network": "conv",
+        "channels": channels,
+        "multipliers": multipliers,
+        "num_res_blocks": config.get("layers_per_block", 1),
+        "groups": config.get("norm_num_groups", 32),
+        "attention": config.get("mid_block_add_attention", True),
+        "likelihood": "gaussian",
     }
 
 
@@ -123,20 +121,20 @@ def autoencoder_kl(config: Mapping[str, Any]) -> Foreign:
     }
     check_understood(config, accepted, _AUTOENCODER_KNOWN)
     values = _autoencoder_values(config) | {
-        "model.latent": "grid",
-        "model.latent_dim": config["latent_channels"],
-        "model.projected": config["latent_channels"] if projects else 0,
-        "model.sigma": "fixed",
+        "latent": "grid",
+        "latent_dim": config["latent_channels"],
+        "projected": config["latent_channels"] if projects else 0,
+        "sigma": "fixed",
     }
     entries = _autoencoder_entries(
         config["block_out_channels"],
-        values["model.num_res_blocks"],
-        values["model.attention"],
+        values["num_res_blocks"],
+        values["attention"],
         projected=(projects, projects),
         encoder="encoder",
         decoder="decoder",
     )
-    return Foreign("vae", values, entries)
+    return Foreign("vae", read_shape(config), values, entries)
 
 
 def vq_model(config: Mapping[str, Any]) -> Foreign:
@@ -151,21 +149,21 @@ def vq_model(config: Mapping[str, Any]) -> Foreign:
     known = _AUTOENCODER_KNOWN | {"num_vq_embeddings", "vq_embed_dim"}
     check_understood(config, accepted, known)
     values = _autoencoder_values(config) | {
-        "model.quantizer": "vector",
-        "model.num_embeddings": config["num_vq_embeddings"],
-        "model.embedding_dim": config.get("vq_embed_dim") or config["latent_channels"],
-        "model.projected": config["latent_channels"],
-        "model.codebook": "gradient",
-        "model.levels": 1,
-        "model.cosine": False,
+        "quantizer": "vector",
+        "num_embeddings": config["num_vq_embeddings"],
+        "embedding_dim": config.get("vq_embed_dim") or config["latent_channels"],
+        "projected": config["latent_channels"],
+        "codebook": "gradient",
+        "levels": 1,
+        "cosine": False,
     }
     entries = _autoencoder_entries(
         config["block_out_channels"],
-        values["model.num_res_blocks"],
-        values["model.attention"],
+        values["num_res_blocks"],
+        values["attention"],
         projected=(True, True),
         encoder="network/encoder",
         decoder="network/decoder",
     )
     entries.append(Entry("books/codes/codebook", "quantize.embedding.weight", "first"))
-    return Foreign("vqvae", values, entries)
+    return Foreign("vqvae", read_shape(config), values, entries)

@@ -8,68 +8,64 @@ from gen_jax.errors import CheckpointError
 __all__ = ["describe"]
 
 
-def describe(
-    family: str, values: Mapping[str, Any], code_shape: Sequence[int] | None
-) -> dict[str, Any]:
+def describe(family: str, values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     """Write the config that diffusers would have for a model of ours.
 
     Args:
         family: diffusion, vae or vqvae.
-        values: fields of its config, by dotted name.
-        code_shape: of what it models, where that is a first stage's codes.
+        values: arguments of its network and process, by name.
+        shape: of what it models, images or a first stage's codes.
 
     Raises:
-        CheckpointError: naming the field that has no counterpart.
+        CheckpointError: naming the argument that has no counterpart.
     """
     if family == "diffusion":
-        return _unet(values, code_shape or values["data.shape"])
+        return _unet(values, shape)
     if family in ("vae", "vqvae"):
-        return _autoencoder(family, values)
+        return _autoencoder(family, values, shape)
     raise CheckpointError(f"family: {family!r}; diffusion, vae or vqvae can be exported")
 
 
 def _need(values: Mapping[str, Any], **needed: Any) -> None:
     for name, value in needed.items():
-        if values[f"model.{name}"] != value:
+        if values[name] != value:
             raise CheckpointError(
-                f"model.{name}: {values[f'model.{name}']!r}; {value!r} is required for diffusers"
+                f"{name}: got {values[name]!r}; {value!r} is required for diffusers"
             )
 
 
 def _widths(values: Mapping[str, Any]) -> list[int]:
-    return [values["model.channels"] * multiplier for multiplier in values["model.multipliers"]]
+    return [values["channels"] * multiplier for multiplier in values["multipliers"]]
 
 
 def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     _need(values, network="unet", block="resnet", scale_skips=False, low_res_factor=0)
-    if not values["model.adaptive"]:
+    if not values["adaptive"]:
         _need(values, middle_norm=True)
     side, _, channels = shape
     widths = _widths(values)
-    attends = [
-        side // 2**level in values["model.attention_resolutions"] for level in range(len(widths))
-    ]
-    classes = values["model.num_classes"]
-    classes = classes + bool(values["model.class_dropout"]) if classes else None
+    attends = [side // 2**level in values["attention_resolutions"] for level in range(len(widths))]
+    classes = values["num_classes"]
+    classes = classes + bool(values["class_dropout"]) if classes else None
     config: dict[str, Any] = {
         "sample_size": side,
         "in_channels": channels,
-        "out_channels": channels * (1 + values["diffusion.learned_variance"]),
+        "out_channels": channels * (1 + values["learned_variance"]),
         "block_out_channels": widths,
-        "layers_per_block": values["model.num_res_blocks"],
-        "norm_num_groups": values["model.groups"],
-        "norm_eps": values["model.epsilon"],
-        "act_fn": values["model.activation"].replace("auto", "silu"),
-        "flip_sin_to_cos": values["model.cos_first"],
-        "freq_shift": values["model.frequency_shift"],
-        "downsample_padding": int(values["model.centered"]),
+        "layers_per_block": values["num_res_blocks"],
+        "norm_num_groups": values["groups"],
+        "norm_eps": values["epsilon"],
+        "act_fn": values["activation"].replace("auto", "silu"),
+        "flip_sin_to_cos": values["cos_first"],
+        "freq_shift": values["frequency_shift"],
+        "downsample_padding": int(values["centered"]),
         "num_class_embeds": classes,
-        "dropout": values["model.dropout"],
+        "dropout": values["dropout"],
     }
-    if values["model.context_dim"]:
+    if values["context_dim"]:
         _need(values, adaptive=False, resample="conv", centered=True, middle_attention=True)
-        heads = values["model.num_heads"]
-        if dim := values["model.head_dim"]:
+        heads = values["num_heads"]
+        if dim := values["head_dim"]:
             heads = [width // dim for width in widths]
         return {
             "_class_name": "UNet2DConditionModel",
@@ -78,20 +74,19 @@ def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
             "up_block_types": [("CrossAttn" if x else "") + "UpBlock2D" for x in attends[::-1]],
             "mid_block_type": "UNetMidBlock2DCrossAttn",
             "attention_head_dim": heads,
-            "cross_attention_dim": values["model.context_dim"],
-            "transformer_layers_per_block": values["model.context_depth"],
+            "cross_attention_dim": values["context_dim"],
+            "transformer_layers_per_block": values["context_depth"],
             "use_linear_projection": True,
         }
-    head_dim = values["model.head_dim"]
-    if not head_dim and values["model.num_heads"] != 1:
+    head_dim = values["head_dim"]
+    if not head_dim and values["num_heads"] != 1:
         raise CheckpointError(
-            f"model.num_heads: {values['model.num_heads']}; 1, or model.head_dim, is required for "
-            "diffusers"
+            f"num_heads: got {values['num_heads']}; 1, or head_dim, is required for diffusers"
         )
-    blocks = "resnet" if values["model.resample"] == "blocks" else "conv"
+    blocks = "resnet" if values["resample"] == "blocks" else "conv"
     # Without a number, an adaptive network of theirs has no normalization there.
-    normed = values["model.adaptive"] and values["model.middle_norm"]
-    middle_groups = values["model.groups"] if normed else None
+    normed = values["adaptive"] and values["middle_norm"]
+    middle_groups = values["groups"] if normed else None
     plain = ("DownBlock2D", "UpBlock2D")
     if blocks == "resnet":
         plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
@@ -102,18 +97,18 @@ def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
         "up_block_types": ["AttnUpBlock2D" if x else plain[1] for x in attends[::-1]],
         "attn_norm_num_groups": middle_groups,
         "attention_head_dim": head_dim or None,
-        "resnet_time_scale_shift": "scale_shift" if values["model.adaptive"] else "default",
+        "resnet_time_scale_shift": "scale_shift" if values["adaptive"] else "default",
         "downsample_type": blocks,
         "upsample_type": blocks,
-        "add_attention": values["model.middle_attention"],
+        "add_attention": values["middle_attention"],
         "center_input_sample": False,
         "time_embedding_type": "positional",
     }
 
 
-def _autoencoder(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _autoencoder(family: str, values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     _need(values, network="conv", likelihood="gaussian")
-    height, _, channels = values["data.shape"]
+    height, _, channels = shape
     widths = _widths(values)
     config: dict[str, Any] = {
         "sample_size": height,
@@ -122,18 +117,18 @@ def _autoencoder(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "block_out_channels": widths,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths),
         "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "layers_per_block": values["model.num_res_blocks"],
-        "norm_num_groups": values["model.groups"],
-        "mid_block_add_attention": values["model.attention"],
+        "layers_per_block": values["num_res_blocks"],
+        "norm_num_groups": values["groups"],
+        "mid_block_add_attention": values["attention"],
         "act_fn": "silu",
     }
-    projected = values["model.projected"]
+    projected = values["projected"]
     if family == "vae":
         _need(values, latent="grid", num_classes=0)
-        latent = values["model.latent_dim"]
+        latent = values["latent_dim"]
         if projected not in (0, latent):
             raise CheckpointError(
-                f"model.projected: {projected}; 0 or {latent} is required for diffusers"
+                f"projected: got {projected}; 0 or {latent} is required for diffusers"
             )
         return {
             "_class_name": "AutoencoderKL",
@@ -144,12 +139,12 @@ def _autoencoder(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
         }
     _need(values, quantizer="vector", codebook="gradient", levels=1, cosine=False)
     if not projected:
-        raise CheckpointError("model.projected: 0; channels are required for diffusers")
+        raise CheckpointError("projected: got 0; channels are required for diffusers")
     return {
         "_class_name": "VQModel",
         **config,
         "latent_channels": projected,
-        "num_vq_embeddings": values["model.num_embeddings"],
-        "vq_embed_dim": values["model.embedding_dim"],
+        "num_vq_embeddings": values["num_embeddings"],
+        "vq_embed_dim": values["embedding_dim"],
         "norm_type": "group",
     }

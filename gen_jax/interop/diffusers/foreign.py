@@ -6,14 +6,22 @@ from typing import Any, NamedTuple
 from gen_jax.errors import CheckpointError
 from gen_jax.interop.keys import Entry
 
-__all__ = ["Foreign", "check_understood", "read_attending", "read_levels", "read_same", "read_side"]
+__all__ = [
+    "Foreign",
+    "check_understood",
+    "read_attending",
+    "read_levels",
+    "read_same",
+    "read_shape",
+]
 
 
 class Foreign(NamedTuple):
     """A foreign model in our terms."""
 
     family: str
-    values: Mapping[str, Any]  # fields of our config, by dotted name
+    shape: tuple[int, int, int]  # of what it models
+    values: Mapping[str, Any]  # arguments of the family's network and process, by name
     entries: Sequence[Entry]  # of all weights, below the player's subtree
 
 
@@ -42,14 +50,14 @@ def read_levels(config: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
     return first, tuple(width // first for width in widths)
 
 
-def read_side(config: Mapping[str, Any]) -> int:
-    """Read the side of a square image."""
+def read_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Read the shape of what a model takes: a square with channels last."""
     size = config.get("sample_size")
     if isinstance(size, list) and len(set(size)) == 1:
         size = size[0]
     if not isinstance(size, int):
         raise CheckpointError(f"sample_size: {size!r}; one whole number is required")
-    return size
+    return size, size, config["in_channels"]
 
 
 def read_same(config: Mapping[str, Any], key: str) -> int:

@@ -24,7 +24,7 @@ SCHEDULERS = (
 
 
 def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the noise of a scheduler's config, as fields of ours; solvers are a matter of sampling.
+    """Read the noise of a scheduler's config, as arguments of ours; solvers are for sampling.
 
     Raises:
         CheckpointError: naming the key, its value and what is accepted.
@@ -39,9 +39,9 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     if name.startswith("FlowMatch"):
         if config.get("shift", 1.0) != 1.0 or config.get("use_dynamic_shifting"):
             raise CheckpointError(f"shift: {config.get('shift')}; 1.0 is required")
-        flow = {"diffusion.schedule": "flow", "diffusion.prediction": "velocity"}
+        flow = {"schedule": "flow", "prediction": "velocity"}
         # It hands over 1000 t, and clips nothing.
-        return {**flow, "model.time_offset": 0.0, "diffusion.clip": False}
+        return {**flow, "time_offset": 0.0, "clip": False}
     _expect_scheduler(config)
     ours = _SCHEDULER_DEFAULTS.get(name, {})
     found = {}
@@ -52,12 +52,12 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         value = config.get(key, default)
         if value not in names:
             raise CheckpointError(f"{key}: {value!r}; one of {', '.join(names)} is required")
-        found[f"diffusion.{field}"] = names[value]
+        found[field] = names[value]
     return found | {
-        "diffusion.num_steps": config.get("num_train_timesteps", 1000),
-        "diffusion.beta_start": float(config.get("beta_start", ours.get("beta_start", 1e-4))),
-        "diffusion.beta_end": float(config.get("beta_end", ours.get("beta_end", 0.02))),
-        "diffusion.clip": bool(config.get("clip_sample", name in _CLIPPING)),
+        "num_steps": config.get("num_train_timesteps", 1000),
+        "beta_start": float(config.get("beta_start", ours.get("beta_start", 1e-4))),
+        "beta_end": float(config.get("beta_end", ours.get("beta_end", 0.02))),
+        "clip": bool(config.get("clip_sample", name in _CLIPPING)),
     }
 
 
@@ -95,7 +95,7 @@ def scheduler_config(values: Mapping[str, Any], betas: Sequence[float]) -> dict[
     """Write the noise of our config as a scheduler's.
 
     Args:
-        values: fields of our config, by dotted name.
+        values: arguments of the model's network and process, by name.
         betas: beta_1 to beta_T, of discrete schedules. A network that counts its steps from one is
             told T + 1 of them, of which the first adds no noise: the index that diffusers hands it
             is then the number that it knows.
@@ -105,32 +105,32 @@ def scheduler_config(values: Mapping[str, Any], betas: Sequence[float]) -> dict[
     """
     schedules = {ours: theirs for theirs, ours in _SCHEDULES.items()}
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
-    schedule, prediction = values["diffusion.schedule"], values["diffusion.prediction"]
-    from_one = values["model.time_offset"] == 0
+    schedule, prediction = values["schedule"], values["prediction"]
+    from_one = values["time_offset"] == 0
     if (schedule, prediction) == ("flow", "velocity") and from_one:
         return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
     if schedule not in schedules or prediction not in predictions:
         raise CheckpointError(
-            f"diffusion.schedule, diffusion.prediction: {schedule!r} with {prediction!r} has no "
-            "counterpart in diffusers"
+            f"schedule, prediction: {schedule!r} with {prediction!r} has no counterpart in "
+            "diffusers"
         )
     # They hand the network a whole number from 0 to T - 1; ours is 1000 t.
-    if values["diffusion.num_steps"] != 1000:
+    if values["num_steps"] != 1000:
         raise CheckpointError(
-            f"diffusion.num_steps: {values['diffusion.num_steps']}; 1000 is required for diffusers"
+            f"num_steps: got {values['num_steps']}; 1000 is required for diffusers"
         )
-    learned = values["diffusion.learned_variance"]
+    learned = values["learned_variance"]
     # DDIM does not know what to do with variances.
     kind = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
     return {
         **(kind if learned else {"_class_name": "DDIMScheduler", "set_alpha_to_one": True}),
         "num_train_timesteps": 1000 + from_one,
         "beta_schedule": schedules[schedule],
-        "beta_start": values["diffusion.beta_start"],
-        "beta_end": values["diffusion.beta_end"],
+        "beta_start": values["beta_start"],
+        "beta_end": values["beta_end"],
         "trained_betas": [0.0, *map(float, betas)] if from_one else None,
         "prediction_type": predictions[prediction],
-        "clip_sample": values["diffusion.clip"],
+        "clip_sample": values["clip"],
         # Theirs goes back by whole numbers of steps: from 981 by 20 it meets every index that it
         # asks the network about, from 1000 of 1001 it does not.
         "timestep_spacing": "leading" if from_one else "trailing",

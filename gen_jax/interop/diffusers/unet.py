@@ -10,7 +10,7 @@ from gen_jax.interop.diffusers.foreign import (
     read_attending,
     read_levels,
     read_same,
-    read_side,
+    read_shape,
 )
 from gen_jax.interop.diffusers.layers import (
     attention_entries,
@@ -81,33 +81,32 @@ def _unet_entries(
 
 def _unet_values(config: Mapping[str, Any], attending: Sequence[bool]) -> dict[str, Any]:
     channels, multipliers = read_levels(config)
-    side = read_side(config)
-    inputs, outputs = config["in_channels"], config["out_channels"]
+    side, _, inputs = read_shape(config)
+    outputs = config["out_channels"]
     if outputs not in (inputs, 2 * inputs):
         raise CheckpointError(
             f"out_channels: {outputs}; {inputs}, or twice as many for variances, are required"
         )
     activation = {"silu": "silu", "swish": "silu", "gelu": "gelu"}[config.get("act_fn", "silu")]
     return {
-        "data.shape": (side, side, inputs),
-        "model.network": "unet",
-        "model.channels": channels,
-        "model.multipliers": multipliers,
-        "model.num_res_blocks": read_same(config, "layers_per_block"),
-        "model.attention_resolutions": tuple(
+        "network": "unet",
+        "channels": channels,
+        "multipliers": multipliers,
+        "num_res_blocks": read_same(config, "layers_per_block"),
+        "attention_resolutions": tuple(
             side // 2**level for level, attends in enumerate(attending) if attends
         ),
-        "model.groups": config.get("norm_num_groups", 32),
-        "model.activation": activation,
-        "model.epsilon": float(config.get("norm_eps", 1e-5)),
-        "model.centered": config.get("downsample_padding", 1) == 1,
-        "model.time_offset": -1.0,  # they count the steps from zero
-        "model.cos_first": bool(config.get("flip_sin_to_cos", True)),
-        "model.frequency_shift": config.get("freq_shift", 0),
-        "model.num_classes": config.get("num_class_embeds") or 0,
-        "model.dropout": float(config.get("dropout") or 0.0),
-        "diffusion.learned_variance": outputs == 2 * inputs,
-        "diffusion.objective": "hybrid" if outputs == 2 * inputs else "simple",
+        "groups": config.get("norm_num_groups", 32),
+        "activation": activation,
+        "epsilon": float(config.get("norm_eps", 1e-5)),
+        "centered": config.get("downsample_padding", 1) == 1,
+        "time_offset": -1.0,  # they count the steps from zero
+        "cos_first": bool(config.get("flip_sin_to_cos", True)),
+        "frequency_shift": config.get("freq_shift", 0),
+        "num_classes": config.get("num_class_embeds") or 0,
+        "dropout": float(config.get("dropout") or 0.0),
+        "learned_variance": outputs == 2 * inputs,
+        "objective": "hybrid" if outputs == 2 * inputs else "simple",
     }
 
 
@@ -167,24 +166,24 @@ def unet2d(config: Mapping[str, Any]) -> Foreign:
     # With adaptive normalization theirs has none before the attention in the middle.
     norm = not adaptive or config.get("attn_norm_num_groups") is not None
     values = _unet_values(config, attending) | {
-        "model.adaptive": adaptive,
-        "model.resample": "blocks" if blocks else "conv",
-        "model.head_dim": head_dim or 0,
-        "model.num_heads": 1,
-        "model.middle_attention": middle,
-        "model.middle_norm": norm,
-        "model.context_dim": 0,
+        "adaptive": adaptive,
+        "resample": "blocks" if blocks else "conv",
+        "head_dim": head_dim or 0,
+        "num_heads": 1,
+        "middle_attention": middle,
+        "middle_norm": norm,
+        "context_dim": 0,
     }
     entries = _unet_entries(
         config["block_out_channels"],
-        values["model.num_res_blocks"],
+        values["num_res_blocks"],
         attending,
         attention_entries,
-        classes=bool(values["model.num_classes"]),
+        classes=bool(values["num_classes"]),
         resample_blocks=blocks,
         middle=(lambda ours, theirs: attention_entries(ours, theirs, norm)) if middle else None,
     )
-    return Foreign("diffusion", values, entries)
+    return Foreign("diffusion", read_shape(config), values, entries)
 
 
 def unet2d_condition(config: Mapping[str, Any]) -> Foreign:
@@ -249,22 +248,22 @@ def unet2d_condition(config: Mapping[str, Any]) -> Foreign:
         raise CheckpointError(f"cross_attention_dim: {dim!r}; one whole number is required")
     linear = config.get("use_linear_projection", False)
     values = _unet_values({"downsample_padding": 1, **config}, attending) | {
-        "model.adaptive": False,
-        "model.resample": "conv",
-        "model.head_dim": 0 if one else dims.pop(),
-        "model.num_heads": heads[0] if one else 1,
-        "model.middle_attention": True,
-        "model.middle_norm": True,
-        "model.context_dim": dim,
-        "model.context_depth": depth,
+        "adaptive": False,
+        "resample": "conv",
+        "head_dim": 0 if one else dims.pop(),
+        "num_heads": heads[0] if one else 1,
+        "middle_attention": True,
+        "middle_norm": True,
+        "context_dim": dim,
+        "context_depth": depth,
     }
     entries = _unet_entries(
         widths,
-        values["model.num_res_blocks"],
+        values["num_res_blocks"],
         attending,
         lambda ours, theirs: transformer_entries(ours, theirs, depth, linear),
-        classes=bool(values["model.num_classes"]),
+        classes=bool(values["num_classes"]),
         resample_blocks=False,
         middle=lambda ours, theirs: transformer_entries(ours, theirs, depth, linear),
     )
-    return Foreign("diffusion", values, entries)
+    return Foreign("diffusion", read_shape(config), values, entries)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gen_jax.interop.diffusers import Foreign, read_architecture, read_scheduler
 from gen_jax.interop.keys import export_weights, import_weights
 from gen_jax.interop.safetensors import read_folder, read_json, write_folder, write_json
 from gen_jax.launch.config.fields import flatten
-from gen_jax.launch.config.schema import defaults_of, find_faults, renamed
+from gen_jax.launch.config.schema import defaults_of, fields_of, find_faults, renamed
 from gen_jax.launch.runs.restore import load_codec
 from gen_jax.launch.runs.stage1 import take_over
 from gen_jax.launch.runs.workdir import STAGE1
@@ -26,6 +26,8 @@ __all__ = ["run_export", "run_import"]
 ORIGINAL = "foreign.json"
 # Of autoencoders that do not say: what diffusers took for granted before it was written down.
 _SCALING = 0.18215
+# Sections of our config that say what a model is.
+_CONVERTED = ("model.", "diffusion.")
 # Beside what is exported: fields of our config that an import takes over again.
 OURS = "gen_jax.json"
 
@@ -63,9 +65,9 @@ def run_import(
         foreign = read_architecture(config)
     except CheckpointError as error:
         raise CheckpointError(f"{model / 'config.json'}: {error}") from error
-    values = {**foreign.values, **scheduler}
-    side, _, channels = values["data.shape"]
-    values["data.source"] = f"synthetic:{side}x{side}x{channels}"  # until somebody trains it
+    values = _as_fields(foreign.family, {**foreign.values, **scheduler})
+    values["data.shape"] = foreign.shape
+    values["data.source"] = _synthetic(foreign.shape)  # until somebody trains it
     if (source / OURS).exists():  # written by an export: what diffusers has no words for
         values |= renamed(read_json(source / OURS))
     if stage1 is not None and foreign.family != "diffusion":
@@ -154,6 +156,21 @@ def _write(
     print(f"{original['_class_name']}: {num:,} parameters in {workdir}, step 0", flush=True)
 
 
+def _synthetic(shape: Sequence[int]) -> str:
+    return f"synthetic:{'x'.join(map(str, shape))}"
+
+
+def _fields(family: str) -> dict[str, str]:
+    """Return the fields, by dotted name, of the arguments of a family's network and process."""
+    names = [name for name in fields_of(family) if name.startswith(_CONVERTED)]
+    return {name.rpartition(".")[2]: name for name in names}
+
+
+def _as_fields(family: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    fields = _fields(family)
+    return {fields[name]: value for name, value in arguments.items()}
+
+
 def _leaves(tree: PyTree) -> list[tuple[tuple[str, ...], Any]]:
     import jax
 
@@ -181,7 +198,7 @@ def _over_codes(source: Path, values: Mapping[str, Any], stage1: Path | None) ->
         **values,
         "stage1": str(stage1),
         "data.shape": first.image_shape,
-        "data.source": f"synthetic:{'x'.join(map(str, first.image_shape))}",
+        "data.source": _synthetic(first.image_shape),
         "diffusion.clip": False,
     }
 
@@ -240,25 +257,27 @@ def run_export(workdir: Path, target: Path) -> None:
         raise StorageError(f"{target}: is there already; an empty or new folder is required")
     saved = load_weights(workdir)
     values = flatten(saved.config)
+    arguments = {name: values[field] for name, field in _fields(saved.config["family"]).items()}
     original_file = workdir / ORIGINAL
     if original_file.exists():
         original = read_json(original_file)
     else:
         from gen_jax.interop.diffusers import describe
 
-        original = describe(saved.config["family"], values, _code_shape(workdir, saved))
+        shape = _code_shape(workdir, saved) or values["data.shape"]
+        original = describe(saved.config["family"], arguments, shape)
     foreign = read_architecture(original)
     _check_same(workdir, foreign, values)
     if foreign.family == "vae":
         original = {**original, **_scale_of(saved.weights.stats, original)}
     tensors = export_weights(saved.weights.params["net"], foreign.entries)
-    kept = {n: x for n, x in values.items() if n.startswith(("model.", "diffusion."))}
+    kept = {n: x for n, x in values.items() if n.startswith(_CONVERTED)}
     if foreign.family != "diffusion":
         write_folder(target, original, tensors)
     else:
         table = values["diffusion.schedule"] in TABLES
         betas = make_betas(values).tolist() if table else []
-        scheduler = scheduler_config(values, betas)
+        scheduler = scheduler_config(arguments, betas)
         write_folder(target / "unet", original, tensors)
         write_json(target / "scheduler" / "scheduler_config.json", scheduler)
         pipelines = {"DDIMScheduler": "DDIMPipeline", "DDPMScheduler": "DDPMPipeline"}
@@ -283,12 +302,12 @@ def _code_shape(workdir: Path, saved: Any) -> tuple[int, ...] | None:
 
 
 # A network that counts from one is exported with a scheduler that does.
-_FREE = ("data.shape", "model.dropout", "model.time_offset")
+_FREE = ("model.dropout", "model.time_offset")
 
 
 def _check_same(workdir: Path, foreign: Foreign, values: Mapping[str, Any]) -> None:
     """Check that what is exported is what the foreign config says: it may have been changed."""
-    for name, wanted in foreign.values.items():
+    for name, wanted in _as_fields(foreign.family, foreign.values).items():
         free = name.startswith("diffusion.") or name in _FREE
         ours = values[name]
         if name == "model.activation":

@@ -24,73 +24,135 @@ _OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
 _SOURCE = r"digits|(npz|folder|tfds|codes):.+|synthetic:\d+x\d+x[13]"
 
 OPTIMIZER: Mapping[str, Field] = {
-    "learning_rate": number(0, above=True, default=1e-3, doc="the largest, after the warm-up"),
-    "warmup_steps": integer(0, default=0, doc="steps in which it rises from nearly 0"),
-    "decay": choice("constant", "cosine", doc="how it goes on; a cosine ends at 0"),
-    "b1": number(0, 1, below=True, default=0.9, doc="decay of Adam's mean of gradients"),
-    "b2": number(0, 1, below=True, default=0.999, doc="decay of Adam's mean of squares"),
-    "eps": number(0, above=True, default=1e-8, doc="added to the root of the mean of squares"),
-    "weight_decay": number(0, default=0.0, doc="of kernels, in units of the learning rate"),
-    "clip_norm": number(0, default=1.0, doc="largest norm of a gradient; 0: any"),
-    "moments": choice("float32", "16bit", change="frozen", doc="how Adam's moments are kept"),
+    "learning_rate": number(
+        0, above=True, default=1e-3, doc="peak learning rate, reached after the warm-up"
+    ),
+    "warmup_steps": integer(
+        0, default=0, doc="steps over which the learning rate rises linearly to its peak"
+    ),
+    "decay": choice(
+        "constant",
+        "cosine",
+        doc="learning rate after the warm-up; 'cosine' falls to 0 at the last step",
+    ),
+    "b1": number(
+        0, 1, below=True, default=0.9, doc="Adam's decay of the running mean of gradients"
+    ),
+    "b2": number(
+        0, 1, below=True, default=0.999, doc="Adam's decay of the running mean of squared gradients"
+    ),
+    "eps": number(0, above=True, default=1e-8, doc="added to the denominator of Adam's update"),
+    "weight_decay": number(
+        0, default=0.0, doc="decoupled weight decay of kernels, relative to the learning rate"
+    ),
+    "clip_norm": number(0, default=1.0, doc="largest global norm of a gradient; 0 clips nothing"),
+    "moments": choice(
+        "float32",
+        "16bit",
+        change="frozen",
+        doc="how Adam's moments are stored; '16bit' takes half the memory",
+    ),
 }
 
 COMMON: Mapping[str, Field] = {
-    "family": text(r"\w+", "the name of a model family", change="frozen", doc="of the model"),
-    "seed": integer(0, 2**32 - 1, default=0, change="frozen", doc="names all randomness"),
+    "family": text(r"\w+", "the name of a model family", change="frozen", doc="model family"),
+    "seed": integer(0, 2**32 - 1, default=0, change="frozen", doc="seed of all randomness"),
     # Free, because data may move; its fingerprint, kept with each checkpoint, may not change.
     "data.source": text(
         _SOURCE,
         "digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC or codes:PATH",
         default="digits",
-        doc="where the data is",
+        doc="dataset",
     ),
     "data.dir": text(
-        ".*", "a folder of prepared TFDS datasets, or nothing for its default", doc="of tfds:NAME"
+        ".*",
+        "a folder of prepared TFDS datasets, or nothing for its default",
+        doc="where prepared TFDS datasets are, for tfds:NAME",
     ),
     "data.shape": integers(
-        1, length=3, default=(8, 8, 1), change="frozen", doc="height, width, channels"
+        1,
+        length=3,
+        default=(8, 8, 1),
+        change="frozen",
+        doc="height, width and channels of an image",
     ),
-    "data.batch_size": integer(1, default=128, change="frozen", doc="examples, of all devices"),
+    "data.batch_size": integer(
+        1, default=128, change="frozen", doc="examples in a step, over all devices"
+    ),
     "data.holdout": integer(
-        0, default=0, change="frozen", doc="training examples kept for validation"
+        0, default=0, change="frozen", doc="training examples set aside for validation"
     ),
-    "data.flip": boolean(default=False, change="frozen", doc="half of the images, left to right"),
+    "data.flip": boolean(
+        default=False, change="frozen", doc="mirror images left to right, at random"
+    ),
     "data.crop": integer(
-        0, default=0, change="frozen", doc="pixels by which images are shifted at random"
+        0, default=0, change="frozen", doc="shift images by up to so many pixels, at random"
     ),
-    "data.num_workers": integer(0, 256, default=0, doc="processes that read; 0: the main one"),
-    "data.timeout_s": number(0, above=True, default=300.0, doc="to wait for one batch"),
-    "data.on_bad": choice("error", "skip", doc="what an unreadable example is: skip takes another"),
-    "data.max_bad_fraction": number(0, 1, default=0.001, doc="of examples that may be skipped"),
-    "data.skip_steps": integers(1, doc="batches to leave out, after a rollback"),
+    "data.num_workers": integer(
+        0, 256, default=0, doc="processes that read data; 0 reads in the main process"
+    ),
+    "data.timeout_s": number(
+        0, above=True, default=300.0, doc="seconds to wait for a batch before giving up"
+    ),
+    "data.on_bad": choice(
+        "error", "skip", doc="what to do about an unreadable example: stop, or take another"
+    ),
+    "data.max_bad_fraction": number(
+        0, 1, default=0.001, doc="share of examples that may be unreadable with on_bad 'skip'"
+    ),
+    "data.skip_steps": integers(1, doc="numbers of the batches to leave out, after a rollback"),
     **{f"optimizer.{name}": field for name, field in OPTIMIZER.items()},
-    "profile.start": integer(0, default=0, doc="first step that is profiled; 0: none"),
-    "profile.steps": integer(1, default=5, doc="how many"),
+    "profile.start": integer(0, default=0, doc="first step to profile; 0 profiles none"),
+    "profile.steps": integer(1, default=5, doc="number of steps to profile"),
     "train.init_from": text(
-        ".*", "a work directory, or nothing", doc="whose averaged weights to begin with"
+        ".*",
+        "a work directory, or nothing",
+        doc="work directory whose averaged weights training starts from",
     ),
-    "train.steps": integer(1, default=1000, doc="of training, in all"),
-    "train.microbatches": integer(1, default=1, doc="parts of a batch, to save memory"),
-    "train.ema_decay": number(0, 1, below=True, default=0.999, doc="of the averaged weights"),
-    "train.log_every": integer(1, default=50, doc="steps between reports"),
-    "train.sample_every": integer(0, default=500, doc="steps between pictures; 0: none"),
-    "train.save_every": integer(1, default=500, doc="steps between checkpoints"),
-    "train.keep": integer(1, default=2, doc="checkpoints"),
-    "train.max_bad_steps": integer(1, default=5, doc="steps in a row without a finite loss"),
-    "train.spike_window": integer(2, default=128, doc="steps that make a loss's usual level"),
+    "train.steps": integer(1, default=1000, doc="number of training steps"),
+    "train.microbatches": integer(
+        1, default=1, doc="parts a batch is split into, one after another, to save memory"
+    ),
+    "train.ema_decay": number(
+        0,
+        1,
+        below=True,
+        default=0.999,
+        doc="decay of the exponential moving average of the weights",
+    ),
+    "train.log_every": integer(1, default=50, doc="steps between two lines of metrics"),
+    "train.sample_every": integer(
+        0, default=500, doc="steps between two sets of pictures; 0 draws none"
+    ),
+    "train.save_every": integer(1, default=500, doc="steps between two checkpoints"),
+    "train.keep": integer(1, default=2, doc="number of checkpoints kept"),
+    "train.max_bad_steps": integer(
+        1, default=5, doc="consecutive steps without a finite loss that end the run"
+    ),
+    "train.spike_window": integer(
+        2, default=128, doc="steps over which the usual level of a loss is measured"
+    ),
     "train.spike_sigma": number(
-        0, default=0.0, doc="deviations above it at which a loss is refused; 0: none"
+        0,
+        default=0.0,
+        doc="standard deviations above that level at which a step is refused; 0 refuses none",
     ),
-    "train.engine": choice("jit", "pmap", "shard_map", doc="how a step runs on many devices"),
-    "mesh.data": integer(-1, default=-1, doc="devices that share a batch; -1: all that are left"),
-    "mesh.fsdp": integer(-1, default=1, doc="devices that share batch and weights"),
-    "mesh.tensor": integer(-1, default=1, doc="devices that share heads and channels"),
-    "mesh.min_size": integer(1, default=2**16, doc="elements below which an array is not split"),
+    "train.engine": choice(
+        "jit",
+        "pmap",
+        "shard_map",
+        doc="how a step runs on several devices; 'jit' alone splits weights",
+    ),
+    "mesh.data": integer(
+        -1, default=-1, doc="devices that split the batch; -1 takes all that are left"
+    ),
+    "mesh.fsdp": integer(-1, default=1, doc="devices that split both the batch and the weights"),
+    "mesh.tensor": integer(-1, default=1, doc="devices that split attention heads and channels"),
+    "mesh.min_size": integer(1, default=2**16, doc="smallest array, in elements, that is split"),
     "mesh.overrides": texts(
         _OVERRIDE,
         "texts like 'conv_in/kernel=-,-,-,fsdp' (a pattern; an axis or - a dimension)",
-        doc="how single arrays are split",
+        doc="how arrays whose path matches a pattern are split",
     ),
 }
 
@@ -99,7 +161,7 @@ def own_optimizer(player: str) -> dict[str, Field]:
     """List the fields with which a player may differ from the common optimizer."""
     return {
         f"optimizer.{player}.{name}": field._replace(
-            default=None, optional=True, doc=f"of {player}; None: as optimizer.{name}"
+            default=None, optional=True, doc=f"{player}'s own; None takes optimizer.{name}"
         )
         for name, field in OPTIMIZER.items()
         if field.change == "free"

@@ -36,20 +36,27 @@ STAGE1 = {
     "stage1": text(
         ".*",
         "the work directory of a first stage, or nothing to model pixels",
-        doc="whose codes are modeled",
+        doc="first stage whose codes are modeled",
     )
 }
-DTYPE = {"model.dtype": choice("float32", "bfloat16", doc="that a network computes in")}
+DTYPE = {
+    "model.dtype": choice(
+        "float32", "bfloat16", doc="precision that the network computes in; weights are float32"
+    )
+}
 REMAT = {
     "model.remat": choice(
-        "none", "matmuls", "full", doc="what is computed again in the backward pass"
+        "none",
+        "matmuls",
+        "full",
+        doc="activations computed again in the backward pass, to save memory",
     )
 }
 
 
 def num_classes(least: int = 0) -> dict[str, Field]:
     """Make the number of classes that a model is told; 0 for none."""
-    doc = "that the model is told; 0: none" if least == 0 else "that it tells apart"
+    doc = "number of classes" + ("; 0 for an unconditional model" if least == 0 else "")
     default = 0 if least == 0 else 10
     return {"model.num_classes": integer(least, default=default, change="frozen", doc=doc)}
 
@@ -63,7 +70,7 @@ def class_dropout(change: Any = "free") -> dict[str, Field]:
             below=True,
             default=0.0,
             change=change,
-            doc="share of conditions left out, for classifier-free guidance",
+            doc="share of examples whose condition is dropped, for classifier-free guidance",
         )
     }
 
@@ -77,7 +84,7 @@ def binarize(default: str) -> dict[str, Field]:
             "none",
             default=default,
             change="frozen",
-            doc="what gray levels are to a Bernoulli likelihood",
+            doc="how gray levels become bits for a Bernoulli likelihood",
         )
     }
 
@@ -86,7 +93,11 @@ def log_sigma(change: Any = "frozen") -> dict[str, Field]:
     """Make the deviation of a Gaussian likelihood."""
     return {
         "model.log_sigma": number(
-            -20, 20, default=0.0, change=change, doc="log sigma of a Gaussian likelihood"
+            -20,
+            20,
+            default=0.0,
+            change=change,
+            doc="log of a Gaussian likelihood's sigma; where it is learned, its first value",
         )
     }
 
@@ -99,24 +110,34 @@ def conv(**defaults: Any) -> dict[str, Field]:
     }  # fmt: skip
     frozen: Any = {"change": "frozen"}
     return {
-        "model.channels": integer(1, default=given["channels"], **frozen, doc="of the first level"),
+        "model.channels": integer(
+            1,
+            default=given["channels"],
+            **frozen,
+            doc="channels of the convolutions; of conv, of its first level",
+        ),
         "model.multipliers": integers(
-            1, default=given["multipliers"], **frozen, doc="of channels at each level, of conv"
+            1,
+            default=given["multipliers"],
+            **frozen,
+            doc="conv: channels of each level, as multiples of the first's",
         ),
         "model.num_res_blocks": integer(
-            1, default=given["num_res_blocks"], **frozen, doc="at each level of conv"
+            1, default=given["num_res_blocks"], **frozen, doc="conv: residual blocks of each level"
         ),
         "model.groups": integer(
-            1, default=given["groups"], **frozen, doc="of group normalization, of conv"
+            1, default=given["groups"], **frozen, doc="conv: groups of group normalization"
         ),
         "model.attention": boolean(
-            default=given["attention"], **frozen, doc="in the middle of conv"
+            default=given["attention"],
+            **frozen,
+            doc="conv: self-attention at the lowest resolution",
         ),
         "model.projected": integer(
             0,
             default=given["projected"],
             **frozen,
-            doc="channels inside a 1x1 convolution before a grid of codes; 0: none",
+            doc="conv: channels between the network and a 1x1 convolution to the codes; 0 has none",
         ),
     }
 
@@ -124,13 +145,20 @@ def conv(**defaults: Any) -> dict[str, Field]:
 CONV = ("channels", "multipliers", "num_res_blocks", "groups", "attention", "projected")
 
 AUTOENCODER = {
-    "model.network": choice("mlp", "conv", change="frozen", doc="of both halves"),
+    "model.network": choice("mlp", "conv", change="frozen", doc="network of encoder and decoder"),
     "model.widths": integers(
-        1, default=(200, 200), change="frozen", doc="of mlp's layers; reversed in the decoder"
+        1,
+        default=(200, 200),
+        change="frozen",
+        doc="mlp: width of each hidden layer of the encoder; the decoder's are reversed",
     ),
-    "model.activation": choice("tanh", "relu", "silu", change="frozen", doc="of mlp"),
+    "model.activation": choice(
+        "tanh", "relu", "silu", change="frozen", doc="mlp: activation function"
+    ),
     **conv(),
-    "model.latent_dim": integer(1, default=50, change="frozen", doc="numbers of a code"),
+    "model.latent_dim": integer(
+        1, default=50, change="frozen", doc="dimensions of a code; of a grid, channels"
+    ),
     **DTYPE,
 }
 

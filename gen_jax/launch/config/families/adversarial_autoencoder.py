@@ -8,9 +8,17 @@ __all__ = ["FAMILY"]
 FAMILY = Family(
     fields={
         **parts.AUTOENCODER,
-        "model.likelihood": choice("bernoulli", "gaussian", change="frozen", doc="p(x | z)"),
+        "model.likelihood": choice(
+            "bernoulli",
+            "gaussian",
+            change="frozen",
+            doc="p(x | z): cross-entropy, or squared error",
+        ),
         "model.disc_widths": integers(
-            1, default=(1000, 1000), change="frozen", doc="layers of the discriminator of codes"
+            1,
+            default=(1000, 1000),
+            change="frozen",
+            doc="width of each hidden layer of the discriminator of codes",
         ),
     },
     rules=(parts.network_faults,),

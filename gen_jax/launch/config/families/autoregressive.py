@@ -28,17 +28,41 @@ def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
 FAMILY = Family(
     fields={
         **parts.STAGE1,
-        "model.network": choice("transformer", "pixelcnn", change="frozen", doc="of each grid"),
-        "model.levels": integer(2, 256, default=256, change="frozen", doc="of pixels, as tokens"),
-        "model.width": integer(1, default=256, change="frozen", doc="of the network"),
-        "model.depth": integer(1, default=8, change="frozen", doc="layers"),
-        "model.num_heads": integer(1, default=8, change="frozen", doc="of transformer"),
-        "model.mlp_ratio": integer(1, default=4, change="frozen", doc="of transformer"),
-        "model.positions": choice(*POSITIONS, change="frozen", doc="of transformer"),
+        "model.network": choice(
+            "transformer",
+            "pixelcnn",
+            change="frozen",
+            doc="network; of several grids, one for each",
+        ),
+        "model.levels": integer(
+            2,
+            256,
+            default=256,
+            change="frozen",
+            doc="gray levels that pixels are quantized to, without a stage1",
+        ),
+        "model.width": integer(1, default=256, change="frozen", doc="width of the network"),
+        "model.depth": integer(1, default=8, change="frozen", doc="number of layers"),
+        "model.num_heads": integer(
+            1, default=8, change="frozen", doc="transformer: attention heads"
+        ),
+        "model.mlp_ratio": integer(
+            1,
+            default=4,
+            change="frozen",
+            doc="transformer: width of the hidden layers, as a multiple of width",
+        ),
+        "model.positions": choice(
+            *POSITIONS,
+            change="frozen",
+            doc="transformer: positions are embedded one by one, by row and column, or rotary",
+        ),
         **parts.REMAT,
-        "model.kernel": integer(1, default=5, change="frozen", doc="of pixelcnn"),
-        "model.hidden": integer(1, default=512, change="frozen", doc="of pixelcnn's head"),
-        "model.dropout": number(0, 1, below=True, default=0.0, doc="of activations"),
+        "model.kernel": integer(
+            1, default=5, change="frozen", doc="pixelcnn: side of its convolutions"
+        ),
+        "model.hidden": integer(1, default=512, change="frozen", doc="pixelcnn: width of the head"),
+        "model.dropout": number(0, 1, below=True, default=0.0, doc="dropout rate of activations"),
         **parts.num_classes(),
         **parts.class_dropout(),
         **parts.DTYPE,

@@ -39,7 +39,7 @@ FAMILY = Family(
         },
         **parts.num_classes(least=2),
         "model.noisy": boolean(
-            default=True, change="frozen", doc="trained on noise, to guide a diffusion model"
+            default=True, change="frozen", doc="train on noisy images, to guide a diffusion model"
         ),
         **{f"diffusion.{name}": diffusion.FAMILY.fields[f"diffusion.{name}"] for name in _NOISE},
         **parts.DTYPE,

@@ -33,99 +33,187 @@ DIT = ("patch", "width", "num_heads")
 _FROZEN: Any = {"change": "frozen"}
 
 _UNET_FIELDS: dict[str, Field] = {
-    "model.channels": integer(4, default=128, **_FROZEN, doc="of the first level of unet"),
+    "model.channels": integer(4, default=128, **_FROZEN, doc="unet: channels of the first level"),
     "model.multipliers": integers(
-        1, default=(1, 2, 2, 2), **_FROZEN, doc="of channels at each level of unet"
+        1,
+        default=(1, 2, 2, 2),
+        **_FROZEN,
+        doc="unet: channels of each level, as multiples of the first's",
     ),
-    "model.num_res_blocks": integer(1, default=2, **_FROZEN, doc="at each level of unet"),
+    "model.num_res_blocks": integer(
+        1, default=2, **_FROZEN, doc="unet: residual blocks of each level"
+    ),
     "model.attention_resolutions": integers(
-        1, default=(16,), **_FROZEN, doc="sides of the grids with attention, of unet"
+        1, default=(16,), **_FROZEN, doc="unet: sides of the feature maps that have self-attention"
     ),
     "model.head_dim": integer(
-        0, default=0, **_FROZEN, doc="width of a head of unet; 0: num_heads at all widths"
+        0,
+        default=0,
+        **_FROZEN,
+        doc="unet: width of an attention head; 0 has num_heads heads at every width",
     ),
-    "model.groups": integer(1, default=32, **_FROZEN, doc="of group normalization, of unet"),
-    "model.block": choice("resnet", "convnext", **_FROZEN, doc="of unet"),
+    "model.groups": integer(1, default=32, **_FROZEN, doc="unet: groups of group normalization"),
+    "model.block": choice("resnet", "convnext", **_FROZEN, doc="unet: kind of residual block"),
     "model.adaptive": boolean(
-        default=False, **_FROZEN, doc="time scales and shifts normalized activations of unet"
+        default=False,
+        **_FROZEN,
+        doc="unet: adaptive group normalization: time scales and shifts activations",
     ),
-    "model.resample": choice("conv", "blocks", **_FROZEN, doc="how unet changes its resolution"),
+    "model.resample": choice(
+        "conv",
+        "blocks",
+        **_FROZEN,
+        doc="unet: change resolution by convolutions, or inside residual blocks",
+    ),
     "model.scale_skips": boolean(
-        default=False, **_FROZEN, doc="divide sums of unet's blocks by the root of 2"
+        default=False, **_FROZEN, doc="unet: divide sums of residual blocks by the square root of 2"
     ),
-    "model.activation": choice("auto", "silu", "gelu", **_FROZEN, doc="of unet"),
-    "model.middle_attention": boolean(default=True, **_FROZEN, doc="in the middle of unet"),
+    "model.activation": choice(
+        "auto",
+        "silu",
+        "gelu",
+        **_FROZEN,
+        doc="unet: activation function; 'auto' is the block's own",
+    ),
+    "model.middle_attention": boolean(
+        default=True, **_FROZEN, doc="unet: self-attention at the lowest resolution"
+    ),
     "model.middle_norm": boolean(
-        default=True, **_FROZEN, doc="normalize before the attention in the middle of unet"
+        default=True, **_FROZEN, doc="unet: group normalization before that attention"
     ),
     "model.context_dim": integer(
-        0, default=0, **_FROZEN, doc="width of the vectors that unet attends to; 0: none"
+        0,
+        default=0,
+        **_FROZEN,
+        doc="unet: width of the vectors it attends to (cross-attention); 0 has none",
     ),
     "model.context_depth": integer(
-        1, default=1, **_FROZEN, doc="layers of each cross-attention of unet"
+        1, default=1, **_FROZEN, doc="unet: layers of each cross-attention block"
     ),
     # How other libraries' networks differ; see gen_jax.interop.
     "model.epsilon": number(
-        0, above=True, default=1e-6, **_FROZEN, doc="of group normalization, of unet"
+        0,
+        above=True,
+        default=1e-6,
+        **_FROZEN,
+        doc="unet: added to the variance in group normalization",
     ),
     "model.centered": boolean(
-        default=False, **_FROZEN, doc="pad unet's strided convolutions on both sides"
+        default=False,
+        **_FROZEN,
+        doc="unet: pad strided convolutions on both sides, as PyTorch does",
     ),
     "model.time_offset": number(
-        -1, 1, default=0.0, **_FROZEN, doc="steps added to the time that is embedded"
+        -1, 1, default=0.0, **_FROZEN, doc="steps added to the time before it is embedded"
     ),
-    "model.cos_first": boolean(default=False, **_FROZEN, doc="in the time embedding of unet"),
+    "model.cos_first": boolean(
+        default=False, **_FROZEN, doc="unet: cosines before sines in the time embedding"
+    ),
     "model.frequency_shift": integer(
-        0, 1, default=1, **_FROZEN, doc="of the time embedding of unet"
+        0, 1, default=1, **_FROZEN, doc="unet: shift of the frequencies of the time embedding"
     ),
 }
 
 _DIT_FIELDS: dict[str, Field] = {  # DiT-S/2
-    "model.patch": integer(1, default=2, **_FROZEN, doc="side of a token of dit"),
-    "model.width": integer(4, default=384, **_FROZEN, doc="of dit"),
-    "model.depth": integer(1, default=12, **_FROZEN, doc="layers of dit"),
-    "model.mlp_ratio": integer(1, default=4, **_FROZEN, doc="of dit"),
+    "model.patch": integer(1, default=2, **_FROZEN, doc="dit: side of a patch, in pixels"),
+    "model.width": integer(4, default=384, **_FROZEN, doc="dit: width of the network"),
+    "model.depth": integer(1, default=12, **_FROZEN, doc="dit: number of layers"),
+    "model.mlp_ratio": integer(
+        1, default=4, **_FROZEN, doc="dit: width of the hidden layers, as a multiple of width"
+    ),
 }
 
 _PROCESS_FIELDS: dict[str, Field] = {
     "diffusion.schedule": choice(
-        "linear", "scaled_linear", "cosine", "flow", "edm", **_FROZEN, doc="of the noise"
+        "linear", "scaled_linear", "cosine", "flow", "edm", **_FROZEN, doc="noise schedule"
     ),
     "diffusion.num_steps": integer(
-        1, 100_000, default=1000, **_FROZEN, doc="T of linear, scaled_linear and cosine"
+        1,
+        100_000,
+        default=1000,
+        **_FROZEN,
+        doc="T, of the schedules with a table: linear, scaled_linear, cosine",
     ),
     "diffusion.beta_start": number(
-        0, 1, above=True, below=True, default=1e-4, **_FROZEN, doc="of linear, scaled_linear"
+        0,
+        1,
+        above=True,
+        below=True,
+        default=1e-4,
+        **_FROZEN,
+        doc="beta_1, of linear and scaled_linear",
     ),
     "diffusion.beta_end": number(
-        0, 1, above=True, below=True, default=0.02, **_FROZEN, doc="of linear, scaled_linear"
+        0,
+        1,
+        above=True,
+        below=True,
+        default=0.02,
+        **_FROZEN,
+        doc="beta_T, of linear and scaled_linear",
     ),
     "diffusion.sigma_max": number(
-        0, above=True, default=80.0, **_FROZEN, doc="largest noise, of edm"
+        0, above=True, default=80.0, **_FROZEN, doc="edm: largest noise level, in units of the data"
     ),
     "diffusion.sigma_data": number(
-        0, above=True, default=0.5, **_FROZEN, doc="deviation of the data, of prediction edm"
+        0,
+        above=True,
+        default=0.5,
+        **_FROZEN,
+        doc="prediction 'edm': standard deviation of the data",
     ),
     "diffusion.prediction": choice(
-        "eps", "x_0", "v", "velocity", "edm", **_FROZEN, doc="what the network is trained to give"
+        "eps",
+        "x_0",
+        "v",
+        "velocity",
+        "edm",
+        **_FROZEN,
+        doc="what the network is trained to predict",
     ),
     "diffusion.learned_variance": boolean(
-        default=False, **_FROZEN, doc="the network also gives variances"
+        default=False,
+        **_FROZEN,
+        doc="whether the network also predicts variances of the reverse steps",
     ),
-    "diffusion.objective": choice("simple", "hybrid", "vlb", doc="L_simple, the bound, or both"),
+    "diffusion.objective": choice(
+        "simple",
+        "hybrid",
+        "vlb",
+        doc="loss: L_simple, L_hybrid (which learns variances), or the variational bound",
+    ),
     "diffusion.importance": boolean(
-        default=False, **_FROZEN, doc="draw times in proportion to their losses"
+        default=False,
+        **_FROZEN,
+        doc="draw times in proportion to the root mean square of their losses",
     ),
-    "diffusion.weighting": choice("none", "eps", "min_snr", "p2", doc="of noise levels"),
-    "diffusion.weighting_gamma": number(0, default=0.0, doc="of min_snr and p2; 0: the papers'"),
+    "diffusion.weighting": choice(
+        "none",
+        "eps",
+        "min_snr",
+        "p2",
+        doc="weight of each noise level in L_simple; 'none' leaves the target's own",
+    ),
+    "diffusion.weighting_gamma": number(
+        0, default=0.0, doc="gamma of min_snr and p2; 0 takes the papers'"
+    ),
     "diffusion.times": choice(
-        "uniform", "logit_normal", "log_normal_noise", doc="which are trained"
+        "uniform",
+        "logit_normal",
+        "log_normal_noise",
+        doc="distribution of the times that are trained",
     ),
-    "diffusion.times_mean": number(-20, 20, default=0.0, doc="of logit_normal, log_normal_noise"),
-    "diffusion.times_std": number(0, default=0.0, doc="likewise; both 0: the papers'"),
-    "diffusion.antithetic": boolean(default=False, doc="mirror every second time"),
-    "diffusion.pairing": boolean(default=False, doc="pair noise and data by optimal transport"),
-    "diffusion.clip": boolean(default=True, doc="keep the predicted x_0 in [-1, 1] in sampling"),
+    "diffusion.times_mean": number(
+        -20, 20, default=0.0, doc="mean of logit_normal or log_normal_noise"
+    ),
+    "diffusion.times_std": number(
+        0, default=0.0, doc="their standard deviation; with both 0, the papers' values"
+    ),
+    "diffusion.antithetic": boolean(default=False, doc="draw times in mirrored pairs"),
+    "diffusion.pairing": boolean(
+        default=False, doc="pair noise with the examples of a batch by optimal transport"
+    ),
+    "diffusion.clip": boolean(default=True, doc="clip the predicted x_0 to [-1, 1] when sampling"),
 }
 
 
@@ -231,11 +319,16 @@ def _times(values: Mapping[str, Any]) -> dict[str, str]:
 FAMILY = Family(
     fields={
         **parts.STAGE1,
-        "model.network": choice("unet", "dit", change="frozen", doc="that removes noise"),
+        "model.network": choice(
+            "unet",
+            "dit",
+            change="frozen",
+            doc="super-resolution: factor by which images are enlarged; 0 does none",
+        ),
         **_UNET_FIELDS,
         **_DIT_FIELDS,
-        "model.num_heads": integer(1, default=1, **_FROZEN, doc="of each attention"),
-        "model.dropout": number(0, 1, below=True, default=0.1, doc="of activations"),
+        "model.num_heads": integer(1, default=1, **_FROZEN, doc="attention heads"),
+        "model.dropout": number(0, 1, below=True, default=0.1, doc="dropout rate of activations"),
         **parts.num_classes(),
         **parts.class_dropout("frozen"),
         "model.low_res_factor": integer(

@@ -18,26 +18,39 @@ def _network(values: Mapping[str, Any]) -> dict[str, str]:
 
 FAMILY = Family(
     fields={
-        "model.num_codes": integer(2, default=8192, change="frozen", doc="K"),
-        "model.hidden": integer(4, default=256, change="frozen", doc="channels of the first group"),
+        "model.num_codes": integer(2, default=8192, change="frozen", doc="size of the codebook"),
+        "model.hidden": integer(
+            4, default=256, change="frozen", doc="channels of the first group of blocks"
+        ),
         "model.initial": integer(
-            1, default=128, change="frozen", doc="channels that the decoder begins with"
+            1, default=128, change="frozen", doc="channels of the decoder's first layer"
         ),
         "model.num_groups": integer(
-            1, 8, default=4, change="frozen", doc="of blocks; each but the first halves the image"
+            1,
+            8,
+            default=4,
+            change="frozen",
+            doc="groups of blocks; each but the first halves the resolution",
         ),
-        "model.num_blocks": integer(1, default=2, change="frozen", doc="of each group"),
+        "model.num_blocks": integer(
+            1, default=2, change="frozen", doc="residual blocks of each group"
+        ),
         "model.likelihood": choice("logit_laplace", "gaussian", change="frozen", doc="p(x | z)"),
         "model.temperature_start": number(
-            0, above=True, default=1.0, doc="of the relaxation, at first"
+            0, above=True, default=1.0, doc="first temperature of the Gumbel-softmax relaxation"
         ),
-        "model.temperature_end": number(0, above=True, default=1.0 / 16, doc="and at last"),
-        "model.temperature_steps": integer(0, default=150_000, doc="in between"),
-        "model.kl_start": number(0, default=0.0, doc="weight of the KL, at first"),
-        "model.kl_end": number(0, default=6.6, doc="and at last"),
-        "model.kl_steps": integer(0, default=5_000, doc="in between"),
+        "model.temperature_end": number(0, above=True, default=1.0 / 16, doc="last temperature"),
+        "model.temperature_steps": integer(
+            0, default=150_000, doc="steps from the first to the last temperature"
+        ),
+        "model.kl_start": number(0, default=0.0, doc="first weight of the KL"),
+        "model.kl_end": number(0, default=6.6, doc="last weight of the KL"),
+        "model.kl_steps": integer(
+            0, default=5_000, doc="steps from the first to the last weight of the KL"
+        ),
         "model.straight_through": boolean(
-            default=False, doc="show the decoder one-hot codes in training too"
+            default=False,
+            doc="give the decoder one-hot codes in training, with straight-through gradients",
         ),
         **parts.DTYPE,
     },

@@ -27,7 +27,12 @@ def _grid(values: Mapping[str, Any]) -> dict[str, str]:
 FAMILY = Family(
     fields={
         **parts.AUTOENCODER,
-        "model.latent": choice("vector", "grid", change="frozen", doc="what a code is"),
+        "model.latent": choice(
+            "vector",
+            "grid",
+            change="frozen",
+            doc="shape of a code: one vector, or a grid of them (conv)",
+        ),
         "model.likelihood": choice(
             "bernoulli",
             "gaussian",
@@ -43,16 +48,22 @@ FAMILY = Family(
             "optimal",
             default="optimal",
             change="frozen",
-            doc="of a Gaussian likelihood",
+            doc="sigma of a Gaussian likelihood: fixed, learned, or optimal for each batch",
         ),
         **parts.log_sigma(),
         "model.components": integer(
-            1, 1000, default=10, change="frozen", doc="of logistic_mixture"
+            1, 1000, default=10, change="frozen", doc="logistic_mixture: components of each pixel"
         ),
         "model.beta": number(0, default=1.0, doc="weight of the KL"),
-        "model.free_bits": number(0, default=0.0, doc="nats of a unit that are not pressed"),
-        "model.kl_warmup": integer(0, default=0, doc="steps in which the KL's weight rises"),
-        "model.num_importance": integer(1, default=1, doc="importance samples of the loss"),
+        "model.free_bits": number(
+            0, default=0.0, doc="nats of each latent dimension below which its KL is not penalized"
+        ),
+        "model.kl_warmup": integer(
+            0, default=0, doc="steps over which the weight of the KL rises from 0"
+        ),
+        "model.num_importance": integer(
+            1, default=1, doc="importance samples of the loss; above 1 it is the IWAE's"
+        ),
         **parts.num_classes(),
     },
     rules=(parts.network_faults, _importance, _grid),

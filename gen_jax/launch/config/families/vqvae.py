@@ -37,49 +37,70 @@ def _quantizer(values: Mapping[str, Any]) -> dict[str, str]:
 
 FAMILY = Family(
     fields={
-        "model.network": choice("hierarchy", "conv", change="frozen", doc="conv: VQ-GAN's"),
+        "model.network": choice(
+            "hierarchy",
+            "conv",
+            change="frozen",
+            doc="'hierarchy' is VQ-VAE's and VQ-VAE-2's, 'conv' VQ-GAN's",
+        ),
         "model.factors": integers(
             2,
             default=(4,),
             change="frozen",
-            doc="by which each grid is smaller than the one below: (4,) VQ-VAE, (4, 2) VQ-VAE-2",
+            doc="how much smaller each grid is than the one below: (4,) VQ-VAE, (4, 2) VQ-VAE-2",
         ),
         **parts.conv(channels=128, num_res_blocks=2, groups=32, attention=True),
         "model.hidden": integer(
-            1, default=32, change="frozen", doc="channels inside a residual block of hierarchy"
+            1, default=32, change="frozen", doc="hierarchy: channels inside a residual block"
         ),
         "model.num_blocks": integer(
-            0, default=2, change="frozen", doc="residual blocks of hierarchy at each grid"
+            0, default=2, change="frozen", doc="hierarchy: residual blocks of each grid"
         ),
         "model.likelihood": choice("gaussian", "bernoulli", change="frozen", doc="p(x | z)"),
         **parts.binarize("none"),
         **parts.log_sigma("free"),
-        "model.quantizer": choice("vector", "finite_scalar", change="frozen", doc="of each grid"),
+        "model.quantizer": choice(
+            "vector", "finite_scalar", change="frozen", doc="how vectors become codes"
+        ),
         "model.num_embeddings": integer(
-            2, default=512, change="frozen", doc="codes of a codebook, of vector"
+            2, default=512, change="frozen", doc="vector: size of the codebook"
         ),
         "model.embedding_dim": integer(
-            1, default=64, change="frozen", doc="numbers of a code's vector, of vector"
+            1, default=64, change="frozen", doc="vector: dimensions of a codebook vector"
         ),
         "model.levels": integer(
-            1, default=1, change="frozen", doc="of vector; above 1: residual quantization"
+            1,
+            default=1,
+            change="frozen",
+            doc="vector: quantizers of the residual, one after another; 1 is plain",
         ),
         "model.codebook": choice(
-            "ema", "gradient", change="frozen", doc="how it is learned; gradient revives no code"
+            "ema",
+            "gradient",
+            change="frozen",
+            doc="vector: learn the codebook by moving averages, or by gradients",
         ),
         "model.cosine": boolean(
-            default=False, change="frozen", doc="compare directions of vectors alone"
+            default=False,
+            change="frozen",
+            doc="vector: compare directions only (cosine similarity)",
         ),
-        "model.decay": number(0, 1, below=True, default=0.99, doc="of the averages of codes"),
+        "model.decay": number(
+            0, 1, below=True, default=0.99, doc="vector: decay of the codebook's moving averages"
+        ),
         "model.revive_below": number(
-            0, default=0.05, doc="share of an equal use below which a code begins anew; 0: none"
+            0,
+            default=0.05,
+            doc="vector: restart codes used less than this share of equal use; 0 restarts none",
         ),
         "model.scalar_levels": integers(
-            2, default=(8, 5, 5, 5), change="frozen", doc="of each number, of finite_scalar"
+            2, default=(8, 5, 5, 5), change="frozen", doc="finite_scalar: levels of each dimension"
         ),
         # The paper's 0.25 in the units of its authors' code, where errors are means over pixels of
         # data of variance 1 and means over dims; here they are sums, in nats.
-        "model.commitment_cost": number(0, default=2.0, doc="beta, of vector, in nats"),
+        "model.commitment_cost": number(
+            0, default=2.0, doc="vector: beta, weight of the commitment loss"
+        ),
         **parts.DTYPE,
     },
     rules=(_network, _quantizer),
