@@ -69,7 +69,7 @@ def unit(margin: float = 0.1) -> Codec:
         ValueError: for others.
     """
     if not 0 <= margin < 0.5:
-        raise ValueError(f"margin: a number from 0 to below 0.5 is required, got {margin}")
+        raise ValueError(f"margin: got {margin}; a number from 0 to below 0.5 is required")
     span = (1 - 2 * margin) / 255
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
@@ -97,7 +97,7 @@ def tokens(levels: int = 256) -> Codec:
         ValueError: for other numbers.
     """
     if not 2 <= levels <= 256:
-        raise ValueError(f"levels: a whole number from 2 to 256 is required, got {levels}")
+        raise ValueError(f"levels: got {levels}; a whole number from 2 to 256 is required")
     scale = (levels - 1) / 255
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
@@ -147,7 +147,7 @@ def binary(how: str = "stochastic") -> Codec:
         ValueError: for anything else.
     """
     if how not in BINARIZATIONS:
-        raise ValueError(f"how: one of {', '.join(BINARIZATIONS)} is required, got {how!r}")
+        raise ValueError(f"how: got {how!r}; one of {', '.join(BINARIZATIONS)} is required")
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen

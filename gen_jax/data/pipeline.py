@@ -129,7 +129,7 @@ def train_batches(
         )
     mine = np.arange(batch_size) if rows is None else np.asarray(rows)
     if not len(mine) or min(mine) < 0 or max(mine) >= batch_size:
-        raise DataError(f"rows: some from 0 to {batch_size - 1} are required, got {mine}")
+        raise DataError(f"rows: got {mine}; some from 0 to {batch_size - 1} are required")
 
     def read_batch(index: int) -> Examples:
         positions = batch_of(first_step + index, skip) * batch_size + mine

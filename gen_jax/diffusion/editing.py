@@ -156,7 +156,7 @@ def repaint_times(times: np.ndarray, jump: int = 10, resamples: int = 10) -> np.
 def repaint_order(num_steps: int, jump: int, resamples: int) -> np.ndarray:
     """Return the indices, into a grid of ``num_steps`` steps, of :func:`repaint_times`."""
     if jump < 1 or resamples < 1:
-        raise ValueError(f"jump, resamples: at least 1 is required, got {jump} and {resamples}")
+        raise ValueError(f"jump, resamples: got {jump} and {resamples}; at least 1 is required")
     order = [0]
     for begin in range(0, num_steps, jump):
         end = min(begin + jump, num_steps)

@@ -134,7 +134,7 @@ def edm(sigma_data: float = 0.5) -> Parameterization:
         ValueError: if it is not.
     """
     if not sigma_data > 0:
-        raise ValueError(f"sigma_data: a number above 0 is required, got {sigma_data}")
+        raise ValueError(f"sigma_data: got {sigma_data}; a number above 0 is required")
     d = sigma_data
 
     def norm(alpha: Array, sigma: Array) -> Array:

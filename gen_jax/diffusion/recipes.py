@@ -54,7 +54,7 @@ def make_solver(
     if churn is None and given:
         raise ValueError(f"{next(iter(given))}: has a meaning only with churn")
     if name not in SOLVERS:
-        raise ValueError(f"solver: one of {', '.join(SOLVERS)} is required, got {name!r}")
+        raise ValueError(f"solver: got {name!r}; one of {', '.join(SOLVERS)} is required")
     if eta is None:
         eta = 1.0 if name == "euler_ancestral" else 0.0
     makers = {
@@ -98,5 +98,5 @@ def make_times(
         if num_train_steps is not None:
             times[0] = 1.0  # a table's largest noise is what it was trained to begin with
     else:
-        raise ValueError(f"grid: one of {', '.join(GRIDS)} is required, got {name!r}")
+        raise ValueError(f"grid: got {name!r}; one of {', '.join(GRIDS)} is required")
     return times if num_train_steps is None else on_table(times, num_train_steps)

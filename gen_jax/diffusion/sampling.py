@@ -116,7 +116,7 @@ def karras_times(
     """
     _check_num_steps(num_steps, None)
     if not 0 < low < high:
-        raise ValueError(f"low, high: 0 < low < high is required, got {low} and {high}")
+        raise ValueError(f"low, high: got {low} and {high}; 0 < low < high is required")
     with jax.ensure_compile_time_eval():  # grids are constants, also of a compiled sampler
         last = float(schedule.sigma(1.0)) / max(float(schedule.alpha(1.0)), MIN_ALPHA)
         first, final = (x ** (1 / rho) for x in (min(high, last), min(low, last / 2)))
@@ -151,10 +151,10 @@ def on_table(times: np.ndarray, num_train_steps: int) -> np.ndarray:
 
 def _check_num_steps(num_steps: int, num_train_steps: int | None) -> None:
     if num_steps < 1:
-        raise ValueError(f"num_steps: at least 1 is required, got {num_steps}")
+        raise ValueError(f"num_steps: got {num_steps}; at least 1 is required")
     if num_train_steps is not None and num_steps > num_train_steps:
         raise ValueError(
-            f"num_steps: at most the {num_train_steps} steps of the schedule, got {num_steps}"
+            f"num_steps: got {num_steps}; at most the {num_train_steps} of the schedule are required"
         )
 
 

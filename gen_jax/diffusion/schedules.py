@@ -60,7 +60,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(
-            f"betas: a vector of numbers strictly between 0 and 1 is required, got {betas!r}"
+            f"betas: got {betas!r}; a vector of numbers strictly between 0 and 1 is required"
         )
     num_steps = len(betas)
     log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
@@ -186,7 +186,7 @@ def variance_exploding(sigma_max: float = 80.0) -> Schedule:
         ValueError: if sigma_max is not above 0.
     """
     if not sigma_max > 0:
-        raise ValueError(f"sigma_max: a number above 0 is required, got {sigma_max}")
+        raise ValueError(f"sigma_max: got {sigma_max}; a number above 0 is required")
     return Schedule(
         alpha=lambda t: jnp.ones_like(jnp.asarray(t, jnp.float32)),
         sigma=lambda t: sigma_max * jnp.asarray(t, jnp.float32),
@@ -240,4 +240,4 @@ def like(level: Float[Array, "*t"], x: Float[Array, "batch *dims"]) -> Float[Arr
 
 def _check_num_steps(num_steps: int) -> None:
     if num_steps < 1:
-        raise ValueError(f"num_steps: at least 1 is required, got {num_steps}")
+        raise ValueError(f"num_steps: got {num_steps}; at least 1 is required")

@@ -133,7 +133,9 @@ def ddpm(variance: Variance = "beta") -> Solver:
         ValueError: for any other variance, or if a denoiser has not learned any.
     """
     if variance not in get_args(Variance):
-        raise ValueError(f"variance: 'beta', 'beta_tilde' or 'learned', got {variance!r}")
+        raise ValueError(
+            f"variance: got {variance!r}; 'beta', 'beta_tilde' or 'learned' is required"
+        )
 
     def step(
         denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys
@@ -162,7 +164,7 @@ def ddim(eta: ScalarLike = 0.0) -> Solver:
         ValueError: if eta is a number outside [0, 1].
     """
     if isinstance(eta, (int, float)) and not 0 <= eta <= 1:
-        raise ValueError(f"eta: a number in [0, 1] is required, got {eta}")
+        raise ValueError(f"eta: got {eta}; a number in [0, 1] is required")
 
     def step(
         denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys

@@ -36,7 +36,7 @@ def discrete(num_steps: int) -> TimeSampler:
         ValueError: if num_steps < 1.
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps: at least 1 is required, got {num_steps}")
+        raise ValueError(f"num_steps: got {num_steps}; at least 1 is required")
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         index = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_steps + 1))(keys)
@@ -52,7 +52,7 @@ def continuous(t_min: float = T_MIN) -> TimeSampler:
         ValueError: if t_min lies outside (0, 1), where log-SNR is infinite or nothing is left.
     """
     if not 0 < t_min < 1:
-        raise ValueError(f"t_min: a number in (0, 1) is required, got {t_min}")
+        raise ValueError(f"t_min: got {t_min}; a number in (0, 1) is required")
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         return jax.vmap(lambda key: jax.random.uniform(key, (), minval=t_min))(keys)
@@ -71,7 +71,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
         ValueError: if std is not.
     """
     if not std > 0:
-        raise ValueError(f"std: a number above 0 is required, got {std}")
+        raise ValueError(f"std: got {std}; a number above 0 is required")
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         t = jax.nn.sigmoid(mean + std * jax.vmap(jax.random.normal)(keys))
@@ -92,7 +92,7 @@ def log_normal_noise(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -
         ValueError: if std is not.
     """
     if not std > 0:
-        raise ValueError(f"std: a number above 0 is required, got {std}")
+        raise ValueError(f"std: got {std}; a number above 0 is required")
 
     def draw(keys: Keys) -> Float[Array, "batch"]:
         return time_of_noise(schedule, jnp.exp(mean + std * jax.vmap(jax.random.normal)(keys)))

@@ -34,7 +34,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
         ValueError: if it is not.
     """
     if not gamma > 0:
-        raise ValueError(f"gamma: a number above 0 is required, got {gamma}")
+        raise ValueError(f"gamma: got {gamma}; a number above 0 is required")
     return lambda snr: gamma / jnp.maximum(snr, gamma)
 
 
@@ -49,9 +49,9 @@ def p2(gamma: float = 1.0, k: float = 1.0) -> Weighting:
         ValueError: for others.
     """
     if not gamma >= 0:
-        raise ValueError(f"gamma: a number from 0 is required, got {gamma}")
+        raise ValueError(f"gamma: got {gamma}; a number from 0 is required")
     if not k > 0:
-        raise ValueError(f"k: a number above 0 is required, got {k}")
+        raise ValueError(f"k: got {k}; a number above 0 is required")
     return lambda snr: (k + snr) ** -gamma
 
 

@@ -30,7 +30,7 @@ def fit_gaussian(features: np.ndarray) -> Gaussian:
         ValueError: if there are fewer than two examples.
     """
     if len(features) < 2:
-        raise ValueError(f"features: at least 2 examples are required, got {len(features)}")
+        raise ValueError(f"features: got {len(features)}; at least 2 examples are required")
     covariance = np.atleast_2d(np.cov(features, rowvar=False))
     return Gaussian(features.mean(axis=0), covariance)
 

@@ -159,7 +159,7 @@ def adversarial_autoencoder_model(
         ValueError: if sigma is not fixed.
     """
     if likelihood.sigma != "fixed":
-        raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
+        raise ValueError(f"likelihood: got sigma {likelihood.sigma!r}; 'fixed' is required")
 
     network = Autoencoder(encoder, decoder)
 

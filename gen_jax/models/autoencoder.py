@@ -179,13 +179,13 @@ def autoencoder_model(
     latent_shape = tuple(latent_shape)
     network = Autoencoder(encoder, decoder)
     if sparsity not in ("none", "l1", "kl"):
-        raise ValueError(f"sparsity: none, l1 or kl is required, got {sparsity!r}")
+        raise ValueError(f"sparsity: got {sparsity!r}; none, l1 or kl is required")
     if sparsity_weight < 0:
-        raise ValueError(f"sparsity_weight: at least 0 is required, got {sparsity_weight}")
+        raise ValueError(f"sparsity_weight: got {sparsity_weight}; at least 0 is required")
     if not 0 < sparsity_target < 1:
-        raise ValueError(f"sparsity_target: between 0 and 1 is required, got {sparsity_target}")
+        raise ValueError(f"sparsity_target: got {sparsity_target}; between 0 and 1 is required")
     if likelihood.sigma != "fixed":
-        raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
+        raise ValueError(f"likelihood: got sigma {likelihood.sigma!r}; 'fixed' is required")
 
     sample_options = {
         "spread": Option(

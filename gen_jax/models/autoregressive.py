@@ -229,14 +229,14 @@ def _model(
         length = math.prod(grid.shape)
         if grid.network.length != length:
             raise ValueError(
-                f"network: length {length} is required for {grid.shape}, got {grid.network.length}"
+                f"network: got length {grid.network.length}; {length} is required for {grid.shape}"
             )
         if len(grid.network.above) != len(grid.above):
             raise ValueError(
                 f"networks: {name!r} needs above for {', '.join(grid.above) or 'none'}"
             )
     if not 0 <= class_dropout < 1:
-        raise ValueError(f"class_dropout: a number in [0, 1) is required, got {class_dropout}")
+        raise ValueError(f"class_dropout: got {class_dropout}; a number in [0, 1) is required")
     conditional = num_classes is not None
     faults = class_dropout_faults(class_dropout=class_dropout, conditional=conditional)
     check_arguments(faults)

@@ -192,11 +192,11 @@ def dvae_model(
     """
     code_shape = tuple(code_shape)
     if min(temperature.start, temperature.end) <= 0:
-        raise ValueError(f"temperature: above 0 is required, got {temperature}")
+        raise ValueError(f"temperature: got {temperature}; above 0 is required")
     if min(kl_weight.start, kl_weight.end) < 0:
-        raise ValueError(f"kl_weight: at least 0 is required, got {kl_weight}")
+        raise ValueError(f"kl_weight: got {kl_weight}; at least 0 is required")
     if likelihood.sigma != "fixed":
-        raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
+        raise ValueError(f"likelihood: got sigma {likelihood.sigma!r}; 'fixed' is required")
 
     made = _DVAE(
         encoder,

@@ -95,7 +95,7 @@ def gaussian_mixture_model(shape: Sequence[int], num_components: int) -> Model:
         >>> model = with_codec(gaussian_mixture_model((8, 8, 1), 10), dequantize())
     """
     if num_components < 1:
-        raise ValueError(f"num_components: at least 1 is required, got {num_components}")
+        raise ValueError(f"num_components: got {num_components}; at least 1 is required")
     made = _Mixture(tuple(shape), num_components)
     return Model(
         init=made.init,

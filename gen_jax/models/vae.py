@@ -293,7 +293,7 @@ def vae_model(
         ("num_importance", num_importance, 1),
     ):  # fmt: skip
         if value < low:
-            raise ValueError(f"{name}: at least {low} is required, got {value}")
+            raise ValueError(f"{name}: got {value}; at least {low} is required")
     check_arguments(
         vae_faults(
             num_importance=num_importance,

@@ -218,12 +218,12 @@ def vqvae_model(
     dims = tuple(quantizer.dim for quantizer in quantizers)
     if dims != tuple(network.dims):
         raise ValueError(
-            f"quantizers: of {tuple(network.dims)} dimensions are required, got {dims}"
+            f"quantizers: got {dims}; of {tuple(network.dims)} dimensions are required"
         )
     if commitment_cost < 0:
-        raise ValueError(f"commitment_cost: at least 0 is required, got {commitment_cost}")
+        raise ValueError(f"commitment_cost: got {commitment_cost}; at least 0 is required")
     if likelihood.sigma != "fixed":
-        raise ValueError(f"likelihood: sigma must be 'fixed', got {likelihood.sigma!r}")
+        raise ValueError(f"likelihood: got sigma {likelihood.sigma!r}; 'fixed' is required")
     names = GRIDS[len(quantizers)]
     single = len(quantizers) == 1
     code_shapes = {

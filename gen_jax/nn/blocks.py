@@ -71,7 +71,7 @@ def rematerialized(module: type[nn.Module], policy: str) -> type[nn.Module]:
         ValueError: for another policy.
     """
     if policy not in REMAT:
-        raise ValueError(f"remat: one of {', '.join(REMAT)} is required, got {policy!r}")
+        raise ValueError(f"remat: got {policy!r}; one of {', '.join(REMAT)} is required")
     if policy == "none":
         return module
     return nn.remat(module, policy=_is_matmul if policy == "matmuls" else None)

@@ -21,7 +21,7 @@ def grid_of(shape: Sequence[int]) -> tuple[int, int, int]:
     """
     shape = tuple(shape)
     if not 1 <= len(shape) <= 3 or min(shape) < 1:
-        raise ValueError(f"shape: one to three sizes from 1 are required, got {shape}")
+        raise ValueError(f"shape: got {shape}; one to three sizes from 1 are required")
     if len(shape) == 1:
         return 1, shape[0], 1
     return shape[0], shape[1], shape[2] if len(shape) == 3 else 1

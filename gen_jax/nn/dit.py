@@ -150,7 +150,7 @@ class DiT(nn.Module):
             raise ValueError("context: not expected; DiT looks at no sequences")
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
-                f"x: images of {self.resolution} x {self.resolution} are required, got {x.shape}"
+                f"x: got {x.shape}; images of {self.resolution} x {self.resolution} are required"
             )
         check_label(label, self.num_classes)
         side = self.resolution // self.patch

@@ -41,7 +41,7 @@ def sinusoidal(
         ValueError: if dim is odd or less than 4.
     """
     if dim < 4 or dim % 2:
-        raise ValueError(f"dim: an even number from 4 is required, got {dim}")
+        raise ValueError(f"dim: got {dim}; an even number from 4 is required")
     half = dim // 2
     frequencies = jnp.exp(-math.log(max_period) / (half - shift) * jnp.arange(half))
     angles = (scale * t + offset)[:, None] * frequencies[None, :]

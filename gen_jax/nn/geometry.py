@@ -29,7 +29,7 @@ def transformer_faults(
     if num_heads < 1 or width % num_heads:
         return {"num_heads": f"{num_heads} does not divide the width {width}"}
     if positions not in POSITIONS:
-        return {"positions": f"one of {', '.join(POSITIONS)} is required, got {positions!r}"}
+        return {"positions": f"got {positions!r}; one of {', '.join(POSITIONS)} is required"}
     dim = width // num_heads
     if positions == "rotary" and (dim % 2 or dim < 6):
         return {"num_heads": f"heads of {dim}; with rotary positions an even number from 6"}
@@ -112,8 +112,8 @@ def unet_faults(
         )
     if channels < 4 or channels % 2:
         faults["channels"] = (
-            f"an even number from 4 is required (the time embedding is sine-cosine pairs), got "
-            f"{channels}"
+            f"got {channels}; an even number from 4 is required (the time embedding is pairs of "
+            "sine and cosine)"
         )
     return faults
 
@@ -151,11 +151,11 @@ def hierarchy_faults(
         ``{argument: what is wrong and what would be accepted}``; empty if all is well.
     """
     if not 1 <= len(factors) <= 3:
-        return {"factors": f"one to three are required, got {tuple(factors)}"}
+        return {"factors": f"got {tuple(factors)}; one to three are required"}
     if any(factor < 2 or factor & (factor - 1) for factor in factors):
-        return {"factors": f"powers of two from 2 are required, got {tuple(factors)}"}
+        return {"factors": f"got {tuple(factors)}; powers of two from 2 are required"}
     if channels < 2:
-        return {"channels": f"at least 2 are required, got {channels}"}
+        return {"channels": f"got {channels}; at least 2 are required"}
     total = math.prod(factors)
     if resolution and any(side % total for side in resolution):
         sides = "x".join(map(str, resolution))
@@ -189,9 +189,9 @@ def dvae_faults(
 
 def _level_faults(resolution: int, multipliers: Sequence[int]) -> dict[str, str]:
     if not multipliers:
-        return {"multipliers": "at least one level is required, got none"}
+        return {"multipliers": "got (); at least one level is required"}
     if min(multipliers) < 1:
-        return {"multipliers": f"whole numbers from 1 are required, got {tuple(multipliers)}"}
+        return {"multipliers": f"got {tuple(multipliers)}; whole numbers from 1 are required"}
     factor = 2 ** (len(multipliers) - 1)
     if resolution % factor:
         fault = (

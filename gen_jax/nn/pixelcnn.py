@@ -157,7 +157,7 @@ class PixelCNN(nn.Module):
             ValueError: if the length differs, or a label is missing or not expected.
         """
         if tokens.shape[1] != self.length:
-            raise ValueError(f"tokens: {self.length} are required, got {tokens.shape[1]}")
+            raise ValueError(f"tokens: got {tokens.shape[1]}; {self.length} are required")
         context = self.context(len(tokens), label, above)
         height, width, depth = grid_of(self.shape)
         reach = self.kernel // 2

@@ -220,7 +220,7 @@ class CausalTransformer(nn.Module):
             ValueError: if the length differs, or a label is missing or not expected.
         """
         if tokens.shape[1] != self.length:
-            raise ValueError(f"tokens: {self.length} are required, got {tokens.shape[1]}")
+            raise ValueError(f"tokens: got {tokens.shape[1]}; {self.length} are required")
         context = self.context(len(tokens), label, above)
         h = jnp.concatenate([context.start[:, None], self.tokens(tokens[:, :-1])], axis=1)
         places = jnp.arange(self.length)

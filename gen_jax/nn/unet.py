@@ -120,7 +120,7 @@ class UNet(nn.Module):
             ("activation", ("auto", *ACTIVATIONS)),
         ):
             if getattr(self, name) not in known:
-                faults[name] = f"one of {', '.join(known)} is required, got {getattr(self, name)!r}"
+                faults[name] = f"got {getattr(self, name)!r}; one of {', '.join(known)} is required"
         if self.context_dim is not None:
             for name, needed in (("scale_skips", False), ("middle_norm", True)):
                 if getattr(self, name) != needed:
@@ -153,7 +153,7 @@ class UNet(nn.Module):
         """
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
-                f"x: images of {self.resolution} x {self.resolution} are required, got {x.shape}"
+                f"x: got {x.shape}; images of {self.resolution} x {self.resolution} are required"
             )
         check_label(label, self.num_classes)
         if (context is None) != (self.context_dim is None):

@@ -52,4 +52,4 @@ def _events(keys: Keys, probability: float, x: Array) -> Array:
 
 def _check(name: str, value: float, high: float = float("inf")) -> None:
     if not 0 <= value <= high:
-        raise ValueError(f"{name}: from 0 to {high:g} is required, got {value}")
+        raise ValueError(f"{name}: got {value}; from 0 to {high:g} is required")

@@ -231,8 +231,8 @@ def _split_mixture(outputs: Array, channels: int) -> tuple[Array, Array, Array, 
     rows = 1 + 2 * channels + pairs
     if outputs.shape[-1] % rows:
         raise ValueError(
-            f"outputs: a multiple of {rows} is required for {channels} channels, got "
-            f"{outputs.shape[-1]}"
+            f"outputs: got {outputs.shape[-1]}; a multiple of {rows} is required for {channels} "
+            "channels"
         )
     table = jnp.reshape(outputs, (*outputs.shape[:-1], rows, outputs.shape[-1] // rows))
     logits, means, log_scales, coefficients = jnp.split(

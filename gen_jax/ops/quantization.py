@@ -217,7 +217,7 @@ def finite_scalar_vectors(
 
 def _levels(levels: Sequence[int], dim: int) -> Int[Array, "dim"]:
     if len(levels) != dim or min(levels) < 2:
-        raise ValueError(f"levels: {dim} whole numbers from 2 are required, got {tuple(levels)}")
+        raise ValueError(f"levels: got {tuple(levels)}; {dim} whole numbers from 2 are required")
     return jnp.array(levels, jnp.int32)
 
 

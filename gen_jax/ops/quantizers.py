@@ -196,11 +196,11 @@ def vector(
     """
     for name, value, low in (("num_codes", num_codes, 2), ("dim", dim, 1), ("levels", levels, 1)):
         if value < low:
-            raise ValueError(f"{name}: at least {low} is required, got {value}")
+            raise ValueError(f"{name}: got {value}; at least {low} is required")
     if codebook not in ("ema", "gradient"):
-        raise ValueError(f"codebook: ema or gradient is required, got {codebook!r}")
+        raise ValueError(f"codebook: got {codebook!r}; ema or gradient is required")
     if not 0 <= decay < 1:
-        raise ValueError(f"decay: a number in [0, 1) is required, got {decay}")
+        raise ValueError(f"decay: got {decay}; a number in [0, 1) is required")
     check_arguments(vector_faults(cosine=cosine, levels=levels))
     learned = codebook == "gradient"
 

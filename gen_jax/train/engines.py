@@ -81,7 +81,7 @@ def make_engine(
         ValueError: for another name, or if pmap or shard_map are asked to split the state.
     """
     if name not in ENGINES:
-        raise ValueError(f"engine: one of {', '.join(ENGINES)} is required, got {name!r}")
+        raise ValueError(f"engine: got {name!r}; one of {', '.join(ENGINES)} is required")
     if name == "jit":
         return jit_engine(model, optimizers, mesh, rules, **step_options)
     return ENGINES[name](model, optimizers, mesh, **step_options)

@@ -71,7 +71,7 @@ def adamw(
         ValueError: for other moments.
     """
     if moments not in MOMENTS:
-        raise ValueError(f"moments: one of {', '.join(MOMENTS)} is required, got {moments!r}")
+        raise ValueError(f"moments: got {moments!r}; one of {', '.join(MOMENTS)} is required")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     adam = optax.scale_by_adam(b1, b2, eps)
     return optax.chain(
@@ -105,8 +105,8 @@ def by_subtree(
     def init(params: PyTree) -> dict[str, Any]:
         if set(params) != set(optimizers):
             raise ValueError(
-                f"optimizers: one for each of {sorted(params)} is required, got "
-                f"{sorted(optimizers)}"
+                f"optimizers: got {sorted(optimizers)}; one for each of {sorted(params)} is "
+                "required"
             )
         return {name: optimizers[name].init(part) for name, part in params.items()}
 

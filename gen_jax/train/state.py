@@ -60,7 +60,7 @@ def init_state(
     params, stats = model.init(key, batch, {} if frozen is None else frozen)
     if set(optimizers) != set(params):
         raise ValueError(
-            f"optimizers: one for each of {sorted(params)} is required, got {sorted(optimizers)}"
+            f"optimizers: got {sorted(optimizers)}; one for each of {sorted(params)} is required"
         )
     averaged = tuple(params) if model.averaged is None else tuple(model.averaged)
     if unknown := [player for player in averaged if player not in params]:

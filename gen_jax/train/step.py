@@ -96,9 +96,9 @@ def make_train_step(
     """
     schedule = turns_of(model, turns)
     if not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay: a number in [0, 1) is required, got {ema_decay}")
+        raise ValueError(f"ema_decay: got {ema_decay}; a number in [0, 1) is required")
     if microbatches < 1:
-        raise ValueError(f"microbatches: at least 1 is required, got {microbatches}")
+        raise ValueError(f"microbatches: got {microbatches}; at least 1 is required")
     recipe = _Recipe(model, optimizers, microbatches, unroll, spike_window, spike_sigma, across)
 
     def train_step(

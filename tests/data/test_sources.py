@@ -53,10 +53,13 @@ IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
     ("arrays", "message"),
     [
         ({"x_test": IMAGES}, "no array x_train; found x_test"),
-        ({"x_train": IMAGES.astype(np.float32)}, "x_train: uint8 .* is required, got float32"),
-        ({"x_train": IMAGES[0, 0]}, r"x_train: uint8 .* got uint8 \[4, 1\]"),
-        ({"x_train": IMAGES, "y_train": np.zeros(2, int)}, "y_train: 3 whole numbers are required"),
-        ({"x_train": IMAGES, "y_train": np.zeros(3)}, "y_train: 3 whole numbers .* got float64"),
+        ({"x_train": IMAGES.astype(np.float32)}, "x_train: got float32 .*; uint8 .* is required"),
+        ({"x_train": IMAGES[0, 0]}, r"x_train: got uint8 \[4, 1\]; uint8"),
+        (
+            {"x_train": IMAGES, "y_train": np.zeros(2, int)},
+            "y_train: got int64 .*; 3 whole numbers are required",
+        ),
+        ({"x_train": IMAGES, "y_train": np.zeros(3)}, "y_train: got float64 .*; 3 whole numbers"),
         ({"x_train": IMAGES, "y_train": np.array([0, -1, 0])}, "y_train: index 1: label -1 < 0"),
         ({"x_train": IMAGES[:0]}, "no examples"),
         ({"x_train": np.zeros((3, 5, 4), np.uint8)}, "images are 5x4x1, but data.shape is 4x4x1"),

@@ -309,7 +309,7 @@ class TestInpainting:
         )
         once = process.repaint_times(np.array([1, 0.5, 0]), jump=1, resamples=1)
         np.testing.assert_array_equal(once, [1, 0.5, 0])
-        with pytest.raises(ValueError, match="jump, resamples: at least 1"):
+        with pytest.raises(ValueError, match="jump, resamples: got 0 and 10; at least 1"):
             process.repaint_times(np.array([1, 0]), jump=0)
 
 

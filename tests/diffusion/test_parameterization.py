@@ -121,16 +121,16 @@ def test_continuous_times_stay_off_zero():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: process.discrete(0), "num_steps: at least 1"),
-        (lambda: process.continuous(0.0), "t_min: a number in"),
-        (lambda: process.ddim(1.5), r"eta: a number in \[0, 1\] is required, got 1.5"),
+        (lambda: process.discrete(0), "num_steps: got 0; at least 1"),
+        (lambda: process.continuous(0.0), "t_min: got 0.0; a number in"),
+        (lambda: process.ddim(1.5), r"eta: got 1.5; a number in \[0, 1\] is required"),
         (
             lambda: process.ddpm.__wrapped__("small"),
-            "variance: 'beta', 'beta_tilde' or 'learned', got 'small'",
+            "variance: got 'small'; 'beta', 'beta_tilde' or 'learned' is required",
         ),
-        (lambda: process.uniform_times(0), "num_steps: at least 1"),
-        (lambda: process.uniform_times(11, 10), "num_steps: at most the 10 steps"),
-        (lambda: process.leading_times(11, 10), "num_steps: at most the 10 steps"),
+        (lambda: process.uniform_times(0), "num_steps: got 0; at least 1"),
+        (lambda: process.uniform_times(11, 10), "num_steps: got 11; at most"),
+        (lambda: process.leading_times(11, 10), "num_steps: got 11; at most"),
     ],
 )
 def test_impossible_arguments_are_refused(make, message):

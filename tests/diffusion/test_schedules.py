@@ -90,7 +90,9 @@ def test_diffuse_has_the_moments_of_equation_4():
 
 @pytest.mark.parametrize("betas", [[0.0, 0.1], [0.1, 1.0], [], [[0.1]], [np.nan]])
 def test_impossible_betas_are_refused(betas):
-    with pytest.raises(ValueError, match="betas: a vector of numbers strictly between 0 and 1"):
+    with pytest.raises(
+        ValueError, match="(?s)betas: got .*a vector of numbers strictly between 0 and 1"
+    ):
         process.from_betas(np.array(betas))
 
 
@@ -102,5 +104,5 @@ def test_betas_that_leave_no_signal_are_refused():
 
 @pytest.mark.parametrize("schedule", [process.linear_beta, process.cosine])
 def test_no_steps_are_refused(schedule):
-    with pytest.raises(ValueError, match="num_steps: at least 1 is required, got 0"):
+    with pytest.raises(ValueError, match="num_steps: got 0; at least 1 is required"):
         schedule(0)

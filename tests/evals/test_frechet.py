@@ -47,7 +47,7 @@ def test_fitting_finds_mean_and_covariance():
     fitted = fit_gaussian(x)
     np.testing.assert_allclose(fitted.mean, truth.mean, atol=0.05)
     np.testing.assert_allclose(fitted.covariance, truth.covariance, atol=0.2)
-    with pytest.raises(ValueError, match="at least 2 examples are required, got 1"):
+    with pytest.raises(ValueError, match="got 1; at least 2 examples are required"):
         fit_gaussian(x[:1])
 
 

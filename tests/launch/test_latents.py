@@ -234,7 +234,7 @@ class TestStages:
         command.append(f"--workdir={work}")
         for stage1, code, message in (
             ("/nowhere", 4, "/nowhere/config.json: cannot be read"),
-            (plane, 2, "square grids of codes are required, got codes of (2,)"),
+            (plane, 2, "got codes of (2,); square grids of codes are required"),
             (conditional, 4, "its codes need a label"),
             (stages[1], 4, "'diffusion' has no codes to model; one of adversarial_autoencoder"),
         ):

@@ -62,7 +62,7 @@ BAD = [
     ("data.shape=(8,8)", "(8, 8); a tuple of 3 whole numbers"),
     ("data.shape=(8,0,1)", "(8, 0, 1); a tuple of 3 whole numbers"),
     ("data.shape=(8,8,2)", "2 channels; 1 or 3"),
-    ("data.shape=(8,12,1)", "8x12; the networks need square images"),
+    ("data.shape=(8,12,1)", "got 8x12; square images are required"),
     ("data.shape=(9,9,1)", "its side 9 is not a multiple of 2"),
     ("data.batch_size=0", "0; a whole number from 1"),
     ("data.flip=maybe", "'maybe'; True or False"),
@@ -131,8 +131,16 @@ BAD_PAIRS = [
     ("klae_mnist", ("model.num_classes=10",), "model.num_classes: 0 is required for a 'grid'"),
     ("klae_mnist", ("model.groups=5",), "5 does not divide the 16 channels"),
     ("klae_mnist", ("model.multipliers=(1,1,1,1)",), "4 levels halve the image 3 times"),
-    ("vqvae_cifar10", ("model.factors=(3,)",), "model.factors: powers of two from 2 are required"),
-    ("vqvae_cifar10", ("model.factors=(4,2,2,2)",), "model.factors: one to three are required"),
+    (
+        "vqvae_cifar10",
+        ("model.factors=(3,)",),
+        "model.factors: got (3,); powers of two from 2 are required",
+    ),
+    (
+        "vqvae_cifar10",
+        ("model.factors=(4,2,2,2)",),
+        "model.factors: got (4, 2, 2, 2); one to three are required",
+    ),
     (
         "vqvae_cifar10",
         ("model.factors=(8,8)",),

@@ -120,7 +120,7 @@ def test_corruptions_change_what_they_say():
     assert float(jnp.mean(noise)) == pytest.approx(0.0, abs=0.02)
     # An example's noise is its key's.
     np.testing.assert_array_equal(corruptions.masking(0.3, -1.0)(keys[5:6], x[5:6]), masked[5:6])
-    with pytest.raises(ValueError, match=r"share: from 0 to 1 is required, got 1\.5"):
+    with pytest.raises(ValueError, match=r"share: got 1\.5; from 0 to 1 is required"):
         corruptions.masking(1.5)
 
 
@@ -194,8 +194,8 @@ def test_l1_makes_codes_smaller_and_the_penalty_is_their_sum():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sparsity_weight": -1.0}, "sparsity_weight: at least 0"),
-        ({"sparsity_target": 1.0}, "sparsity_target: between 0 and 1"),
+        ({"sparsity_weight": -1.0}, "sparsity_weight: got -1.0; at least 0"),
+        ({"sparsity_target": 1.0}, "sparsity_target: got 1.0; between 0 and 1"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):

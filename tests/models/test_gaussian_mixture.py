@@ -55,5 +55,5 @@ def test_it_finds_the_mixture_that_made_the_data():
 
 
 def test_no_component_is_no_mixture():
-    with pytest.raises(ValueError, match="num_components: at least 1 is required, got 0"):
+    with pytest.raises(ValueError, match="num_components: got 0; at least 1 is required"):
         gaussian_mixture_model((2,), 0)

@@ -344,8 +344,8 @@ def test_a_spatial_latent_is_standardized_by_running_moments():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": -1.0}, "beta: at least 0"),
-        ({"num_importance": 0}, "num_importance: at least 1"),
+        ({"beta": -1.0}, "beta: got -1.0; at least 0"),
+        ({"num_importance": 0}, "num_importance: got 0; at least 1"),
         ({"num_importance": 5, "beta": 2.0}, "whose bound has no KL"),
         (
             {"num_importance": 5, "likelihood": likelihoods.gaussian("optimal")},

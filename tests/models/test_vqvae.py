@@ -158,12 +158,12 @@ def test_other_quantizers_fit(quantizer):
 def test_what_does_not_fit_is_refused():
     network = Hierarchy(3, (4,), (5,), channels=8)
     with pytest.raises(
-        ValueError, match=r"quantizers: of \(5,\) dimensions are required, got \(4,"
+        ValueError, match=r"quantizers: got \(4,\); of \(5,\) dimensions are required"
     ):
         vqvae_model(network, (vector(16, 4),), likelihoods.gaussian(), (8, 8, 3))
-    with pytest.raises(ValueError, match="commitment_cost: at least 0 is required"):
+    with pytest.raises(ValueError, match="commitment_cost: got -1.0; at least 0 is required"):
         make(commitment_cost=-1.0)
-    with pytest.raises(ValueError, match=r"factors: powers of two from 2 are required, got \(3,\)"):
+    with pytest.raises(ValueError, match=r"factors: got \(3,\); powers of two from 2 are required"):
         Hierarchy(3, (3,), (4,))
     with pytest.raises(ValueError, match="dims: as many as factors, 2, are required"):
         Hierarchy(3, (2, 2), (4,))

@@ -110,10 +110,10 @@ def test_the_sequence_matters_and_its_order_does_not():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"block": "vit"}, "block: one of resnet, convnext is required, got 'vit'"),
-        ({"resample": "pool"}, "resample: one of conv, blocks"),
+        ({"block": "vit"}, "block: got 'vit'; one of resnet, convnext is required"),
+        ({"resample": "pool"}, "resample: got 'pool'; one of conv, blocks"),
         ({"head_dim": 3}, "head_dim: 3 does not divide the 16 channels"),
-        ({"activation": "swish"}, "activation: one of"),
+        ({"activation": "swish"}, "activation: got 'swish'; one of"),
         (
             {"context_dim": 4, "middle_norm": False},
             "middle_norm: True is required with context_dim",

@@ -34,7 +34,7 @@ def test_shapes_are_read_as_rows_columns_and_tokens():
     assert grid_of((3, 4)) == (3, 4, 1)
     assert grid_of((3, 4, 2)) == (3, 4, 2)
     with pytest.raises(
-        ValueError, match=r"one to three sizes from 1 are required, got \(1, 2, 3, 4"
+        ValueError, match=r"got \(1, 2, 3, 4\); one to three sizes from 1 are required"
     ):
         grid_of((1, 2, 3, 4))
 

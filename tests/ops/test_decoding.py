@@ -105,5 +105,5 @@ def test_tokens_and_pixels(levels):
     )
     assert codec.num_categories == levels
     assert (codec.log_scale is None) == (levels < 256)
-    with pytest.raises(ValueError, match="levels: a whole number from 2 to 256 is required, got 1"):
+    with pytest.raises(ValueError, match="levels: got 1; a whole number from 2 to 256 is required"):
         tokens(1)

@@ -135,7 +135,7 @@ def test_a_channel_s_mean_follows_the_channels_before_it():
 
 
 def test_wrong_numbers_of_outputs_are_refused():
-    with pytest.raises(ValueError, match="a multiple of 3 is required for 1 channels, got 4"):
+    with pytest.raises(ValueError, match="got 4; a multiple of 3 is required for 1 channels"):
         dist.logistic_mixture_mean(jnp.zeros((2, 4)), 1)
 
 

@@ -210,7 +210,7 @@ def test_finite_scalars_count_through_all_codes_and_back(levels):
 
 
 def test_finite_scalars_refuse_what_cannot_be():
-    with pytest.raises(ValueError, match=r"2 whole numbers from 2 are required, got \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"got \(3, 1\); 2 whole numbers from 2 are required"):
         vq.finite_scalar(jnp.zeros((1, 2)), (3, 1))
 
 

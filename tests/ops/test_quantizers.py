@@ -169,9 +169,9 @@ def test_a_large_codebook_is_begun_and_used_without_a_matrix_of_distances():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_codes": 1}, "num_codes: at least 2 is required, got 1"),
-        ({"levels": 0}, "levels: at least 1 is required, got 0"),
-        ({"decay": 1.0}, r"decay: a number in \[0, 1\) is required, got 1.0"),
+        ({"num_codes": 1}, "num_codes: got 1; at least 2 is required"),
+        ({"levels": 0}, "levels: got 0; at least 1 is required"),
+        ({"decay": 1.0}, r"decay: got 1.0; a number in \[0, 1\) is required"),
         ({"cosine": True, "levels": 2}, "levels: got 2; with cosine 1 is required"),
     ],
 )

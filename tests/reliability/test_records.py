@@ -41,15 +41,21 @@ def with_label(value):
 BAD_NPZ = {
     "float images": (
         {"x_train": np.zeros((24, 8, 8), np.float32)},
-        "x_train: uint8 .* got float32",
+        "x_train: got float32 .*; uint8",
     ),
-    "no image axis": ({"x_train": np.zeros((24, 64), np.uint8)}, r"x_train: uint8 .*\[24, 64\]"),
+    "no image axis": (
+        {"x_train": np.zeros((24, 64), np.uint8)},
+        r"x_train: got uint8 \[24, 64\]; uint8",
+    ),
     "another shape": (
         {"x_train": np.zeros((24, 9, 9), np.uint8)},
         "9x9x1, but data.shape is 8x8x1",
     ),
-    "too few labels": ({"y_train": np.zeros(23, int)}, "y_train: 24 whole numbers"),
-    "labels that are no numbers": ({"y_train": np.array(["a"] * 24)}, "y_train: 24 whole numbers"),
+    "too few labels": ({"y_train": np.zeros(23, int)}, "y_train: got .*; 24 whole numbers"),
+    "labels that are no numbers": (
+        {"y_train": np.array(["a"] * 24)},
+        "y_train: got .*; 24 whole numbers",
+    ),
     "a negative label": ({"y_train": with_label(-2)}, "y_train: index 5: label -2"),
     "a label beyond": ({"y_train": with_label(7)}, "num_classes is 3: index 5: label 7"),
 }

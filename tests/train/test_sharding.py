@@ -164,7 +164,7 @@ def test_engines_that_copy_the_state_refuse_to_split_it():
     for name in ("pmap", "shard_map"):
         with pytest.raises(ValueError, match="fsdp 2 x tensor 1; only the engine 'jit'"):
             make_engine(name, toy(), OPTIMIZERS, make_mesh(4, 2))
-    with pytest.raises(ValueError, match="engine: one of jit, pmap, shard_map is required"):
+    with pytest.raises(ValueError, match="engine: got .*one of jit, pmap, shard_map is required"):
         make_engine("xmap", toy(), OPTIMIZERS, make_mesh())
 
 

@@ -40,7 +40,7 @@ def open_source(
         DataError: naming the source and what is wrong with it.
     """
     if split not in ("train", "test"):
-        raise DataError(f"{spec}: split: 'train' or 'test' is required, got {split!r}")
+        raise DataError(f"{spec}: split: got {split!r}; 'train' or 'test' is required")
     kind, _, argument = spec.partition(":")
     if kind == "digits" and not argument:
         source = open_digits(split)

@@ -34,15 +34,15 @@ def open_npz(path: Path, split: str) -> Source:
         raise DataError(f"{name}: no array x_{split}; found {', '.join(keys) or 'none'}")
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(
-            f"{name}: x_{split}: uint8 [N, H, W] or [N, H, W, C] is required, got {images.dtype} "
-            f"{list(images.shape)}"
+            f"{name}: x_{split}: got {images.dtype} {list(images.shape)}; uint8 [N, H, W] or "
+            "[N, H, W, C] is required"
         )
     if labels is not None:
         labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             raise DataError(
-                f"{name}: y_{split}: {len(images)} whole numbers are required, got {labels.dtype} "
-                f"{list(labels.shape)}"
+                f"{name}: y_{split}: got {labels.dtype} {list(labels.shape)}; {len(images)} whole "
+                "numbers are required"
             )
         if labels.size and labels.min() < 0:
             raise DataError(
@@ -54,8 +54,8 @@ def open_npz(path: Path, split: str) -> Source:
     for key, array in others.items():
         if array.dtype.kind != "f" or len(array) != len(images) or not np.isfinite(array).all():
             raise DataError(
-                f"{name}: {key}: {len(images)} arrays of finite numbers are required, got "
-                f"{array.dtype} {list(array.shape)}"
+                f"{name}: {key}: got {array.dtype} {list(array.shape)}; {len(images)} arrays of "
+                "finite numbers are required"
             )
     others = {key: array.astype(np.float32) for key, array in others.items()}
     return from_arrays(f"{name}/{split}", images, labels, others)

@@ -30,8 +30,8 @@ def open_tfds(
             array = np.asarray(record["image"])
             if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
                 raise DataError(
-                    f"{where}: image: uint8 [H, W, 1 or 3] is required, got {array.dtype} "
-                    f"{list(array.shape)}"
+                    f"{where}: image: got {array.dtype} {list(array.shape)}; uint8 "
+                    "[H, W, 1 or 3] is required"
                 )
             if array.shape != tuple(image_shape):
                 picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)

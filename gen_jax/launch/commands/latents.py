@@ -163,7 +163,7 @@ def run_scatter(trained: Trained, source: Source, *, num: int, out: Path) -> Non
     """
     images, labels = _examples(trained, source, min(num, source.size), always_labels=True)
     if len(images) < 3:
-        raise DataError(f"{source.name}: 3 images are required, got {len(images)}")
+        raise DataError(f"{source.name}: got {len(images)}; 3 images are required")
     given = labels if trained.experiment.num_classes else None
     z = _encode(trained, images, given).reshape(len(images), -1)
     what = "both coordinates"

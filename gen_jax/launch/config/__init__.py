@@ -53,7 +53,7 @@ def variant_of(
     if not variant:
         return config
     if variant != "tiny":
-        raise ValueError(f"variant: 'tiny' or none is known, got {variant!r}")
+        raise ValueError(f"variant: got {variant!r}; 'tiny' or none is required")
     small: Mapping[str, Any] = {
         "data.source": source,
         "data.shape": shape,

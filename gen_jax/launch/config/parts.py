@@ -177,7 +177,7 @@ def square(values: Mapping[str, Any]) -> dict[str, str]:
     """Refuse images that are not square."""
     height, width, _ = values["data.shape"]
     if height != width:
-        return {"data.shape": f"{height}x{width}; the networks need square images"}
+        return {"data.shape": f"got {height}x{width}; square images are required"}
     return {}
 
 

@@ -35,8 +35,8 @@ def read_images(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarra
         if images.dtype != np.uint8 or images.shape[1:] != tuple(image_shape) or not len(images):
             needed = "x".join(map(str, image_shape))
             raise DataError(
-                f"{path}: uint8 images of {needed} are required, got {images.dtype} "
-                f"{list(images.shape)}"
+                f"{path}: got {images.dtype} {list(images.shape)}; uint8 images of {needed} are "
+                "required"
             )
     return _repeated(images, num)
 
@@ -59,8 +59,8 @@ def read_mask(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarray:
         mask = mask[..., None] if mask.ndim == 3 else mask
         if mask.shape[1:] != (height, width, 1) or not len(mask):
             raise DataError(
-                f"{path}: mask: [{height}, {width}] or [N, {height}, {width}] is required, got "
-                f"{list(mask.shape)}"
+                f"{path}: mask: got {list(mask.shape)}; [{height}, {width}] or "
+                f"[N, {height}, {width}] is required"
             )
     return _repeated(mask.astype(np.float32), num)
 
@@ -90,7 +90,7 @@ def read_vectors(path: Path, name: str, shape: tuple[int, ...], num: int) -> dic
             wanted in (-1, size) for wanted, size in zip(shape, x.shape[1:], strict=False)
         )
         if not fits or not x.size:
-            raise DataError(f"{path}: {key}: [N, {needed}] is required, got {list(x.shape)}")
+            raise DataError(f"{path}: {key}: got {list(x.shape)}; [N, {needed}] is required")
         if x.dtype.kind != "f" or not np.isfinite(x).all():
             raise DataError(f"{path}: {key}: finite floating-point numbers are required")
         found[key] = _repeated(x.astype(np.float32), num)
@@ -98,8 +98,8 @@ def read_vectors(path: Path, name: str, shape: tuple[int, ...], num: int) -> dic
         raise DataError(f"{path}: no {name}; found no_{name} alone")
     if f"no_{name}" in found and found[f"no_{name}"].shape != found[name].shape:
         raise DataError(
-            f"{path}: no_{name}: one sequence as long as those of {name} is required, got "
-            f"{list(found[f'no_{name}'].shape[1:])}"
+            f"{path}: no_{name}: got {list(found[f'no_{name}'].shape[1:])}; one sequence as long "
+            f"as those of {name} is required"
         )
     return found
 

@@ -26,7 +26,7 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
         )
     shape = tuple(values["data.shape"]) if stage1 is None else stage1.code_shape
     if len(shape) != 3 or shape[0] != shape[1]:
-        raise ConfigError(f"stage1: square grids of codes are required, got codes of {shape}")
+        raise ConfigError(f"stage1: got codes of {shape}; square grids of codes are required")
     try:
         network = make_network(values, shape)
     except ValueError as error:  # with a first stage only: else the schema has found it
