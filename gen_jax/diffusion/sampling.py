@@ -154,7 +154,7 @@ def _check_num_steps(num_steps: int, num_train_steps: int | None) -> None:
         raise ValueError(f"num_steps: got {num_steps}; at least 1 is required")
     if num_train_steps is not None and num_steps > num_train_steps:
         raise ValueError(
-            f"num_steps: got {num_steps}; at most the {num_train_steps} of the schedule are required"
+            f"num_steps: got {num_steps}; at most the schedule's {num_train_steps} are required"
         )
 
 

@@ -92,15 +92,6 @@ class _AAE(NamedTuple):
         fake = self.logits_of(weights.params, self.code_of(weights.params, batch["x"]))
         return batch_mean(batch, non_saturating_loss(fake)), Aux({}, {})
 
-    def update_stats(
-        self, weights: Weights, observed: PyTree, key: Array, step: Array
-    ) -> tuple[Stats, dict[str, Scalar]]:
-        del key
-        if not observed.get("net"):
-            return weights.stats, {}
-        net = latents.update_moments(weights.stats["net"], observed["net"], step)
-        return {**weights.stats, "net": net}, {"active_units": latents.active_units(net["moments"])}
-
     def prior(self, keys: Keys) -> Float[Array, "batch latent"]:
         return rng.normal(rng.fold_in(keys, 0), (self.latent_dim,))
 
@@ -178,7 +169,7 @@ def adversarial_autoencoder_model(
             "discriminate": Loss("disc", made.discriminate),
             "fool": Loss("net", made.fool),
         },
-        update_stats=made.update_stats,
+        update_stats=latents.update_code_moments,
         sampler=Sampler(made.draw, sample_options),
         latents=Latents(made.decode, made.encode, made.prior),
     )

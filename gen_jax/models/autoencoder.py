@@ -91,13 +91,6 @@ class _Autoencoder(NamedTuple):
         # Whoever pads a batch divides by the mean weight.
         return penalty * jnp.mean(batch["weight"]) if "weight" in batch else penalty
 
-    def update_stats(
-        self, weights: Weights, observed: PyTree, key: Array, step: Array
-    ) -> tuple[Stats, dict[str, Scalar]]:
-        del key
-        net = latents.update_moments(weights.stats["net"], observed["net"], step)
-        return {"net": net}, {"active_units": latents.active_units(net["moments"])}
-
     def draw(
         self,
         weights: Weights,
@@ -207,7 +200,7 @@ def autoencoder_model(
     return Model(
         init=made.init,
         losses={"reconstruction": Loss("net", made.loss)},
-        update_stats=made.update_stats,
+        update_stats=latents.update_code_moments,
         sampler=Sampler(made.draw, sample_options),
         latents=Latents(made.decode, made.encode),
     )

@@ -155,13 +155,6 @@ class _VAE(NamedTuple):
         metrics = {"neg_elbo": batch_mean(batch, -jnp.mean(log_w, axis=1))}
         return batch_mean(batch, -bound), Aux(observed, metrics)
 
-    def update_stats(
-        self, weights: Weights, observed: PyTree, key: Array, step: Array
-    ) -> tuple[Stats, dict[str, Scalar]]:
-        del key
-        net = latents.update_moments(weights.stats["net"], observed["net"], step)
-        return {"net": net}, {"active_units": latents.active_units(net["moments"])}
-
     def log_prob(
         self,
         weights: Weights,
@@ -341,7 +334,7 @@ def vae_model(
         if num_importance == 1
         else {"iwae": Loss("net", made.iwae)},
         inputs=label_input(num_classes),
-        update_stats=made.update_stats,
+        update_stats=latents.update_code_moments,
         sampler=Sampler(made.draw, sample_options),
         latents=Latents(made.decode, made.encode, made.prior),
         density=Density(made.log_prob, "bound", options=density_options),

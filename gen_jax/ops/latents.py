@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from gen_jax.typing import Array, Float, Int, PyTree, Shape
+from gen_jax.protocols import Stats, Weights
+from gen_jax.typing import Array, Float, Int, PyTree, Scalar, Shape
 
 __all__ = [
     "active_units",
@@ -19,6 +20,7 @@ __all__ = [
     "scale_of",
     "slerp",
     "undo_scale",
+    "update_code_moments",
     "update_moments",
 ]
 
@@ -54,6 +56,21 @@ def update_moments(moments: PyTree, observed: PyTree, step: Int[Array, ""]) -> P
     """
     decay = jnp.minimum(DECAY, step / (step + 1.0))
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, moments, observed)
+
+
+def update_code_moments(
+    weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Int[Array, ""]
+) -> tuple[Stats, Mapping[str, Scalar]]:
+    """Update the statistics of a model whose player ``net`` observes the moments of its codes.
+
+    Returns:
+        Its statistics, and as a metric the active units; a turn that observes none changes none.
+    """
+    del key
+    if not observed.get("net"):
+        return weights.stats, {}
+    net = update_moments(weights.stats["net"], observed["net"], step)
+    return {**weights.stats, "net": net}, {"active_units": active_units(net["moments"])}
 
 
 def scale_of(moments: Moments) -> tuple[Float[Array, "channels"], Float[Array, "channels"]]:
