@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
+from gen_jax.ops.checks import check_pixels
 from gen_jax.protocols import (
     Aux,
     Batch,
@@ -48,6 +49,7 @@ def rgb() -> Codec:
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen, keys
+        check_pixels(image)
         return image.astype(jnp.float32) / 127.5 - 1.0
 
     def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
@@ -74,6 +76,7 @@ def unit(margin: float = 0.1) -> Codec:
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen, keys
+        check_pixels(image)
         return image.astype(jnp.float32) * span + margin
 
     def decode(frozen: PyTree, x: Float[Array, "batch *dims"]) -> Array:
@@ -102,6 +105,7 @@ def tokens(levels: int = 256) -> Codec:
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen, keys
+        check_pixels(image)
         return jnp.round(image.astype(jnp.float32) * scale).astype(jnp.int32)
 
     def decode(frozen: PyTree, x: Int[Array, "batch *dims"]) -> Array:
@@ -121,6 +125,7 @@ def dequantize() -> Codec:
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen
+        check_pixels(image)
         noise = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:]))(keys)
         noise = jnp.minimum(noise, 1.0 - 2.0**-15)  # 255 + noise must not round up
         return (image.astype(jnp.float32) + noise) / 128.0 - 1.0
@@ -151,6 +156,7 @@ def binary(how: str = "stochastic") -> Codec:
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen
+        check_pixels(image)
         gray = image.astype(jnp.float32) / 255.0
         if how == "none":
             return gray
@@ -183,6 +189,7 @@ def pretrained(model: Model) -> Codec:
     encode_image, decode_code = latents.encode, latents.decode
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> PyTree:
+        check_pixels(image)
         return encode_image(frozen, image, {}, keys)
 
     def decode(frozen: PyTree, x: PyTree) -> Array:

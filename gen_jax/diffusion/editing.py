@@ -134,10 +134,11 @@ def last_part(times: ArrayLike, strength: ScalarLike) -> Float[Array, "*points"]
 
 
 def repaint_times(times: np.ndarray, jump: int = 10, resamples: int = 10) -> np.ndarray:
-    """Let a grid go back and forth: every ``jump`` steps down are walked ``resamples`` times.
+    """Let a grid go back and forth: ``jump`` steps down are walked ``resamples`` times.
 
-    What is filled in then gets to agree with what is known (Lugmayr et al. 2022, Appendix B). The
-    number of evaluations grows about ``resamples`` times.
+    What is filled in then gets to agree with what is known (Lugmayr et al. 2022, Appendix B). As
+    in their code the first steps, where all is noise, are walked once, and so is the last, to t =
+    0. The number of evaluations grows about ``resamples`` times.
 
     Args:
         times: descending grid [S + 1].
@@ -157,12 +158,15 @@ def repaint_order(num_steps: int, jump: int, resamples: int) -> np.ndarray:
     """Return the indices, into a grid of ``num_steps`` steps, of :func:`repaint_times`."""
     if jump < 1 or resamples < 1:
         raise ValueError(f"jump, resamples: got {jump} and {resamples}; at least 1 is required")
-    order = [0]
-    for begin in range(0, num_steps, jump):
-        end = min(begin + jump, num_steps)
-        down = list(range(begin + 1, end + 1))
-        # The way to t = 0 is walked last, so that the result ends without noise.
-        up = list(range(end - 1, begin - 1, -1))
-        for number in range(resamples):
-            order += down + (up if number < resamples - 1 else [])
-    return np.array(order)
+    jump = max(1, min(jump, num_steps - 1))  # of few steps there is one way back, to the beginning
+    # From so many steps before the last one it goes back up.
+    again = dict.fromkeys(range(0, num_steps - jump, jump), resamples - 1)
+    order, left = [0], num_steps - 1
+    while left > 0:
+        left -= 1
+        order.append(num_steps - 1 - left)
+        if again.get(left, 0):
+            again[left] -= 1
+            order += [num_steps - 1 - (left + step) for step in range(1, jump + 1)]
+            left += jump
+    return np.array([*order, num_steps] if num_steps else order)

@@ -74,6 +74,7 @@ def generate(
     jump: int = 10,
     trace: bool = False,
     clipped: bool = True,
+    guide: Callable[[Denoiser], Denoiser] | None = None,
 ) -> Float[Array, "batch *points"]:
     """Draw one x from each key; see :func:`gen_jax.diffusion.options.sampler_options`.
 
@@ -102,6 +103,8 @@ def generate(
         trace: give the points at every time, [batch, steps + 1, ...].
         clipped: whether x_0 is clipped, where the process clips; without, what :func:`noise_of`
             found leads back.
+        guide: what is done to the denoiser after x_0 has been clipped, as guidance by a classifier
+            (Dhariwal & Nichol 2021, Algorithms 1 and 2).
 
     Raises:
         ValueError: if settings do not go together.
@@ -112,6 +115,8 @@ def generate(
         denoise = guidance.dynamic_threshold(denoise, schedule, quantile)
     elif process.clip and not leads_back:
         denoise = guidance.clip_x_0(denoise, schedule)
+    if guide is not None:
+        denoise = guide(denoise)
     times = _grid(process, solver, steps, grid)
     method = make_solver(
         solver,
@@ -181,7 +186,7 @@ def likelihood(
     x: Float[Array, "batch *dims"],
     keys: Keys,
     *,
-    likelihood: str = "bound",
+    likelihood: str | None = None,
     likelihood_steps: int | None = None,
     likelihood_variance: Variance | None = None,
     probes: int = 1,
@@ -195,13 +200,13 @@ def likelihood(
         condition: of each x.
         x: data.
         keys: one for each x.
-        likelihood: ``"bound"`` or ``"flow"``.
+        likelihood: ``"bound"`` or ``"flow"``; None for the bound, where it is one.
         likelihood_steps: of the bound.
         likelihood_variance: of its steps.
         probes: of the flow's divergence.
         tolerance: of the flow's solver.
     """
-    if likelihood == "flow":
+    if likelihood == "flow" or (likelihood is None and process.coupled):
         return _flow(process, denoise_for, condition, x, keys, probes, tolerance)
     steps = likelihood_steps or process.num_steps or 1000
     if process.num_steps is None:
@@ -213,7 +218,8 @@ def likelihood(
     denoise = denoise_for(condition)
     if process.clip:
         denoise = guidance.clip_x_0(denoise, process.schedule)
-    variance = process.variances[0] if likelihood_variance is None else likelihood_variance
+    usual = process.likelihood_variances[0]
+    variance = usual if likelihood_variance is None else likelihood_variance
     made = bound(denoise, process.schedule, x, times, keys, variance, process.bin_width)
     # What it gives of discrete x are probabilities; a density's are in units of x.
     unit = 0.0 if process.bin_width is None else math.log(process.bin_width)
@@ -253,6 +259,7 @@ def _flow(
         condition=condition,
         num_probes=probes,
         tolerance=tolerance,
-        t_min=1e-4 if process.num_steps is None else 1e-2 / process.num_steps,
+        # Below its first entry a table's network was never trained.
+        t_min=1e-4 if process.num_steps is None else 1 / process.num_steps,
     )
     return LogProb(nats, stderr)

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from gen_jax.diffusion.parameterization import Denoiser, Prediction
 from gen_jax.diffusion.schedules import Schedule, diffuse, like
 from gen_jax.diffusion.solvers import Variance, log_variance, posterior_mean, transition
-from gen_jax.ops import distributions as dist
-from gen_jax.ops import keys as rng
+from gen_jax.ops import distributions as dist, keys as rng
 from gen_jax.typing import Array, ArrayLike, Float, Keys, PyTree, Scalar, ScalarLike
 
 __all__ = ["Bound", "bound", "bound_term", "flow_log_prob", "prior_term"]

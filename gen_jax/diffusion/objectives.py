@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from gen_jax.diffusion.likelihood import bound_term
 from gen_jax.diffusion.losses import denoising_loss
 from gen_jax.diffusion.process import Process
-from gen_jax.diffusion.weighting import Weighting, of_target
-from gen_jax.diffusion.weighting import simple as weigh_eps
+from gen_jax.diffusion.weighting import Weighting, of_target, simple as weigh_eps
 from gen_jax.typing import Array, Float
 
 __all__ = ["Objective", "objective_losses"]

@@ -121,10 +121,12 @@ def _editing_options() -> dict[str, Option]:
 
 def density_options(process: Process) -> dict[str, Option]:
     """List the options of a density, the variational bound or the probability flow's."""
-    kinds, most, variances = ("bound", "flow"), process.most_steps, process.variances
+    kinds, most = ("bound", "flow"), process.most_steps
+    variances = process.likelihood_variances
+    kind = "flow" if process.coupled else "bound"
     return {
         "likelihood": Option(
-            str, "bound", "bound or flow", kinds.__contains__, True,
+            str, kind, "bound or flow", kinds.__contains__, True,
             "the variational bound, or the exact density of the probability flow",
         ),
         "likelihood_steps": Option(
@@ -133,7 +135,8 @@ def density_options(process: Process) -> dict[str, Option]:
         ),
         "likelihood_variance": Option(
             str, variances[0], f"one of {', '.join(variances)}", variances.__contains__, True,
-            "of the steps of the bound, as of ddpm's",
+            "of the steps of the bound; fixed_large: beta, but in the last step the posterior's, "
+            "as Ho et al. 2020",
         ),
         "probes": Option(
             int, 1, *_COUNT, True, "random vectors for the flow's divergence",
@@ -155,7 +158,7 @@ def sampler_faults(
         options: those that were chosen; of traced numbers it is seen only that they are there.
         told: names of what the model is told: ``"image"`` and ``"mask"`` matter here.
     """
-    faults = _solver_faults(options)
+    faults = _solver_faults(options) | _coupling_faults(process, options)
     # By identity: a traced strength is neither true nor false.
     edits = [name for name in ("strength", "invert") if _asked(options.get(name))]
     if "image" not in told:
@@ -204,6 +207,24 @@ def _solver_faults(options: Mapping[str, Any]) -> dict[str, str]:
     return faults
 
 
+_COUPLED = "the noise of this model was paired with its data (pairing or reflow)"
+
+
+def _coupling_faults(process: Process, options: Mapping[str, Any]) -> dict[str, str]:
+    """Find what takes -eps / sigma for the score, where it is none."""
+    if not process.coupled:
+        return {}
+    faults = {}
+    if options.get("solver", "ddim") in _STOCHASTIC:
+        faults["solver"] = f"{_COUPLED}, so that a solver which adds noise of its own is wrong"
+    for name, least in (("eta", 0), ("churn", 0), ("resamples", 1)):
+        if _known(options.get(name)) and options[name] > least:
+            faults[name] = f"{_COUPLED}, so that noise added on the way is wrong"
+    if "classifier_scale" in options:
+        faults["classifier"] = f"{_COUPLED}, so that a classifier cannot guide it"
+    return faults
+
+
 def inversion_faults(
     process: Process, options: Mapping[str, Any], told: Collection[str]
 ) -> dict[str, str]:
@@ -237,8 +258,10 @@ def density_faults(
 ) -> dict[str, str]:
     """Find what does not go together in a request for a likelihood."""
     del told
-    kind = options.get("likelihood", "bound")
+    kind = options.get("likelihood", "flow" if process.coupled else "bound")
     faults = {}
+    if process.coupled and kind == "bound":
+        faults["likelihood"] = f"{_COUPLED}, so that the bound is none; flow is required"
     for name, needed in (
         ("likelihood_steps", "bound"),
         ("likelihood_variance", "bound"),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, like
+from gen_jax.ops.checks import check_floating, check_times
 from gen_jax.typing import Array, Float
 
 __all__ = [
@@ -43,6 +44,11 @@ Denoiser = Callable[[Float[Array, "batch *dims"], Float[Array, "*t"] | float], P
 are already closed over."""
 
 
+def _as_they_are(x_t: Array, t: Array, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+    del alpha, sigma
+    return x_t, t
+
+
 class Parameterization(NamedTuple):
     """A pair of linear maps; ``alpha`` and ``sigma`` are shaped to multiply the arrays.
 
@@ -54,7 +60,7 @@ class Parameterization(NamedTuple):
 
     target: Callable[[Array, Array, Array, Array], Array]
     read: Callable[[Array, Array, Array, Array], Prediction]
-    show: Callable[[Array, Array, Array, Array], tuple[Array, Array]] = lambda x_t, t, *_: (x_t, t)
+    show: Callable[[Array, Array, Array, Array], tuple[Array, Array]] = _as_they_are
     name: str = ""
 
 
@@ -67,23 +73,35 @@ def eps_from_x_0(x_0: Array, x_t: Array, alpha: Array, sigma: Array) -> Array:
     return (x_t - alpha * x_0) / sigma
 
 
-epsilon = Parameterization(
-    target=lambda x_0, eps, alpha, sigma: eps,
-    read=lambda output, x_t, alpha, sigma: Prediction(
-        x_0=_x_0_from_eps(output, x_t, alpha, sigma), eps=output
-    ),
-    name="eps",
-)
+# Functions by name and no lambdas, so that what is made of them can be pickled.
+def _target_eps(x_0: Array, eps: Array, alpha: Array, sigma: Array) -> Array:
+    del x_0, alpha, sigma
+    return eps
+
+
+def _read_eps(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction:
+    return Prediction(x_0=_x_0_from_eps(output, x_t, alpha, sigma), eps=output)
+
+
+epsilon = Parameterization(_target_eps, _read_eps, name="eps")
 """The noise itself (Ho et al. 2020, Eq. 12)."""
 
-x_0 = Parameterization(
-    target=lambda x_0, eps, alpha, sigma: x_0,
-    read=lambda output, x_t, alpha, sigma: Prediction(
-        x_0=output, eps=eps_from_x_0(output, x_t, alpha, sigma)
-    ),
-    name="x_0",
-)
+
+def _target_x_0(x_0: Array, eps: Array, alpha: Array, sigma: Array) -> Array:
+    del eps, alpha, sigma
+    return x_0
+
+
+def _read_x_0(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction:
+    return Prediction(x_0=output, eps=eps_from_x_0(output, x_t, alpha, sigma))
+
+
+x_0 = Parameterization(_target_x_0, _read_x_0, name="x_0")
 """The clean example."""
+
+
+def _target_v(x_0: Array, eps: Array, alpha: Array, sigma: Array) -> Array:
+    return alpha * eps - sigma * x_0
 
 
 def _read_v(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction:
@@ -94,12 +112,13 @@ def _read_v(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction
     )
 
 
-v = Parameterization(
-    target=lambda x_0, eps, alpha, sigma: alpha * eps - sigma * x_0,
-    read=_read_v,
-    name="v",
-)
+v = Parameterization(_target_v, _read_v, name="v")
 """v = alpha eps - sigma x_0 (Salimans & Ho 2022, Appendix D); defined at both ends of time."""
+
+
+def _target_velocity(x_0: Array, eps: Array, alpha: Array, sigma: Array) -> Array:
+    del alpha, sigma
+    return eps - x_0
 
 
 def _read_velocity(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction:
@@ -107,11 +126,7 @@ def _read_velocity(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Pre
     return Prediction(x_0=(x_t - sigma * output) / total, eps=(x_t + alpha * output) / total)
 
 
-velocity = Parameterization(
-    target=lambda x_0, eps, alpha, sigma: eps - x_0,
-    read=_read_velocity,
-    name="velocity",
-)
+velocity = Parameterization(_target_velocity, _read_velocity, name="velocity")
 """eps - x_0, the velocity dx_t / dt of a rectified flow (Liu et al. 2023, Eq. 1, where time runs
 the other way); defined at both ends of time, for any schedule."""
 
@@ -135,27 +150,33 @@ def edm(sigma_data: float = 0.5) -> Parameterization:
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data: got {sigma_data}; a number above 0 is required")
-    d = sigma_data
+    made = _EDM(sigma_data)
+    return Parameterization(made.target, made.read, made.show, "edm")
 
-    def norm(alpha: Array, sigma: Array) -> Array:
-        return jnp.sqrt(jnp.square(sigma) + d**2 * jnp.square(alpha))
 
-    def target(x_0: Array, eps: Array, alpha: Array, sigma: Array) -> Array:
-        return (sigma * x_0 - d**2 * alpha * eps) / (d * norm(alpha, sigma))
+class _EDM:
+    """The maps of :func:`edm`; d is ``sigma_data``."""
 
-    def read(output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction:
-        n = norm(alpha, sigma)
+    def __init__(self, d: float) -> None:
+        self.d = d
+
+    def norm(self, alpha: Array, sigma: Array) -> Array:
+        return jnp.sqrt(jnp.square(sigma) + self.d**2 * jnp.square(alpha))
+
+    def target(self, x_0: Array, eps: Array, alpha: Array, sigma: Array) -> Array:
+        return (sigma * x_0 - self.d**2 * alpha * eps) / (self.d * self.norm(alpha, sigma))
+
+    def read(self, output: Array, x_t: Array, alpha: Array, sigma: Array) -> Prediction:
+        n = self.norm(alpha, sigma)
         return Prediction(
-            x_0=d**2 * alpha * x_t / n**2 + sigma * d / n * output,
-            eps=sigma * x_t / n**2 - alpha * d / n * output,
+            x_0=self.d**2 * alpha * x_t / n**2 + sigma * self.d / n * output,
+            eps=sigma * x_t / n**2 - alpha * self.d / n * output,
         )
 
-    def show(x_t: Array, t: Array, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+    def show(self, x_t: Array, t: Array, alpha: Array, sigma: Array) -> tuple[Array, Array]:
         # Finite where nothing of the signal, or of the noise, is left.
         level = jnp.log(jnp.maximum(sigma, MIN_ALPHA)) - jnp.log(jnp.maximum(alpha, MIN_ALPHA))
-        return x_t / norm(alpha, sigma), jnp.reshape(level, t.shape) / 4
-
-    return Parameterization(target, read, show, "edm")
+        return x_t / self.norm(alpha, sigma), jnp.reshape(level, t.shape) / 4
 
 
 def denoiser(
@@ -176,6 +197,8 @@ def denoiser(
     """
 
     def denoise(x: Float[Array, "batch *dims"], t: Float[Array, "*t"] | float) -> Prediction:
+        check_floating(x=x)
+        check_times(t)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
         alpha, sigma = like(schedule.alpha(t), x), like(schedule.sigma(t), x)
         output = network(*parameterization.show(x, t, alpha, sigma))

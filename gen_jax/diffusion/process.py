@@ -1,5 +1,6 @@
 """A diffusion process as a whole: what is chosen before there is a network."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ class Process(NamedTuple):
     clip: bool
     bin_width: float | None
     default_grid: str
+    coupled: bool
 
     def denoiser(
         self, network: Callable[[Float[Array, "batch *dims"], Float[Array, "batch"]], Array]
@@ -43,6 +45,16 @@ class Process(NamedTuple):
         """List the variances that a DDPM step may have, the default first."""
         fixed: tuple[Variance, ...] = ("beta", "beta_tilde")
         return ("learned", *fixed) if self.learned_variance else fixed
+
+    @property
+    def likelihood_variances(self) -> tuple[Variance, ...]:
+        """List the variances that the steps of a bound may have, the default first.
+
+        Of a table without learned ones it is that of Ho et al. 2020's reported likelihoods.
+        """
+        if self.learned_variance or self.num_steps is None:
+            return (*self.variances, "fixed_large")
+        return ("fixed_large", *self.variances)
 
     @property
     def most_steps(self) -> int:
@@ -74,6 +86,7 @@ def make_process(
     clip: bool = True,
     bin_width: float | None = None,
     default_grid: str = "uniform",
+    coupled: bool = False,
 ) -> Process:
     """Put a process together.
 
@@ -87,6 +100,9 @@ def make_process(
         clip: whether sampling clips the predicted x_0 to [-1, 1], the range of pixels.
         bin_width: of one gray level of x, which then is from -1 to 1; None where x is not discrete.
         default_grid: of sampling; one of :data:`gen_jax.diffusion.recipes.GRIDS`.
+        coupled: whether the noise of training depends on the data, as after pairing or reflow. The
+            probability flow is right then, but -eps / sigma is no score: solvers that add noise,
+            guidance by a classifier and bounds are wrong.
 
     Raises:
         ValueError: if at t = 1, where sampling begins, the prediction does not say what x_0 is.
@@ -97,13 +113,27 @@ def make_process(
         (16,)
     """
     process = Process(
-        schedule, parameterization, num_steps, learned_variance, clip, bin_width, default_grid
+        schedule,
+        parameterization,
+        num_steps,
+        learned_variance,
+        clip,
+        bin_width,
+        default_grid,
+        coupled,
     )
+    alpha, sigma = process.end()
+    if alpha > rules.MAX_ALPHA * sigma:
+        warnings.warn(
+            f"schedule: alpha(1) is {alpha:.2g} and sigma(1) {sigma:.2g}: samples begin with noise "
+            "alone, which this model never sees",
+            stacklevel=3,
+        )
     if parameterization.name == "eps":  # the others are defined at both ends
         check_arguments(
             rules.prediction_faults(
                 prediction="eps",
-                signal=process.end()[0] >= rules.MIN_ALPHA,
+                signal=alpha >= rules.MIN_ALPHA,
                 last_beta=schedule.last_beta,
                 clip=clip,
             )

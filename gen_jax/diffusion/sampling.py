@@ -185,8 +185,10 @@ def integrate(
 
     def step(state: Any, index_and_times: tuple[Array, Array, Array]) -> tuple[Any, Array | None]:
         i, t, s = index_and_times
-        state = solver.step(denoiser, schedule, state, t, s, rng.fold_in(keys, i))
-        return state, state.x if trace else None
+        new = solver.step(denoiser, schedule, state, t, s, rng.fold_in(keys, i))
+        # A network may answer in another precision than the points are in, and a loop carries one.
+        new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
+        return new, new.x if trace else None
 
     steps = (jnp.arange(len(times) - 1), times[:-1], times[1:])
     state, trajectory = jax.lax.scan(step, solver.init(x), steps)

@@ -9,6 +9,7 @@ every schedule. On a rectified flow it is dx = (eps - x_0) dt, and with alpha = 
 dsigma, the flow of Karras et al. 2022.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 
-Variance = Literal["beta", "beta_tilde", "learned"]
+Variance = Literal["beta", "beta_tilde", "fixed_large", "learned"]
 
 
 class SolverState(NamedTuple):
@@ -52,7 +53,7 @@ class MultistepState(NamedTuple):
 
     x: Float[Array, "batch *dims"]
     x_0: Float[Array, "batch *dims"]
-    t: Float[Array, ""]  # of that prediction; above 1 before the first step
+    t: Float[Array, ""]  # of that prediction; infinite before the first step
 
 
 class Solver(NamedTuple):
@@ -106,12 +107,16 @@ MIN_VARIANCE = 1e-20
 def log_variance(q: Transition, variance: Variance, prediction: Prediction) -> Array:
     """Return the log-variance of a model's step, a scalar or, where it is learned, an array.
 
+    ``"fixed_large"`` is beta but in the last step, which has the posterior's: what the code of Ho
+    et al. 2020 calls so, and their bits/dim are of. Learned variances are
     v log beta + (1 - v) log beta-tilde (Nichol & Dhariwal 2021, Eq. 15).
 
     Raises:
         ValueError: if it should be learned, and the prediction has none.
     """
     large, small = (jnp.log(jnp.maximum(x, MIN_VARIANCE)) for x in (q.added, q.posterior))
+    if variance == "fixed_large":
+        return jnp.where(q.sigma_s > 0, large, small)
     if variance != "learned":
         return large if variance == "beta" else small
     if prediction.variance is None:
@@ -127,27 +132,35 @@ def ddpm(variance: Variance = "beta") -> Solver:
 
     Args:
         variance: ``"beta"``, the larger of the paper's two choices, ``"beta_tilde"``, the variance
-            of the posterior, or ``"learned"``, what a denoiser with learned variances says.
+            of the posterior, or ``"learned"``, what a denoiser with learned variances says. The
+            last step has no noise, so that ``"fixed_large"`` is ``"beta"`` here.
 
     Raises:
         ValueError: for any other variance, or if a denoiser has not learned any.
     """
     if variance not in get_args(Variance):
         raise ValueError(
-            f"variance: got {variance!r}; 'beta', 'beta_tilde' or 'learned' is required"
+            f"variance: got {variance!r}; {', '.join(map(repr, get_args(Variance)))} is required"
         )
 
-    def step(
-        denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys
-    ) -> SolverState:
-        x = state.x
-        q = transition(schedule, t, s)
-        prediction = denoiser(x, t)
-        std = jnp.exp(0.5 * log_variance(q, variance, prediction)) * (s > 0)
-        noise = rng.normal(keys, x.shape[1:], x.dtype)
-        return SolverState(posterior_mean(q, x, prediction.x_0) + std * noise)
+    return Solver(SolverState, functools.partial(_ddpm_step, variance))
 
-    return Solver(init=SolverState, step=step)
+
+def _ddpm_step(
+    variance: Variance,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    state: SolverState,
+    t: Array,
+    s: Array,
+    keys: Keys,
+) -> SolverState:
+    x = state.x
+    q = transition(schedule, t, s)
+    prediction = denoiser(x, t)
+    std = jnp.exp(0.5 * log_variance(q, variance, prediction)) * (s > 0)
+    noise = rng.normal(keys, x.shape[1:], x.dtype)
+    return SolverState(posterior_mean(q, x, prediction.x_0) + std * noise)
 
 
 def ddim(eta: ScalarLike = 0.0) -> Solver:
@@ -166,18 +179,25 @@ def ddim(eta: ScalarLike = 0.0) -> Solver:
     if isinstance(eta, (int, float)) and not 0 <= eta <= 1:
         raise ValueError(f"eta: got {eta}; a number in [0, 1] is required")
 
-    def step(
-        denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys
-    ) -> SolverState:
-        x = state.x
-        q = transition(schedule, t, s)
-        prediction = denoiser(x, t)
-        variance = jnp.square(eta) * q.posterior
-        direction = jnp.sqrt(jnp.maximum(jnp.square(q.sigma_s) - variance, 0.0))
-        mean = q.alpha_s * prediction.x_0 + direction * prediction.eps
-        return SolverState(mean + jnp.sqrt(variance) * rng.normal(keys, x.shape[1:], x.dtype))
+    return Solver(SolverState, functools.partial(_ddim_step, eta))
 
-    return Solver(init=SolverState, step=step)
+
+def _ddim_step(
+    eta: ScalarLike,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    state: SolverState,
+    t: Array,
+    s: Array,
+    keys: Keys,
+) -> SolverState:
+    x = state.x
+    q = transition(schedule, t, s)
+    prediction = denoiser(x, t)
+    variance = jnp.square(eta) * q.posterior
+    direction = jnp.sqrt(jnp.maximum(jnp.square(q.sigma_s) - variance, 0.0))
+    mean = q.alpha_s * prediction.x_0 + direction * prediction.eps
+    return SolverState(mean + jnp.sqrt(variance) * rng.normal(keys, x.shape[1:], x.dtype))
 
 
 def euler() -> Solver:
@@ -211,29 +231,29 @@ def heun() -> Solver:
     x_0') / 2 + dsigma (eps + eps') / 2. Two evaluations a step, but one in a step to t = 0. Second
     order.
     """
+    return Solver(SolverState, _heun_step)
 
-    def step(
-        denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys
-    ) -> SolverState:
-        del keys
-        x = state.x
-        here = denoiser(x, t)
-        ends = [(schedule.alpha(u), schedule.sigma(u)) for u in (t, s)]
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = ends
-        guess = alpha_s * here.x_0 + sigma_s * here.eps
 
-        def correct(guess: Array) -> Array:
-            there = denoiser(guess, s)
-            return (
-                x
-                + (alpha_s - alpha_t) * (here.x_0 + there.x_0) / 2
-                + (sigma_s - sigma_t) * (here.eps + there.eps) / 2
-            )
+def _heun_step(
+    denoiser: Denoiser, schedule: Schedule, state: SolverState, t: Array, s: Array, keys: Keys
+) -> SolverState:
+    del keys
+    x = state.x
+    here = denoiser(x, t)
+    ends = [(schedule.alpha(u), schedule.sigma(u)) for u in (t, s)]
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = ends
+    guess = alpha_s * here.x_0 + sigma_s * here.eps
 
-        # At s = 0 there is no noise, whose direction could be asked for.
-        return SolverState(jax.lax.cond(s > 0, correct, lambda guess: guess, guess))
+    def correct(guess: Array) -> Array:
+        there = denoiser(guess, s)
+        return (
+            x
+            + (alpha_s - alpha_t) * (here.x_0 + there.x_0) / 2
+            + (sigma_s - sigma_t) * (here.eps + there.eps) / 2
+        )
 
-    return Solver(init=SolverState, step=step)
+    # At s = 0 there is no noise, whose direction could be asked for.
+    return SolverState(jax.lax.cond(s > 0, correct, lambda guess: guess, guess))
 
 
 def dpmpp_2m() -> Solver:
@@ -243,36 +263,37 @@ def dpmpp_2m() -> Solver:
     the prediction of x_0 extrapolated from this and the step before. The first step, and one to t =
     0, are DDIM's. Second order.
     """
+    return Solver(_dpmpp_init, _dpmpp_step, memory=True)
 
-    def init(x: Array) -> MultistepState:
-        return MultistepState(x, jnp.zeros_like(x), jnp.float32(2.0))
 
-    def step(
-        denoiser: Denoiser,
-        schedule: Schedule,
-        state: MultistepState,
-        t: Array,
-        s: Array,
-        keys: Keys,
-    ) -> MultistepState:
-        del keys
-        x_0 = denoiser(state.x, t).x_0
-        lam_before, lam_t, lam_s = (
-            jnp.log(jnp.maximum(schedule.alpha(u), MIN_ALPHA))
-            - jnp.log(jnp.maximum(schedule.sigma(u), MIN_ALPHA))
-            for u in (jnp.minimum(state.t, 1.0), t, s)
-        )
-        # Weight of the difference between the two predictions: h / (2 h_before).
-        # No extrapolation from a step that led nowhere, as two equal times of a table do.
-        first = (state.t > 1) | (lam_t == lam_before)
-        ahead = (lam_s - lam_t) / (2 * jnp.where(first, 1.0, lam_t - lam_before))
-        ahead = jnp.where(first | (s <= 0), 0.0, ahead)
-        d = x_0 + ahead * (x_0 - state.x_0)
-        kept = schedule.sigma(s) / schedule.sigma(t)
-        gain = schedule.alpha(s) - schedule.alpha(t) * kept  # alpha_s (1 - e^-h)
-        return MultistepState(kept * state.x + gain * d, x_0, t)
+def _dpmpp_init(x: Array) -> MultistepState:
+    return MultistepState(x, jnp.zeros_like(x), jnp.float32(jnp.inf))
 
-    return Solver(init=init, step=step, memory=True)
+
+def _dpmpp_step(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    state: MultistepState,
+    t: Array,
+    s: Array,
+    keys: Keys,
+) -> MultistepState:
+    del keys
+    x_0 = denoiser(state.x, t).x_0
+    lam_before, lam_t, lam_s = (
+        jnp.log(jnp.maximum(schedule.alpha(u), MIN_ALPHA))
+        - jnp.log(jnp.maximum(schedule.sigma(u), MIN_ALPHA))
+        for u in (jnp.where(jnp.isinf(state.t), t, state.t), t, s)
+    )
+    # Weight of the difference between the two predictions: h / (2 h_before).
+    # No extrapolation from a step that led nowhere, as two equal times of a table do.
+    first = jnp.isinf(state.t) | (lam_t == lam_before)
+    ahead = (lam_s - lam_t) / (2 * jnp.where(first, 1.0, lam_t - lam_before))
+    ahead = jnp.where(first | (s <= 0), 0.0, ahead)
+    d = x_0 + ahead * (x_0 - state.x_0)
+    kept = schedule.sigma(s) / schedule.sigma(t)
+    gain = schedule.alpha(s) - schedule.alpha(t) * kept  # alpha_s (1 - e^-h)
+    return MultistepState(kept * state.x + gain * d, x_0, t)
 
 
 def churned(
@@ -301,19 +322,38 @@ def churned(
     """
     gamma = jnp.minimum(jnp.asarray(amount, jnp.float32) / num_steps, 2**0.5 - 1)
 
-    def step(
-        denoiser: Denoiser, schedule: Schedule, state: Any, t: Array, s: Array, keys: Keys
-    ) -> Any:
-        step_keys, noise_keys = rng.split(keys, 2)
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        ratio = sigma / jnp.maximum(alpha, MIN_ALPHA)
-        rises = (ratio >= low) & (ratio <= high) & (gamma > 0) & (t < 1)
-        up = jnp.where(rises, jnp.maximum(time_of_noise(schedule, ratio * (1 + gamma)), t), t)
-        # Without churn nothing may change, not even by rounding.
-        kept = jnp.where(rises, schedule.alpha(up) / jnp.maximum(alpha, MIN_ALPHA), 1.0)
-        added = jnp.where(rises, jnp.square(schedule.sigma(up)) - jnp.square(kept * sigma), 0.0)
-        std = noise * jnp.sqrt(jnp.maximum(added, 0.0))
-        x = kept * state.x + std * rng.normal(noise_keys, state.x.shape[1:], state.x.dtype)
-        return solver.step(denoiser, schedule, state._replace(x=x), up, s, step_keys)
+    churn = _Churn(solver, gamma, low, high, noise)
+    return Solver(solver.init, functools.partial(_churned_step, churn), memory=solver.memory)
 
-    return Solver(init=solver.init, step=step, memory=solver.memory)
+
+class _Churn(NamedTuple):
+    """What :func:`churned` was asked for."""
+
+    solver: Solver
+    gamma: Array
+    low: ScalarLike
+    high: ScalarLike
+    noise: ScalarLike
+
+
+def _churned_step(
+    churn: _Churn,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    state: Any,
+    t: Array,
+    s: Array,
+    keys: Keys,
+) -> Any:
+    solver, gamma, low, high, noise = churn
+    step_keys, noise_keys = rng.split(keys, 2)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    ratio = sigma / jnp.maximum(alpha, MIN_ALPHA)
+    rises = (ratio >= low) & (ratio <= high) & (gamma > 0) & (t < 1)
+    up = jnp.where(rises, jnp.maximum(time_of_noise(schedule, ratio * (1 + gamma)), t), t)
+    # Without churn nothing may change, not even by rounding.
+    kept = jnp.where(rises, schedule.alpha(up) / jnp.maximum(alpha, MIN_ALPHA), 1.0)
+    added = jnp.where(rises, jnp.square(schedule.sigma(up)) - jnp.square(kept * sigma), 0.0)
+    std = noise * jnp.sqrt(jnp.maximum(added, 0.0))
+    x = kept * state.x + std * rng.normal(noise_keys, state.x.shape[1:], state.x.dtype)
+    return solver.step(denoiser, schedule, state._replace(x=x), up, s, step_keys)

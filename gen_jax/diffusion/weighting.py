@@ -19,7 +19,7 @@ Weighting = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 def simple() -> Weighting:
     """Weigh all errors of eps alike: L_simple, also for networks that predict something else."""
-    return jnp.ones_like
+    return jnp.ones_like  # the same each time, by which it is known
 
 
 def min_snr(gamma: float = 5.0) -> Weighting:

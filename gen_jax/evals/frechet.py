@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Gaussian", "fit_gaussian", "frechet_distance", "raw_pixels"]
+__all__ = ["Gaussian", "fit_gaussian", "frechet_between", "frechet_distance", "raw_pixels"]
 
 
 class Gaussian(NamedTuple):
@@ -31,6 +31,7 @@ def fit_gaussian(features: np.ndarray) -> Gaussian:
     """
     if len(features) < 2:
         raise ValueError(f"features: got {len(features)}; at least 2 examples are required")
+    features = np.asarray(features, np.float64)  # sums of float32 lose digits
     covariance = np.atleast_2d(np.cov(features, rowvar=False))
     return Gaussian(features.mean(axis=0), covariance)
 
@@ -47,3 +48,36 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     trace = np.trace(a.covariance) + np.trace(b.covariance)
     trace -= 2 * np.sqrt(np.clip(eigenvalues, 0.0, None)).sum()
     return float(np.square(a.mean - b.mean).sum() + trace)
+
+
+def frechet_between(a: np.ndarray, b: np.ndarray, chunk: int = 4096) -> float:
+    """Return the Fréchet distance between Gaussians fitted to features [N, D] and [M, D].
+
+    Where there are fewer examples than dimensions nothing of size [D, D] is made: with centered
+    features A and B the covariances are A^T A / (N - 1) and B^T B / (M - 1), and the trace of the
+    root of their product is the sum of the singular values of A B^T / sqrt((N - 1) (M - 1)).
+
+    Args:
+        a: numbers of any type; computed with in double precision, ``chunk`` dimensions at a time.
+        b: likewise, of as many dimensions.
+        chunk: dimensions at once.
+
+    Raises:
+        ValueError: if either has fewer than two examples.
+    """
+    for features in (a, b):
+        if len(features) < 2:
+            raise ValueError(f"features: got {len(features)}; at least 2 examples are required")
+    if min(len(a), len(b)) > a.shape[1]:
+        return frechet_distance(fit_gaussian(a), fit_gaussian(b))
+    apart, traces, cross = 0.0, 0.0, np.zeros((len(a), len(b)))
+    for first in range(0, a.shape[1], chunk):
+        parts = [x[:, first : first + chunk].astype(np.float64) for x in (a, b)]
+        means = [x.mean(axis=0) for x in parts]
+        one, other = (
+            (x - mean) / np.sqrt(len(x) - 1) for x, mean in zip(parts, means, strict=True)
+        )
+        apart += float(np.square(means[0] - means[1]).sum())
+        traces += float(np.square(one).sum() + np.square(other).sum())
+        cross += one @ other.T
+    return apart + traces - 2 * float(np.linalg.svd(cross, compute_uv=False).sum())

@@ -1,10 +1,12 @@
-from gen_jax.models import adversarial_autoencoder as adversarial_autoencoder
-from gen_jax.models import autoencoder as autoencoder
-from gen_jax.models import autoregressive as autoregressive
-from gen_jax.models import classifier as classifier
-from gen_jax.models import diffusion as diffusion
-from gen_jax.models import dvae as dvae
-from gen_jax.models import gaussian_mixture as gaussian_mixture
-from gen_jax.models import rules as rules
-from gen_jax.models import vae as vae
-from gen_jax.models import vqvae as vqvae
+from gen_jax.models import (
+    adversarial_autoencoder as adversarial_autoencoder,
+    autoencoder as autoencoder,
+    autoregressive as autoregressive,
+    classifier as classifier,
+    diffusion as diffusion,
+    dvae as dvae,
+    gaussian_mixture as gaussian_mixture,
+    rules as rules,
+    vae as vae,
+    vqvae as vqvae,
+)

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.nn.autoencoder import Autoencoder
-from gen_jax.ops import keys as rng
-from gen_jax.ops import latents
+from gen_jax.ops import keys as rng, latents
 from gen_jax.ops.adversarial import discriminator_loss, non_saturating_loss
 from gen_jax.ops.likelihoods import Likelihood
 from gen_jax.protocols import (

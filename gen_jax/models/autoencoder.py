@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.nn.autoencoder import Autoencoder
-from gen_jax.ops import keys as rng
-from gen_jax.ops import latents
+from gen_jax.ops import keys as rng, latents
 from gen_jax.ops.corruptions import Corruption
 from gen_jax.ops.distributions import kl_bernoulli
 from gen_jax.ops.likelihoods import Likelihood

@@ -8,8 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.diffusion import generation, options, rules
-from gen_jax.diffusion import time_sampling as times_of
+from gen_jax.diffusion import generation, options, rules, time_sampling as times_of
 from gen_jax.diffusion.guidance import classifier_free, classifier_guidance
 from gen_jax.diffusion.objectives import Objective, objective_losses
 from gen_jax.diffusion.pairing import optimal_pairing
@@ -17,7 +16,7 @@ from gen_jax.diffusion.parameterization import Denoiser, Parameterization, Predi
 from gen_jax.diffusion.process import Process, make_process
 from gen_jax.diffusion.sampling import start_normal
 from gen_jax.diffusion.schedules import Schedule
-from gen_jax.diffusion.weighting import Weighting
+from gen_jax.diffusion.weighting import Weighting, simple
 from gen_jax.errors import check_arguments
 from gen_jax.models.rules import class_dropout_faults
 from gen_jax.ops import keys as rng
@@ -165,6 +164,7 @@ def diffusion_model(
     time_sampler: times_of.TimeSampler | None = None,
     importance_batch: int | None = None,
     pairing: bool = False,
+    coupled: bool = False,
     bin_width: float | None = None,
     default_grid: str = "uniform",
 ) -> Model:
@@ -202,7 +202,10 @@ def diffusion_model(
             times of the table.
         importance_batch: size of the global batch, to draw times in proportion to their losses
             (Nichol & Dhariwal 2021, Eq. 18); None to leave that.
-        pairing: whether noise is paired with the examples of the batch by optimal transport.
+        pairing: whether noise is paired with the examples of the batch by optimal transport, with
+            classes within each.
+        coupled: whether ``batch["eps"]`` depends on x, as pairs of reflow do; see
+            :func:`gen_jax.diffusion.make_process`. With pairing it always does.
         bin_width: of one gray level of x, which then is from -1 to 1; None where x is not discrete.
         default_grid: of sampling; see :data:`gen_jax.diffusion.recipes.GRIDS`.
 
@@ -224,59 +227,99 @@ def diffusion_model(
         clip=clip,
         bin_width=bin_width,
         default_grid=default_grid,
+        coupled=pairing or coupled,
     )
-    faults = rules.objective_faults(
+    _check_training(
+        process,
         objective=objective,
-        learned_variance=learned_variance,
-        discrete=num_steps is not None,
+        weighting=weighting,
+        own_times=time_sampler is not None,
         importance=bool(importance_batch),
-        weighted=weighting is not None,
-        own_times=time_sampler is not None and (objective == "simple" or bool(importance_batch)),
+        pairing=pairing,
+        shared_condition=context_dim is None and low_res_factor is None,
     )
-    check_arguments(faults)
     conditional = num_classes is not None or context_dim is not None
     check_arguments(class_dropout_faults(class_dropout=class_dropout, conditional=conditional))
     told = _Told(network, num_classes, context_dim, low_res_factor, class_dropout)
     draw_times = process.default_times() if time_sampler is None else time_sampler
     training = _Training(objective, weighting, draw_times, importance_batch, pairing)
 
-    def init(key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
-        del frozen
-        cond = told.read(batch, batch["x"])
-        x = told.beside(batch["x"], cond)
-        arguments = (jnp.ones(len(x)), cond.get("label"), None, cond.get("context"))
-        params = {"net": network.init(key, x, *arguments)["params"]}
-        if not importance_batch:
-            return params, {}
-        assert num_steps is not None
-        return params, {"net": times_of.init_history(num_steps)}
-
-    def update_stats(
-        weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
-    ) -> tuple[Stats, Mapping[str, Scalar]]:
-        del key, step
-        assert importance_batch is not None
-        history = weights.stats["net"]
-        return {"net": times_of.update_history(history, observed["net"], importance_batch)}, {}
-
     edits = low_res_factor is None
     # Of models of sequences it is not ours to know what they were trained to leave out.
     guided = class_dropout > 0 or (context_dim is not None and num_classes is None)
     sampling = _sampling(told, process, shape, guided=guided, edits=edits)
+    update = functools.partial(_update_history, importance_batch or 0)
     return Model(
-        init=init,
+        init=functools.partial(_init, told, num_steps if importance_batch else None),
         losses={"diffusion": Loss("net", _make_loss(told, process, training))},
         inputs=told.inputs(shape, edits=edits),
-        update_stats=update_stats if importance_batch else no_statistics,
+        update_stats=update if importance_batch else no_statistics,
         density=Density(
             _make_log_prob(told, process),
-            "bound",
+            "estimate" if process.coupled else "bound",
             options=options.density_options(process),
             cost=num_steps or 1000,
             faults=lambda chosen, names: options.density_faults(process, chosen, names),
         ),
         **sampling,
     )
+
+
+def _check_training(
+    process: Process,
+    *,
+    objective: Objective,
+    weighting: Weighting | None,
+    own_times: bool,
+    importance: bool,
+    pairing: bool,
+    shared_condition: bool,
+) -> None:
+    """Refuse what does not go together in what is minimized, in the words of the rules."""
+    faults = rules.objective_faults(
+        objective=objective,
+        learned_variance=process.learned_variance,
+        discrete=process.num_steps is not None,
+        importance=importance,
+        weighted=weighting is not None,
+        own_times=own_times and (objective == "simple" or importance),
+    )
+    unpaired = rules.pairing_faults(
+        pairing=pairing,
+        coupled=process.coupled,
+        objective=objective,
+        shared_condition=shared_condition,
+    )
+    unbounded = rules.weighting_faults(
+        weighting="eps" if weighting is simple() else "none",
+        prediction=process.parameterization.name,
+        continuous=process.num_steps is None,
+    )
+    check_arguments({**faults, **unpaired, **unbounded})
+
+
+def _init(
+    told: _Told, num_steps: int | None, key: Array, batch: Batch, frozen: PyTree
+) -> tuple[Params, Stats]:
+    """Initialize the network, and a history of losses for each of the steps, if any."""
+    del frozen
+    cond = told.read(batch, batch["x"])
+    x = told.beside(batch["x"], cond)
+    arguments = (jnp.ones(len(x)), cond.get("label"), None, cond.get("context"))
+    params = {"net": told.network.init(key, x, *arguments)["params"]}
+    return params, {} if num_steps is None else {"net": times_of.init_history(num_steps)}
+
+
+def _update_history(
+    importance_batch: int,
+    weights: Weights,
+    observed: Mapping[str, PyTree],
+    key: Array,
+    step: Array,
+) -> tuple[Stats, Mapping[str, Scalar]]:
+    del key, step
+    history = weights.stats["net"]
+    return {"net": times_of.update_history(history, observed["net"], importance_batch)}, {}
 
 
 def _make_loss(told: _Told, process: Process, training: _Training) -> Callable[..., Any]:
@@ -286,7 +329,8 @@ def _make_loss(told: _Told, process: Process, training: _Training) -> Callable[.
         eps = batch["eps"] if "eps" in batch else rng.normal(noise_keys, x_0.shape[1:])
         if training.pairing and "eps" not in batch:
             across = context.across
-            eps = across.own(optimal_pairing(across.gather(x_0), across.gather(eps)))
+            label = None if told.num_classes is None else across.gather(take(batch, "label"))
+            eps = across.own(optimal_pairing(across.gather(x_0), across.gather(eps), label))
         cond = told.read(batch, x_0, condition_keys if context.train else None)
         used = dropout_keys if context.train else None
         scale = jnp.ones(len(x_0))
@@ -364,18 +408,23 @@ def _sampling(
         check_arguments(faults(given, tuple(cond)))
         interval = given.get("guidance_from", 0.0), given.get("guidance_to", 1.0)
         denoise = _guided_denoiser(told, process, weights, cond, guidance, interval)
+        guide = None
         if classifier is not None:
-            denoise = classifier_guidance(
-                denoise,
-                process.schedule,
-                functools.partial(_log_prob_of, classifier, weights.frozen, take(cond, "label")),
-                given["classifier_scale"],
-                interval,
+            guide = functools.partial(
+                classifier_guidance,
+                schedule=process.schedule,
+                log_prob=functools.partial(
+                    _log_prob_of, classifier, weights.frozen, take(cond, "label")
+                ),
+                scale=given["classifier_scale"],
+                interval=interval,
             )
-        image, mask = cond.get("image"), cond.get("mask")
-        return generation.generate(
-            process, denoise, keys, shape, noise=noise, image=image, mask=mask, **chosen
-        )
+        begin: dict[str, Any] = {
+            "noise": noise,
+            "image": cond.get("image"),
+            "mask": cond.get("mask"),
+        }
+        return generation.generate(process, denoise, keys, shape, guide=guide, **begin, **chosen)
 
     def decode(weights: Weights, z: Array, cond: Cond, **chosen: Any) -> Array:
         # Keys of a way that draws nothing; where it does, the same at each place.

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from gen_jax.errors import check_arguments
 from gen_jax.models.rules import vae_faults
 from gen_jax.nn.autoencoder import Autoencoder
-from gen_jax.ops import keys as rng
-from gen_jax.ops import latents
+from gen_jax.ops import keys as rng, latents
 from gen_jax.ops.distributions import kl_normal, normal_log_prob
 from gen_jax.ops.likelihoods import Likelihood
 from gen_jax.protocols import (

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from gen_jax.nn.autoencoder import ConvGrid
 from gen_jax.nn.hierarchy import Hierarchy
-from gen_jax.ops import keys as rng
-from gen_jax.ops import latents
+from gen_jax.ops import keys as rng, latents
 from gen_jax.ops.likelihoods import Likelihood
 from gen_jax.ops.quantization import Quantized
 from gen_jax.ops.quantizers import Quantizer

@@ -1,14 +1,16 @@
-from gen_jax.nn import autoencoder as autoencoder
-from gen_jax.nn import blocks as blocks
-from gen_jax.nn import classifier as classifier
-from gen_jax.nn import conditioning as conditioning
-from gen_jax.nn import cross_attention as cross_attention
-from gen_jax.nn import dit as dit
-from gen_jax.nn import dvae as dvae
-from gen_jax.nn import embeddings as embeddings
-from gen_jax.nn import geometry as geometry
-from gen_jax.nn import hierarchy as hierarchy
-from gen_jax.nn import pixelcnn as pixelcnn
-from gen_jax.nn import tensor_dims as tensor_dims
-from gen_jax.nn import transformer as transformer
-from gen_jax.nn import unet as unet
+from gen_jax.nn import (
+    autoencoder as autoencoder,
+    blocks as blocks,
+    classifier as classifier,
+    conditioning as conditioning,
+    cross_attention as cross_attention,
+    dit as dit,
+    dvae as dvae,
+    embeddings as embeddings,
+    geometry as geometry,
+    hierarchy as hierarchy,
+    pixelcnn as pixelcnn,
+    tensor_dims as tensor_dims,
+    transformer as transformer,
+    unet as unet,
+)

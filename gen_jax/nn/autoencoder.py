@@ -163,7 +163,9 @@ class _Convolutional(nn.Module):
         return nn.Dense(width, kernel_init=DEFAULT_INIT, dtype=jnp.float32, name="project")(h)
 
     def _finish(self, h: Array, width: int) -> Array:
-        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
+        h = nn.silu(
+            nn.GroupNorm(self.groups, use_fast_variance=False, dtype=self.dtype, name="norm")(h)
+        )
         return self._conv("head", width, jnp.float32)(h)
 
 
@@ -205,7 +207,9 @@ class ConvEncoder(_Convolutional):
         if not self.flat:
             h = self._finish(h, self.projected or self.num_outputs)
             return self._project(h, self.num_outputs) if self.projected else h
-        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
+        h = nn.silu(
+            nn.GroupNorm(self.groups, use_fast_variance=False, dtype=self.dtype, name="norm")(h)
+        )
         h = jnp.reshape(h, (len(h), -1))
         return nn.Dense(self.num_outputs, dtype=jnp.float32, name="head")(h)
 

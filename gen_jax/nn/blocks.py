@@ -187,7 +187,9 @@ class ResBlock(nn.Module):
         return (x + h) * self.residual_scale if self.residual_scale != 1 else x + h
 
     def _norm(self, name: str) -> nn.GroupNorm:
-        return nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
+        return nn.GroupNorm(
+            self.groups, epsilon=self.epsilon, use_fast_variance=False, dtype=self.dtype, name=name
+        )
 
 
 def resampled(x: Float[Array, "batch height width channels"], how: str) -> Array:
@@ -223,7 +225,9 @@ class ConvNeXtBlock(ResBlock):
             dtype=self.dtype,
             name="depthwise",
         )(x)
-        h = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(h)
+        h = nn.LayerNorm(
+            epsilon=self.epsilon, use_fast_variance=False, dtype=self.dtype, name="norm"
+        )(h)
         if embedding is not None:
             shift = nn.Dense(
                 (1 + self.adaptive) * width,
@@ -264,7 +268,13 @@ class AttentionBlock(nn.Module):
         batch, height, width, channels = x.shape
         h = x
         if self.normed:
-            h = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name="norm")(h)
+            h = nn.GroupNorm(
+                self.groups,
+                epsilon=self.epsilon,
+                use_fast_variance=False,
+                dtype=self.dtype,
+                name="norm",
+            )(h)
         h = jnp.reshape(h, (batch, height * width, channels))
         heads = (self.num_heads, channels // self.num_heads)
         query, key, value = (

@@ -85,9 +85,10 @@ class Classifier(nn.Module):
         embedding = sinusoidal(t, self.channels, **dict(self.time)).astype(self.dtype)
         embedding = nn.Dense(4 * self.channels, dtype=self.dtype, name="time_0")(embedding)
         embedding = nn.Dense(4 * self.channels, dtype=self.dtype, name="time_1")(nn.silu(embedding))
+        # In float32, as the U-Net's: rounded pixels are another image.
         h = nn.Conv(
-            self.channels, (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="conv_in"
-        )(x.astype(self.dtype))
+            self.channels, (3, 3), kernel_init=DEFAULT_INIT, dtype=jnp.float32, name="conv_in"
+        )(x.astype(jnp.float32)).astype(self.dtype)
         last = len(self.multipliers) - 1
         for level, multiplier in enumerate(self.multipliers):
             width = self.channels * multiplier
@@ -98,7 +99,9 @@ class Classifier(nn.Module):
                     h = AttentionBlock(self.num_heads, self.groups, self.dtype, name=name)(h)
             if level != last:
                 h = self._block(f"down_{level}_sample", width, "down")(h, embedding, keys)
-        h = nn.silu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
+        h = nn.silu(
+            nn.GroupNorm(self.groups, use_fast_variance=False, dtype=self.dtype, name="norm_out")(h)
+        )
         features = jnp.mean(h.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="logits")(features), features
 

@@ -35,7 +35,9 @@ class SpatialTransformer(nn.Module):
         context: Float[Array, "batch length context_dim"],
     ) -> Float[Array, "batch height width channels"]:
         batch, height, width, channels = x.shape
-        h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        h = nn.GroupNorm(
+            self.groups, epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm"
+        )(x)
         h = jnp.reshape(h, (batch, height * width, channels))
         h = nn.Dense(channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="proj_in")(h)
         for layer in range(self.depth):
@@ -66,7 +68,7 @@ class _Layer(nn.Module):
         return h + nn.Dense(channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="mlp_out")(x)
 
     def _norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+        return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=name)
 
     def _attend(self, name: str, h: Array, source: Array) -> Array:
         channels = h.shape[-1]

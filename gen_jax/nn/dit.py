@@ -72,7 +72,9 @@ class _Block(nn.Module):
         return h + mlp_gate[:, None] * Dropout(self.dropout, name="dropout_mlp")(x, keys), None
 
     def _norm(self) -> nn.LayerNorm:
-        return nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)
+        return nn.LayerNorm(
+            use_bias=False, use_scale=False, use_fast_variance=False, dtype=self.dtype
+        )
 
 
 class DiT(nn.Module):
@@ -180,7 +182,9 @@ class DiT(nn.Module):
         blocks = layers(self.num_heads, self.mlp_ratio, self.dropout, self.dtype, name="blocks")
         h, _ = blocks(h, jnp.arange(self.depth), condition, keys)
         two = self._dense("modulation_out", 2 * self.width, ZERO_INIT)(nn.silu(condition))
-        norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=jnp.float32)
+        norm = nn.LayerNorm(
+            use_bias=False, use_scale=False, use_fast_variance=False, dtype=jnp.float32
+        )
         h = _modulate(norm(h), *jnp.split(two, 2, axis=-1))
         h = self._dense("out", self.patch**2 * self.out_channels, ZERO_INIT, jnp.float32)(h)
         return _from_patches(h, self.patch, side).astype(jnp.float32)

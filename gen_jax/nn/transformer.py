@@ -86,7 +86,7 @@ class _Block(nn.Module):
         width = h.shape[-1]
         heads = (self.num_heads, width // self.num_heads)
         ending = nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5)  # as in GPT-2
-        x = nn.LayerNorm(dtype=self.dtype, name="norm_attention")(h)
+        x = nn.LayerNorm(use_fast_variance=False, dtype=self.dtype, name="norm_attention")(h)
         query, key, value = (
             nn.DenseGeneral(heads, kernel_init=INIT, dtype=self.dtype, name=name)(x)
             for name in ("query", "key", "value")
@@ -108,7 +108,7 @@ class _Block(nn.Module):
             width, axis=(-2, -1), kernel_init=ending, dtype=self.dtype, name="attention_out"
         )(x)
         h = h + Dropout(self.dropout, name="dropout_attention")(x, keys)
-        x = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")(h)
+        x = nn.LayerNorm(use_fast_variance=False, dtype=self.dtype, name="norm_mlp")(h)
         x = nn.Dense(self.mlp_ratio * width, kernel_init=INIT, dtype=self.dtype, name="mlp_in")(x)
         x = nn.Dense(width, kernel_init=ending, dtype=self.dtype, name="mlp_out")(nn.gelu(x))
         return h + Dropout(self.dropout, name="dropout_mlp")(x, keys), cache
@@ -197,7 +197,7 @@ class CausalTransformer(nn.Module):
             length=self.depth,
         )
         self.blocks = layers(self.num_heads, self.mlp_ratio, self.dropout, self.depth, self.dtype)
-        self.norm_out = nn.LayerNorm(dtype=self.dtype)
+        self.norm_out = nn.LayerNorm(use_fast_variance=False, dtype=self.dtype)
         self.logits = nn.Dense(self.num_categories, kernel_init=INIT, dtype=jnp.float32)
 
     def __call__(

@@ -197,7 +197,13 @@ class UNet(nn.Module):
             if level != 0:
                 h = self._resample(f"up_{level}_sample", "up", width)(h, embedding, keys)
 
-        norm = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=jnp.float32, name="norm_out")
+        norm = nn.GroupNorm(
+            self.groups,
+            epsilon=self.epsilon,
+            use_fast_variance=False,
+            dtype=jnp.float32,
+            name="norm_out",
+        )
         return self._conv("conv_out", self.out_channels, ZERO_INIT)(nn.silu(norm(h)))
 
     def _embed(self, t: Array, label: Array | None) -> Float[Array, "batch dim"]:

@@ -1,12 +1,15 @@
-from gen_jax.ops import adversarial as adversarial
-from gen_jax.ops import averages as averages
-from gen_jax.ops import corruptions as corruptions
-from gen_jax.ops import decoding as decoding
-from gen_jax.ops import distributions as distributions
-from gen_jax.ops import keys as keys
-from gen_jax.ops import latents as latents
-from gen_jax.ops import likelihoods as likelihoods
-from gen_jax.ops import quantization as quantization
-from gen_jax.ops import quantizers as quantizers
-from gen_jax.ops import rows as rows
-from gen_jax.ops import rules as rules
+from gen_jax.ops import (
+    adversarial as adversarial,
+    averages as averages,
+    checks as checks,
+    corruptions as corruptions,
+    decoding as decoding,
+    distributions as distributions,
+    keys as keys,
+    latents as latents,
+    likelihoods as likelihoods,
+    quantization as quantization,
+    quantizers as quantizers,
+    rows as rows,
+    rules as rules,
+)

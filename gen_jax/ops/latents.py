@@ -104,16 +104,18 @@ def slerp(
     that codes stay where a Gaussian prior has its mass. Falls back to :func:`lerp` where a and b
     are parallel, opposite, or zero, and the circle is not defined.
     """
-    norm_a, norm_b = jnp.linalg.norm(a.ravel()), jnp.linalg.norm(b.ravel())
-    unit_a, unit_b = a / jnp.maximum(norm_a, 1e-30), b / jnp.maximum(norm_b, 1e-30)
+    zero = ~(jnp.any(a != 0) & jnp.any(b != 0))
+    # What is not taken must be finite all the same, and so must its derivative.
+    first, second = (jnp.where(zero, jnp.ones_like(x), x) for x in (a, b))
+    norm_a, norm_b = jnp.linalg.norm(first.ravel()), jnp.linalg.norm(second.ravel())
+    unit_a, unit_b = first / norm_a, second / norm_b
     cosine = jnp.vdot(unit_a, unit_b)
-    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
-    sine = jnp.sin(angle)
-    defined = (sine > 1e-4) & (norm_a > 0) & (norm_b > 0)
+    # Of single precision: nearer to parallel, or opposite, the circle is lost in rounding.
+    defined = ~zero & (1 - jnp.square(cosine) > 1e-6)
+    angle = jnp.arccos(jnp.where(defined, cosine, 0.0))
     t = jnp.reshape(weights, (-1, *(1 for _ in a.shape)))
-    safe = jnp.where(defined, sine, 1.0)
-    turned = (jnp.sin((1 - t) * angle) * unit_a[None] + jnp.sin(t * angle) * unit_b[None]) / safe
-    norm = (1 - t) * norm_a + t * norm_b
+    turned = jnp.sin((1 - t) * angle) * unit_a[None] + jnp.sin(t * angle) * unit_b[None]
+    norm = ((1 - t) * norm_a + t * norm_b) / jnp.sin(angle)
     return jnp.where(defined, norm * turned, lerp(a, b, weights))
 
 

@@ -6,8 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gen_jax.ops import distributions as dist
-from gen_jax.ops import keys as rng
+from gen_jax.ops import distributions as dist, keys as rng
 from gen_jax.typing import Array, Float, Keys, ScalarLike
 
 __all__ = [

@@ -81,10 +81,12 @@ def nearest_code(
     Memory is that of [vectors, chunk] distances and not [vectors, codes]; of very many vectors the
     chunk is smaller still.
     """
-    flat = jax.lax.stop_gradient(z).reshape(-1, z.shape[-1])
     size, dim = codebook.shape
+    # Seen from their center: of codes far from 0 the squares would lose what tells them apart.
+    center = jnp.mean(jax.lax.stop_gradient(codebook), axis=0, keepdims=True)
+    flat = jax.lax.stop_gradient(z).reshape(-1, dim) - center
     chunk = min(chunk, size, max(64, MAX_DISTANCES // len(flat)))
-    padded = jnp.pad(jax.lax.stop_gradient(codebook), ((0, -size % chunk), (0, 0)))
+    padded = jnp.pad(jax.lax.stop_gradient(codebook) - center, ((0, -size % chunk), (0, 0)))
     parts = padded.reshape(-1, chunk, dim)
 
     def look(
@@ -239,7 +241,12 @@ def gumbel_softmax(
         temperature: above 0; may be traced, a function of the step.
         hard: give the nearest one-hot vector forward and the relaxation's gradient
             (straight-through Gumbel).
+
+    Raises:
+        ValueError: for a temperature that is not above 0, where it is a number.
     """
+    if isinstance(temperature, (int, float)) and not temperature > 0:
+        raise ValueError(f"temperature: got {temperature}; a number above 0 is required")
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype))(keys)
     soft = jax.nn.softmax((logits + noise) / temperature, axis=-1)
     if not hard:

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.errors import check_arguments
-from gen_jax.ops import keys as rng
-from gen_jax.ops import quantization as vq
+from gen_jax.ops import keys as rng, quantization as vq
 from gen_jax.ops.averages import ema_decay_at
 from gen_jax.ops.quantization import Quantized
 from gen_jax.ops.rules import scalar_faults, vector_faults

@@ -1,5 +1,6 @@
 """Optimizers, as optax chains."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,8 +62,8 @@ def adamw(
         b1: decay of the mean.
         b2: decay of the mean square.
         eps: added to the root mean square.
-        weight_decay: for matrices and convolution kernels; biases and normalization scales have
-            none. With 0 it is Adam.
+        weight_decay: for matrices, convolution kernels and embeddings; what is called a bias or a
+            scale has none, and neither have single numbers and vectors. With 0 it is Adam.
         clip_norm: largest global norm of a gradient; 0 for no clipping.
         moments: ``"float32"``, or ``"16bit"`` to keep both moments in half the memory, as DALL-E
             was trained (Ramesh et al. 2021, D.2); see :mod:`gen_jax.train.moments`.
@@ -82,8 +83,19 @@ def adamw(
     )
 
 
+# Layers that are scanned have theirs stacked, and attention a bias for each head: the number of
+# dimensions does not tell them from kernels.
+_NOT_DECAYED = re.compile(r"(^|_)(bias|scale)$")
+
+
 def _has_direction(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+    """Tell kernels and embeddings from biases and scales, by the names of their roles."""
+
+    def decays(path: tuple[Any, ...], x: Any) -> bool:
+        name = str(getattr(path[-1], "key", "")) if path else ""
+        return x.ndim > 1 and not _NOT_DECAYED.search(name)
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def by_subtree(

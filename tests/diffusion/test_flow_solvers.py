@@ -304,9 +304,12 @@ class TestInpainting:
 
     def test_the_grid_goes_back_and_forth_and_ends_at_0(self):
         grid = process.repaint_times(np.array([1, 0.75, 0.5, 0.25, 0]), jump=2, resamples=2)
-        np.testing.assert_allclose(
-            grid, [1, 0.75, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0, 0.25, 0.5, 0.25, 0]
-        )
+        np.testing.assert_allclose(grid, [1, 0.75, 0.5, 0.25, 0.5, 0.75, 0.5, 0.25, 0])
+        # That of the authors' code, get_schedule_jump(t_T=6, n_sample=1, jump_length=2,
+        # jump_n_sample=3), whose -1 is data.
+        theirs = [5, 4, 3, 2, 3, 4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1, 0, -1]
+        found = process.repaint_times(np.arange(6, -1, -1), jump=2, resamples=3)
+        np.testing.assert_array_equal(found, np.array(theirs) + 1)
         once = process.repaint_times(np.array([1, 0.5, 0]), jump=1, resamples=1)
         np.testing.assert_array_equal(once, [1, 0.5, 0])
         with pytest.raises(ValueError, match="jump, resamples: got 0 and 10; at least 1"):
@@ -322,3 +325,68 @@ def test_pairing_is_the_cheapest_of_all():
     cost = ((flat[0][:, None] - flat[1][None]) ** 2).sum(-1)
     rows, columns = linear_sum_assignment(cost)
     np.testing.assert_array_equal(flat[2][rows], flat[1][columns])
+    # With classes within each: a class keeps its noises, and so a normal distribution of them.
+    label = np.arange(16) % 3
+    within = process.optimal_pairing(x_0, eps, jnp.asarray(label))
+    within = np.asarray(within).reshape(16, -1)
+    for number in range(3):
+        own = np.flatnonzero(label == number)
+        rows, columns = linear_sum_assignment(cost[np.ix_(own, own)])
+        np.testing.assert_array_equal(within[own][rows], flat[1][own][columns])
+
+
+def test_a_grid_that_begins_a_rounding_above_1_is_one_that_begins_at_1():
+    schedule = process.cosine()
+    x = rng.normal(keys_of(8), (1,))
+    grids = np.linspace(1, 0, 11), np.linspace(1 + 1e-7, 0, 11)
+    found = [
+        process.integrate(
+            gaussian_denoiser(schedule), schedule, process.dpmpp_2m(), times, x, keys_of(8)
+        )
+        for times in grids
+    ]
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_without_terminal_signal_samples_have_the_brightness_of_the_data():
+    """Where a table leaves some, samples cannot leave the mean of the data (Lin et al. 2024)."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    rescaled = process.zero_terminal_snr(betas)
+    assert rescaled[-1] == 1
+    assert rescaled[0] == pytest.approx(betas[0])
+    schedule = process.from_betas(rescaled)
+    assert (float(schedule.alpha(1.0)), float(schedule.sigma(1.0))) == (0.0, 1.0)
+    fine = np.linspace(0, 1, 5001)
+    alpha, sigma = (np.asarray(level(fine), np.float64) for level in schedule[:2])
+    assert (np.diff(alpha) < 1e-7).all()
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1, atol=1e-6)
+    for solver in (process.ddim(), process.ddpm(), process.dpmpp_2m(), process.heun()):
+        x = process.integrate(
+            gaussian_denoiser(schedule), schedule, solver, process.uniform_times(100, 1000),
+            rng.normal(keys_of(4000), (1,)), keys_of(4000, 1),
+        )  # fmt: skip
+        assert float(x.mean()) == pytest.approx(2.0, abs=0.03)
+        assert float(x.std()) == pytest.approx(0.5, rel=0.06)
+    with pytest.raises(ValueError, match="at t = 1 of this schedule eps does not say what x_0 is"):
+        process.make_process(schedule, process.epsilon, 1000)
+    process.make_process(schedule, process.v, 1000)
+
+
+def test_a_classifier_guides_what_has_been_clipped():
+    """Dhariwal & Nichol 2021, Algorithms 1 and 2; a clip behind it would undo the guidance."""
+    made = process.make_process(process.linear_beta(), process.epsilon, 1000)
+    seen = []
+
+    def guide(denoiser):
+        def guided(x, t):
+            prediction = denoiser(x, t)
+            seen.append(prediction.x_0)
+            return prediction._replace(x_0=prediction.x_0 + 5.0)
+
+        return guided
+
+    wild = process.denoiser(lambda x, t: 100 * x, made.schedule, process.epsilon)
+    with jax.disable_jit():
+        x = process.generate(made, wild, keys_of(2), (3,), steps=2, guide=guide)
+    assert max(float(jnp.abs(x_0).max()) for x_0 in seen) <= 1.0
+    assert float(x.max()) > 3.0

@@ -1,6 +1,7 @@
 """The bound and the flow's density, against normals and mixtures whose density is known."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,7 @@ import scipy.stats
 
 from gen_jax import diffusion as process
 from gen_jax.diffusion.solvers import log_variance, transition
-from gen_jax.ops import distributions as dist
-from gen_jax.ops import keys as rng
+from gen_jax.ops import distributions as dist, keys as rng
 from tests.diffusion.oracles import SCHEDULES, Mixture, gaussian_denoiser, keys_of
 
 pytestmark = pytest.mark.slow
@@ -120,6 +120,34 @@ def test_the_prior_s_term_is_a_kl():
     alpha, sigma = float(schedule.alpha(1.0)), float(schedule.sigma(1.0))
     truth = sum(0.5 * (sigma**2 + (alpha * x) ** 2 - 1 - 2 * np.log(sigma)) for x in (0.5, -2.0))
     assert float(process.prior_term(schedule, x_0)[0]) == pytest.approx(truth, rel=1e-4)
+
+
+def test_the_last_step_has_the_variance_of_ho_et_al():
+    """Their code's "fixedlarge" is betas[1:] behind posterior_variance[1]; an exact mean shows it.
+
+    The numbers are of that arithmetic in double precision, in bits a dimension.
+    """
+    schedule = process.linear_beta()
+    x_0 = jnp.full((1, 4), 0.5)
+
+    def denoise(x, t):
+        return process.Prediction(x_0, (x - schedule.alpha(t) * x_0) / schedule.sigma(t))
+
+    betas = np.linspace(1e-4, 0.02, 1000)
+    bars = np.cumprod(1 - betas)
+    second = betas[1] * (1 - bars[0]) / (1 - bars[1])
+    for variance, first in (("beta", betas[0]), ("fixed_large", second)):
+        made = [
+            process.bound_term(denoise, schedule, x_0, t, t - 1e-3, x_0, variance)[0]
+            for t in (jnp.float32(1e-3), jnp.float32(0.5))
+        ]
+        last, middle = (float(nats[0]) / 4 / np.log(2) for nats in made)
+        truth = -np.log2(math.erf(1 / 255 / np.sqrt(2 * first)))
+        assert last == pytest.approx(truth, rel=1e-4)
+        assert last == pytest.approx({"beta": 1.713, "fixed_large": 1.305}[variance], abs=1e-3)
+        wide = 0.5 * (np.log(betas[499] / (betas[499] * (1 - bars[498]) / (1 - bars[499]))))
+        ratio = (1 - bars[498]) / (1 - bars[499])
+        assert middle == pytest.approx((wide + 0.5 * (ratio - 1)) / np.log(2), abs=1e-6)
 
 
 def test_learned_variances_lie_between_the_two():

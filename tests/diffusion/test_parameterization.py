@@ -126,7 +126,7 @@ def test_continuous_times_stay_off_zero():
         (lambda: process.ddim(1.5), r"eta: got 1.5; a number in \[0, 1\] is required"),
         (
             lambda: process.ddpm.__wrapped__("small"),
-            "variance: got 'small'; 'beta', 'beta_tilde' or 'learned' is required",
+            "variance: got 'small'; 'beta', 'beta_tilde', 'fixed_large', 'learned' is required",
         ),
         (lambda: process.uniform_times(0), "num_steps: got 0; at least 1"),
         (lambda: process.uniform_times(11, 10), "num_steps: got 11; at most"),

@@ -2,8 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from gen_jax import diffusion as process
 
@@ -62,6 +61,17 @@ def test_log_snr_has_a_derivative_on_and_off_the_grid():
     np.testing.assert_allclose(slope(t), difference, rtol=1e-2)
 
 
+def test_the_derivative_is_continuous():
+    """Where it leaps, an adaptive solver stops at each of a thousand entries."""
+    for schedule in (process.linear_beta(50), process.cosine(50)):
+        slope = jax.jit(jax.vmap(jax.grad(lambda t, s=schedule: process.logsnr(s, t))))
+        grid = np.arange(2, 48) / 50
+        before, after = slope(jnp.asarray(grid - 5e-5)), slope(jnp.asarray(grid + 5e-5))
+        np.testing.assert_allclose(before, after, rtol=2e-2)
+        fine = jnp.linspace(0.02, 1, 2000)
+        assert (np.asarray(slope(fine)) < 0).all()  # monotone
+
+
 @pytest.mark.parametrize("t", [1e-8, 1e-6, 5e-4])
 def test_before_the_first_step_there_is_a_little_noise(t):
     schedule = process.linear_beta(1000)
@@ -88,7 +98,7 @@ def test_diffuse_has_the_moments_of_equation_4():
     assert float(x_t.std()) == pytest.approx(sigma, rel=0.02)
 
 
-@pytest.mark.parametrize("betas", [[0.0, 0.1], [0.1, 1.0], [], [[0.1]], [np.nan]])
+@pytest.mark.parametrize("betas", [[0.0, 0.1], [1.0, 0.1], [1.0], [], [[0.1]], [np.nan]])
 def test_impossible_betas_are_refused(betas):
     with pytest.raises(
         ValueError, match="(?s)betas: got .*a vector of numbers strictly between 0 and 1"

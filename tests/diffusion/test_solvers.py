@@ -1,7 +1,9 @@
 """Against closed forms: the paper's algorithm, and Gaussian data, whose denoiser is known."""
 
 import functools
+import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,3 +234,39 @@ def test_grids():
             assert len(grid) == steps + 1
             assert (np.diff(grid) < 0).all()
             np.testing.assert_allclose(grid * 1000, np.round(grid * 1000), atol=1e-3)
+
+
+def test_what_describes_a_process_can_be_pickled():
+    """For a pool of processes, or a cache beside somebody's own checkpoint."""
+    schedules = (process.linear_beta(), process.cosine(10), process.rectified_flow(),
+                 process.variance_exploding())  # fmt: skip
+    targets = process.epsilon, process.x_0, process.v, process.velocity, process.edm()
+    solvers = (process.ddim(0.5), process.ddpm(), process.heun(), process.dpmpp_2m(),
+               process.churned(process.heun(), 1.0, 10))  # fmt: skip
+    t, x = jnp.array([0.2, 0.9]), jnp.ones((2, 3))
+    for schedule in schedules:
+        again = pickle.loads(pickle.dumps(schedule))
+        np.testing.assert_array_equal(again.alpha(t), schedule.alpha(t))
+        np.testing.assert_array_equal(again.sigma(t), schedule.sigma(t))
+    for target in targets:
+        again = pickle.loads(pickle.dumps(target))
+        levels = jnp.float32(0.6), jnp.float32(0.8)
+        chex.assert_trees_all_equal(again.read(x, 2 * x, *levels), target.read(x, 2 * x, *levels))
+    for solver in solvers:
+        again = pickle.loads(pickle.dumps(solver))
+        carry = [
+            process.integrate(
+                gaussian_denoiser(LINEAR), LINEAR, made, np.array([1, 0.5, 0]), x, keys_of(2)
+            )
+            for made in (solver, again)
+        ]
+        np.testing.assert_array_equal(*carry)
+
+
+@pytest.mark.parametrize("make", [process.ddim, process.ddpm, process.heun, process.dpmpp_2m])
+def test_points_keep_their_precision_whatever_a_network_answers(make):
+    x = jnp.ones((2, 3), jnp.bfloat16)
+    wide = lambda x, t: gaussian_denoiser(LINEAR)(x.astype(jnp.float32), t)  # noqa: E731
+    made = process.integrate(wide, LINEAR, make(), np.array([1, 0.5, 0]), x, keys_of(2))
+    assert made.dtype == jnp.bfloat16
+    assert np.isfinite(np.asarray(made, np.float32)).all()

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from gen_jax.evals.frechet import Gaussian, fit_gaussian, frechet_distance, raw_pixels
+from gen_jax.evals.frechet import (
+    Gaussian,
+    fit_gaussian,
+    frechet_between,
+    frechet_distance,
+    raw_pixels,
+)
 from gen_jax.evals.losses import mean_losses
 from gen_jax.protocols import Weights
 from tests.train.toy import toy
@@ -76,3 +82,29 @@ def test_losses_are_means_over_examples_not_over_batches():
     single = [{"x": x[i : i + 1], "weight": np.ones(1, np.float32)} for i in range(10)]
     each = [mean_losses(model, weights, [b], key)["disc"] for b in single]
     assert value == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_features_in_single_precision_keep_their_mean():
+    features = np.full((200_000, 2), 0.1, np.float32)
+    features[1] += np.float32(1e-3)
+    fitted = fit_gaussian(features)
+    assert fitted.mean.dtype == np.float64
+    np.testing.assert_allclose(fitted.mean, features.astype(np.float64).mean(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("num", "other", "dim"), [(5, 9, 30), (9, 5, 8), (40, 50, 7)])
+def test_in_the_span_of_the_examples_it_is_the_same(num, other, dim):
+    random = np.random.default_rng(num)
+    a = random.integers(0, 256, (num, dim), np.uint8)
+    b = random.integers(0, 200, (other, dim), np.uint8)
+    expected = frechet_distance(fit_gaussian(raw_pixels(a)), fit_gaussian(raw_pixels(b)))
+    for chunk in (4, 4096):
+        assert frechet_between(a, b, chunk) / 255**2 == pytest.approx(expected, rel=1e-6)
+    assert frechet_between(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_many_dimensions_need_no_matrix_of_them(monkeypatch):
+    """At 256 x 256 x 3 a covariance would take 288 GiB."""
+    monkeypatch.setattr("gen_jax.evals.frechet.fit_gaussian", None)
+    a, b = (np.random.default_rng(x).integers(0, 256, (4, 3 * 256**2), np.uint8) for x in (0, 1))
+    assert frechet_between(a, b) > 0

@@ -19,8 +19,7 @@ from gen_jax.nn.autoencoder import (
     MLPDecoder,
     MLPEncoder,
 )
-from gen_jax.ops import corruptions, likelihoods
-from gen_jax.ops import keys as rng
+from gen_jax.ops import corruptions, keys as rng, likelihoods
 from gen_jax.ops.adversarial import discriminator_loss, non_saturating_loss
 from gen_jax.protocols import LOCAL, Context, Weights
 from gen_jax.train.optimizers import by_subtree

@@ -372,6 +372,25 @@ class TestOptions:
         assert sorted(order) == [0, 1, 2, 3]
         np.testing.assert_allclose(noises[0][order], noises[1], atol=2e-3)
 
+    def test_paired_noise_leaves_the_probability_flow_alone(self):
+        """-eps / sigma is no score, where eps depends on the data."""
+        model = self.flow(Small(), pairing=True)
+        for chosen, name in (
+            ({"solver": "ddpm"}, "solver"),
+            ({"solver": "euler_ancestral"}, "solver"),
+            ({"eta": 0.5}, "eta"),
+            ({"solver": "heun", "churn": 1.0}, "churn"),
+            ({"classifier_scale": 1.0}, "classifier"),
+        ):
+            assert "paired with its data" in model.sampler.faults(chosen, ())[name]
+            with pytest.raises(ValueError, match="paired with its data"):
+                model.sampler.draw(Weights({}), KEYS, {}, **chosen)
+        assert not model.sampler.faults({"solver": "heun", "eta": 0.0} | {"solver": "ddim"}, ())
+        assert model.density.options["likelihood"].default == "flow"
+        assert "paired" in model.density.faults({"likelihood": "bound"}, ())["likelihood"]
+        assert self.flow(Small()).density.options["likelihood"].default == "bound"
+        assert model.density.kind == "estimate"
+
     def test_guidance_of_1_is_the_condition_and_0_is_none(self):
         model = self.flow(Small(num_classes=4), num_classes=3, class_dropout=0.5)
         label = jnp.array([0, 1, 2, 0])

@@ -10,8 +10,7 @@ import scipy.stats
 from gen_jax.codecs import dequantize, rgb, with_codec
 from gen_jax.models.vae import vae_model
 from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from gen_jax.ops import keys as rng
-from gen_jax.ops import likelihoods
+from gen_jax.ops import keys as rng, likelihoods
 from gen_jax.protocols import LOCAL, Context, Weights
 
 pytestmark = pytest.mark.slow

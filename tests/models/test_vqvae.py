@@ -15,8 +15,7 @@ from gen_jax.models.dvae import Ramp, dvae_model
 from gen_jax.models.vqvae import vqvae_model
 from gen_jax.nn.dvae import DVAEDecoder, DVAEEncoder
 from gen_jax.nn.hierarchy import Hierarchy
-from gen_jax.ops import keys as rng
-from gen_jax.ops import likelihoods
+from gen_jax.ops import keys as rng, likelihoods
 from gen_jax.ops.distributions import normal_log_prob
 from gen_jax.ops.quantizers import finite_scalar, vector
 from gen_jax.protocols import LOCAL, Context, Weights

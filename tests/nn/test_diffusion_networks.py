@@ -1,11 +1,12 @@
 """The options of the U-Net, cross-attention, and the diffusion transformer."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.nn.blocks import ConvNeXtBlock, ResBlock
+from gen_jax.nn.blocks import AttentionBlock, ConvNeXtBlock, ResBlock
 from gen_jax.nn.classifier import Classifier
 from gen_jax.nn.dit import DiT, _from_patches, _to_patches, grid_positions
 from gen_jax.nn.embeddings import sinusoidal
@@ -231,3 +232,23 @@ def test_a_classifier_sees_noise_levels_and_gives_features():
     assert float(jnp.abs(other - logits).max()) > 1e-3
     kernel, bias = (variables["params"]["logits"][name] for name in ("kernel", "bias"))
     np.testing.assert_allclose(features @ kernel + bias[None], logits, rtol=1e-5, atol=1e-5)
+
+
+def test_normalization_keeps_its_digits_far_from_zero():
+    """E[x^2] - E[x]^2 loses three of them at a mean of a hundred deviations."""
+    x = 100 + np.random.default_rng(0).normal(size=(1, 16, 16, 4)).astype(np.float32)
+    block = AttentionBlock(1, 1, dtype=jnp.float32)
+    params = block.init(jax.random.key(0), jnp.asarray(x))
+    normed = {}
+
+    def record(next_fun, args, kwargs, context):
+        out = next_fun(*args, **kwargs)
+        if isinstance(context.module, nn.GroupNorm):
+            normed["norm"] = out
+        return out
+
+    with nn.intercept_methods(record):
+        block.apply(params, jnp.asarray(x))
+    wide = x.astype(np.float64)
+    truth = (wide - wide.mean()) / np.sqrt(wide.var() + block.epsilon)
+    np.testing.assert_allclose(normed["norm"], truth, atol=2e-4)

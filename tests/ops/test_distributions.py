@@ -5,12 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from gen_jax.ops import distributions as dist
-from gen_jax.ops import keys as rng
-from gen_jax.ops import likelihoods
+from gen_jax.ops import distributions as dist, keys as rng, likelihoods
 
 LEVELS = np.linspace(-1, 1, 256, dtype=np.float32)
 means = st.floats(-1.5, 1.5, width=32, allow_subnormal=False)

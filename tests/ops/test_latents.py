@@ -84,3 +84,13 @@ def test_a_posterior_s_own_variance_counts_in_the_scale_and_not_in_activity():
     )
     np.testing.assert_allclose(latents.scale_of(moments)[1], [1, 1], rtol=0.05)
     assert float(latents.active_units(moments)) == 1
+
+
+@pytest.mark.parametrize("case", ["parallel", "opposite", "zero", "both zero"])
+def test_where_the_line_is_taken_it_has_a_derivative(case):
+    a = jnp.zeros(3) if case == "both zero" else jnp.array([1.0, 2.0, 3.0])
+    b = {"parallel": 2 * a, "opposite": -a, "zero": 0 * a, "both zero": 0 * a}[case]
+    weights = jnp.array([0.25])
+    for which in (0, 1):
+        slope = jax.grad(lambda *ends: jnp.sum(latents.slerp(*ends, weights)), which)(a, b)
+        np.testing.assert_allclose(slope, np.full(3, 0.25 if which else 0.75), atol=1e-6)

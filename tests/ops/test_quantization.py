@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.cluster.vq import kmeans2
 
-from gen_jax.ops import keys as rng
-from gen_jax.ops import quantization as vq
+from gen_jax.ops import keys as rng, quantization as vq
 
 pytestmark = pytest.mark.slow
 
@@ -269,3 +268,19 @@ def test_perplexity_and_use():
     counts = jnp.array([0.0, 1.0, 2.0, 1e-6])
     assert float(vq.share_used(counts)) == 0.75
     assert float(vq.share_used(counts, threshold=0.01)) == 0.5
+
+
+def test_codes_far_from_0_are_told_apart():
+    """63 % were wrong: |e|^2 - 2 z e of numbers around 1000 keeps no digit of their distances."""
+    random = np.random.default_rng(0)
+    codebook = random.normal(1000, 0.5, (64, 8)).astype(np.float32)
+    z = random.normal(1000, 0.5, (500, 8)).astype(np.float32)
+    distance = ((z[:, None].astype(np.float64) - codebook[None]) ** 2).sum(-1)
+    found = vq.nearest_code(jnp.asarray(z), jnp.asarray(codebook))
+    np.testing.assert_array_equal(found, distance.argmin(1))
+
+
+def test_a_temperature_of_0_is_refused():
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match="temperature: got 0; a number above 0 is required"):
+        vq.gumbel_softmax(keys, jnp.zeros((2, 3)), 0, hard=True)

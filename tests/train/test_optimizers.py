@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gen_jax.launch.build.experiment import abstract_state, build
+from gen_jax.launch.config.files import load_config
 from gen_jax.train.optimizers import adamw, by_subtree, learning_rate
 
 
@@ -35,6 +37,32 @@ def test_impossible_schedules_are_refused():
 
 
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides"),
+    [
+        ("transformer_digits", ()),
+        ("transformer_digits", ("model.network=pixelcnn", "model.num_heads=1")),
+        ("ddpm_digits", ("model.context_dim=8", "model.attention_resolutions=(8,)")),
+        ("ddpm_digits", ("model.network=dit", "model.num_classes=3")),
+        ("vqvae_cifar10", ()),
+        ("dvae_cifar10", ()),
+        ("aae_mnist", ()),
+    ],
+)
+def test_decay_knows_roles_in_every_network(config, overrides):
+    """Stacked scales and the biases of heads have two dimensions and more."""
+    values = load_config(f"configs/{config}.py:tiny", list(overrides))
+    params = abstract_state(build(values), values["data"]["shape"]).params
+    adam = adamw(0.1, weight_decay=0.5)
+    ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), params)
+    zeros = jax.tree.map(np.zeros_like, ones)
+    updates, _ = adam.update(zeros, adam.init(ones), ones)
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        name = path[-1].key
+        spared = name.endswith(("bias", "scale")) or update.ndim < 2
+        assert (np.asarray(update) == (0 if spared else np.float32(-0.05))).all(), path
 
 
 def test_decay_pulls_kernels_and_spares_biases():

@@ -8,6 +8,7 @@ import numpy as np
 from gen_jax import diffusion
 from gen_jax.diffusion import schedules
 from gen_jax.diffusion.parameterization import Parameterization
+from gen_jax.diffusion.rules import beta_range
 from gen_jax.diffusion.schedules import Schedule
 from gen_jax.diffusion.time_sampling import TimeSampler
 from gen_jax.diffusion.weighting import Weighting
@@ -29,9 +30,12 @@ def make_betas(values: Mapping[str, Any]) -> np.ndarray:
     """Compute the variances beta_1 to beta_T of a discrete schedule that a config describes."""
     kind, num_steps = values["diffusion.schedule"], values["diffusion.num_steps"]
     if kind == "cosine":
-        return schedules.cosine_betas(num_steps)
-    make = schedules.linear_betas if kind == "linear" else schedules.scaled_linear_betas
-    return make(num_steps, values["diffusion.beta_start"], values["diffusion.beta_end"])
+        betas = schedules.cosine_betas(num_steps)
+    else:
+        make = schedules.linear_betas if kind == "linear" else schedules.scaled_linear_betas
+        given = values["diffusion.beta_start"], values["diffusion.beta_end"]
+        betas = make(num_steps, *beta_range(num_steps, *given))
+    return schedules.zero_terminal_snr(betas) if values["diffusion.zero_terminal_snr"] else betas
 
 
 def make_prediction(values: Mapping[str, Any]) -> Parameterization:

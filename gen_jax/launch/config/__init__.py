@@ -38,7 +38,9 @@ def variant_of(
     shape: tuple[int, int, int],
     **more: Any,
 ) -> ConfigDict:
-    """Finish a config: as it is, or its variant ``tiny``, which runs anywhere within seconds.
+    """Finish a config: as it is, or one of its variants.
+
+    ``tiny`` runs anywhere within seconds; a family may have presets beside it, as ``adm``.
 
     Args:
         config: the experiment.
@@ -52,8 +54,13 @@ def variant_of(
     """
     if not variant:
         return config
+    family = family_of(config.family)
+    now = flatten(config.to_dict())
+    if variant in family.presets:
+        return _with(config, now, family.presets[variant])
     if variant != "tiny":
-        raise ValueError(f"variant: got {variant!r}; 'tiny' or none is required")
+        known = "".join(f", {name!r}" for name in family.presets)
+        raise ValueError(f"variant: got {variant!r}; 'tiny'{known} or none is required")
     small: Mapping[str, Any] = {
         "data.source": source,
         "data.shape": shape,
@@ -64,11 +71,14 @@ def variant_of(
         "train.save_every": 2,
         "train.microbatches": 1,
         "optimizer.warmup_steps": lambda steps: min(steps, 1),
-        **family_of(config.family).tiny,
+        **family.tiny,
         **{name.replace("__", "."): value for name, value in more.items()},
     }
-    now = flatten(config.to_dict())
-    for name, value in small.items():
+    return _with(config, now, small)
+
+
+def _with(config: ConfigDict, now: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
+    for name, value in changes.items():
         section, _, leaf = name.partition(".")
         config[section][leaf] = value(now[name]) if callable(value) else value
     return config

@@ -10,6 +10,7 @@ from gen_jax.launch.config.fields import (
     Rule,
     boolean,
     choice,
+    elsewhere,
     integer,
     integers,
     number,
@@ -99,6 +100,9 @@ COMMON: Mapping[str, Field] = {
     ),
     "data.max_bad_fraction": number(
         0, 1, default=0.001, doc="share of examples that may be unreadable with on_bad 'skip'"
+    ),
+    "data.max_pixels": integer(
+        1, default=50_000_000, doc="largest number of pixels of a picture in a folder"
     ),
     "data.skip_steps": integers(1, doc="numbers of the batches to leave out, after a rollback"),
     **{f"optimizer.{name}": field for name, field in OPTIMIZER.items()},
@@ -195,6 +199,19 @@ def _channels(values: Mapping[str, Any]) -> dict[str, str]:
 def _crop(values: Mapping[str, Any]) -> dict[str, str]:
     crop, side = values["data.crop"], min(values["data.shape"][:2])
     return {"data.crop": f"got {crop}; less than the image's {side} pixels"} if crop >= side else {}
+
+
+def _places(values: Mapping[str, Any]) -> dict[str, str]:
+    """Refuse other machines' files, which would become folders called ``gs:`` here."""
+    given = {name: values.get(name, "") for name in ("stage1", "train.init_from")}
+    kind, _, place = values["data.source"].partition(":")
+    if kind in ("npz", "folder", "codes"):
+        given["data.source"] = place
+    return {
+        name: f"got {values[name]!r}; a local path is required; {scheme} is not read yet"
+        for name, place in given.items()
+        if (scheme := elsewhere(place))
+    }
 
 
 def _codes(values: Mapping[str, Any]) -> dict[str, str]:
@@ -296,5 +313,6 @@ RULES: tuple[Rule, ...] = (
     _channels,
     _crop,
     _codes,
+    _places,
     _decay,
 )

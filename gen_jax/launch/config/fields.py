@@ -13,6 +13,7 @@ __all__ = [
     "Rule",
     "boolean",
     "choice",
+    "elsewhere",
     "flatten",
     "integer",
     "integers",
@@ -72,16 +73,20 @@ right by themselves. A rule that reads a field which is not right is left out.""
 class Family(NamedTuple):
     """What a config of one family may say.
 
-    ``fields`` by dotted name, beside the common ones; ``rules`` between them; ``defaults`` of
+    ``fields`` by dotted name, beside the common ones; ``rules`` between them, and
+    ``rules_for_new`` that runs which are there already need not follow; ``defaults`` of
     common fields that are the family's own; ``tiny``, how an experiment is shrunk until it runs
-    anywhere within seconds: values, or functions of the experiment's own; ``players`` with an
-    optimizer of their own, if there are several.
+    anywhere within seconds: values, or functions of the experiment's own; ``presets``, further
+    variants by name, of a paper's network for example; ``players`` with an optimizer of their own,
+    if there are several.
     """
 
     fields: Mapping[str, Field]
     rules: Sequence[Rule] = ()
+    rules_for_new: Sequence[Rule] = ()
     defaults: Mapping[str, Any] = {}
     tiny: Mapping[str, Any] = {}
+    presets: Mapping[str, Mapping[str, Any]] = {}
     players: tuple[str, ...] = ()
 
 
@@ -180,6 +185,12 @@ def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def elsewhere(place: str) -> str | None:
+    """Return the scheme of a place that is not on this machine's file system, ``gs://``."""
+    found = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place)
+    return found and found.group()
 
 
 def prefixed(section: str, faults: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from gen_jax.launch.config.schema import (
 )
 from gen_jax.reading import parse_json, read_file
 
-__all__ = ["from_json", "load_config", "to_json"]
+__all__ = ["find_config", "from_json", "load_config", "shipped_configs", "to_json"]
 
 
 def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -31,8 +31,9 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     A config file is a program and is run; give only files that you would run.
 
     Args:
-        path: ``FILE.py`` or ``FILE.py:VARIANT``; the folder above the file's own is put on
-            ``sys.path``, so that configs may import one another wherever they lie.
+        path: ``FILE.py`` or ``FILE.py:VARIANT``, or the name of a config that comes with the
+            package; the folder above the file's own is put at the end of ``sys.path``, so that
+            configs may import one another wherever they lie.
         overrides: ``section.field=value``, in order.
 
     Returns:
@@ -52,11 +53,44 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
         elif not equals or not _apply(config, name, value):
             accepts = fields[name].accepts if name in fields else "another type"
             faults.append(Fault(name, f"got {value!r}; {accepts} is required"))
-    values = config.to_dict()
-    faults += find_faults(values, bad={fault.field for fault in faults})
+    values = _with_homes(config.to_dict())
+    faults += find_faults(values, bad={fault.field for fault in faults}, new=True)
     if faults:
         raise ConfigError(_report(path, faults))
     return values
+
+
+def find_config(name: str) -> Path:
+    """Find a config file, or one that comes with the package by its name.
+
+    Args:
+        name: ``FILE.py``, or ``ddpm_digits``.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    file = Path(name)
+    if file.is_file():
+        return file
+    shipped = shipped_configs()
+    if file.suffix != ".py" and len(file.parts) == 1:
+        if name in shipped:
+            return shipped[name]
+        raise ConfigError(
+            f"--config: got {name!r}; FILE.py, or one of these is required: {', '.join(shipped)}"
+            f"{nearest(name, shipped)}"
+        )
+    hint = f"; --config {file.stem} comes with gen_jax" if file.stem in shipped else ""
+    raise ConfigError(f"{file}: no such file{hint}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """List the experiments that come with the package, by name."""
+    package = Path(__file__).parent.parent.parent
+    # In a wheel they lie inside the package, in a checkout beside it.
+    folders = (package / "shipped" / "configs", package.parent / "configs")
+    found = next((sorted(x.glob("[!_]*.py")) for x in folders if x.is_dir()), [])
+    return {path.stem: path for path in found}
 
 
 def _completed(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
@@ -71,6 +105,15 @@ def _completed(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     return config_dict.ConfigDict(nested(values))
 
 
+def _with_homes(config: dict[str, Any]) -> dict[str, Any]:
+    """Write out ``~``, which a shell leaves as it is behind ``=``."""
+    values = flatten(config)
+    for name in ("stage1", "train.init_from"):
+        if isinstance(values.get(name), str) and values[name].startswith("~"):
+            values[name] = str(Path(values[name]).expanduser())
+    return nested(values)
+
+
 def _report(where: str, faults: Sequence[Fault]) -> str:
     if len(faults) == 1:
         return f"{where}: {faults[0]}"
@@ -78,12 +121,13 @@ def _report(where: str, faults: Sequence[Fault]) -> str:
 
 
 def _run_config_file(path: str) -> config_dict.ConfigDict:
-    file = Path(path.partition(":")[0])
-    if not file.is_file():
-        raise ConfigError(f"{file}: no such file")
+    name, colon, variant = path.partition(":")
+    file = find_config(name)
+    path = f"{file}{colon}{variant}"
+    # Behind everything else: a file called optax.py there must not take the library's place.
     root = str(file.resolve().parent.parent)
     if root not in sys.path:
-        sys.path.insert(0, root)
+        sys.path.append(root)
     holder = flags.FlagValues()
     argv = ["gen-jax", f"--config={path}"]
     config_flags.DEFINE_config_file("config", flag_values=holder, sys_argv=argv)

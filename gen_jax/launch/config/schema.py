@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gen_jax.launch.config.common import COMMON, RULES, own_optimizer
-from gen_jax.launch.config.fields import Family, Fault, Field, flatten
+from gen_jax.launch.config.fields import Family, Fault, Field, Rule, flatten
 
 __all__ = [
     "completed",
@@ -136,12 +136,15 @@ class _Known(dict[str, Any]):
         return super().get(name, default)
 
 
-def find_faults(config: Mapping[str, Any], bad: Iterable[str] = ()) -> list[Fault]:
+def find_faults(
+    config: Mapping[str, Any], bad: Iterable[str] = (), *, new: bool = False
+) -> list[Fault]:
     """Find everything that is wrong with a config.
 
     Args:
         config: nested mappings.
         bad: fields, by dotted name, that are known to be wrong already.
+        new: whether an experiment begins, and must follow what older runs need not.
 
     Returns:
         Faults in the order of the fields; empty if the config can be built.
@@ -171,12 +174,15 @@ def find_faults(config: Mapping[str, Any], bad: Iterable[str] = ()) -> list[Faul
             faults.append(Fault(name, f"got {value!r}; {fields[name].accepts} is required"))
     wrong = bad | {fault.field for fault in faults}
     right = {name: value for name, value in values.items() if name in fields and name not in wrong}
-    return faults + _related(_Known(right, wrong), str(family) if known else None)
+    rules: Sequence[Rule] = RULES
+    if known:
+        own = family_of(str(family))
+        rules = (*RULES, *own.rules, *(own.rules_for_new if new else ()))
+    return faults + _related(_Known(right, wrong), rules)
 
 
-def _related(values: _Known, family: str | None) -> list[Fault]:
+def _related(values: _Known, rules: Sequence[Rule]) -> list[Fault]:
     """Follow the rules as far as what they ask for is right."""
-    rules = RULES if family is None else (*RULES, *family_of(family).rules)
     faults: dict[str, Fault] = {}
     for rule in rules:
         try:

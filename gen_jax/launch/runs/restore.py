@@ -1,6 +1,7 @@
 """What a work directory holds: a model with its averaged weights, or a first stage's codec."""
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from gen_jax.codecs import pretrained
 from gen_jax.errors import CheckpointError
 from gen_jax.launch.build.experiment import Experiment, Stage1, abstract_state, build
 from gen_jax.launch.config.files import from_json
-from gen_jax.launch.config.schema import RENAMED
+from gen_jax.launch.config.schema import RENAMED, find_faults
 from gen_jax.launch.runs.newest import newest_good_beside
 from gen_jax.launch.runs.workdir import STAGE1, checkpoint_steps
 from gen_jax.protocols import Model, Weights
@@ -58,7 +59,7 @@ def load_weights(workdir: Path, *, whole: bool = False) -> Saved:
     if not checkpoint_steps(workdir):
         raise CheckpointError(f"{workdir}: no checkpoint yet")
     stage1 = load_codec(workdir / STAGE1) if config.get("stage1") else None
-    experiment = build(config, stage1)
+    experiment = build(_without_training_faults(config, workdir), stage1)
     if whole:
         experiment = experiment.with_training_frozen()
     abstract = abstract_state(experiment, tuple(config["data"]["shape"]))
@@ -77,6 +78,24 @@ def load_weights(workdir: Path, *, whole: bool = False) -> Saved:
     digest = hashlib.sha256(digests.encode()).hexdigest()[:16]
     weights = Weights(arrays_of["ema_params"], arrays_of["stats"], experiment.frozen)
     return Saved(config, experiment, step, weights, digest)
+
+
+# What a run of an earlier version may have been trained with, and what is built in its place: of
+# training alone, but that noise depended on the data is remembered.
+_OF_TRAINING: Mapping[str, Mapping[str, Any]] = {
+    "diffusion.pairing": {"pairing": False, "coupled": True},
+    "diffusion.weighting": {"weighting": "none"},
+    "diffusion.objective": {"pairing": False, "coupled": False},
+}
+
+
+def _without_training_faults(config: Mapping[str, Any], workdir: Path) -> Mapping[str, Any]:
+    """Let a run be looked at that today could not begin, and say what is wrong with it."""
+    for fault in find_faults(config, new=True):
+        if changes := _OF_TRAINING.get(fault.field):
+            print(f"gen_jax: config: {workdir}: {fault}", file=sys.stderr, flush=True)
+            config = {**config, "diffusion": {**config["diffusion"], **changes}}
+    return config
 
 
 def load_trained(workdir: Path, *, whole: bool = False) -> Trained:

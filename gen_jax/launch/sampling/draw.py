@@ -10,8 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
-from gen_jax.ops import keys as rng
-from gen_jax.ops import latents as paths
+from gen_jax.ops import keys as rng, latents as paths
 from gen_jax.ops.rows import each_batch, map_rows
 from gen_jax.protocols import Model, Weights
 from gen_jax.train.sharding import batch_sharding

@@ -2,8 +2,11 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from gen_jax.diffusion.rules import beta_range
 from gen_jax.errors import ConfigError
 from gen_jax.launch.runs.restore import Trained
 from gen_jax.protocols import Faults, Input, Model, Option, Weights
@@ -15,9 +18,9 @@ __all__ = ["with_classifier"]
 _MEANS = {
     "flow": (),
     "edm": ("sigma_max",),
-    "cosine": ("num_steps",),
-    "linear": ("num_steps", "beta_start", "beta_end"),
-    "scaled_linear": ("num_steps", "beta_start", "beta_end"),
+    "cosine": ("num_steps", "zero_terminal_snr"),
+    "linear": ("num_steps", "beta_start", "beta_end", "zero_terminal_snr"),
+    "scaled_linear": ("num_steps", "beta_start", "beta_end", "zero_terminal_snr"),
 }
 
 
@@ -55,6 +58,7 @@ def with_classifier(trained: Trained, workdir: Path) -> tuple[Trained, str]:
         )
     ours = trained.config["diffusion"]
     names = ("schedule", *_MEANS[ours["schedule"]])
+    noise, ours = _with_betas(noise), _with_betas(ours)
     if changed := [name for name in names if noise[name] != ours[name]]:
         raise ConfigError(
             f"--classifier: {workdir}: was trained on another noise ({', '.join(changed)})"
@@ -73,6 +77,12 @@ def with_classifier(trained: Trained, workdir: Path) -> tuple[Trained, str]:
         experiment=experiment, weights=trained.weights._replace(frozen=frozen)
     )
     return trained, saved.digest
+
+
+def _with_betas(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Write out the betas that a config leaves to the number of steps."""
+    low, high = beta_range(section["num_steps"], section["beta_start"], section["beta_end"])
+    return {**section, "beta_start": low, "beta_end": high}
 
 
 def _guided(model: Model, classifier: Model, classes: int) -> Model:

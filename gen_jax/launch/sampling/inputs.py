@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gen_jax.data.decode import decode_image, fit_image
+from gen_jax.data.decode import SUFFIXES, decode_image, fit_image
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.protocols import Input
 from gen_jax.reading import read_file, read_npz
 
 __all__ = ["read_images", "read_input", "read_mask", "read_vectors"]
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _LARGEST = 1 << 28  # bytes of a picture's file
 
 
@@ -26,7 +25,7 @@ def read_images(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarra
     Raises:
         DataError: naming the file and what is wrong with it.
     """
-    if path.suffix.lower() in _PICTURES:
+    if path.suffix.lower() in SUFFIXES:
         images = _picture(path, image_shape)[None]
     else:
         arrays = _arrays(path, ("images", "x_test", "x_train"))
@@ -51,7 +50,7 @@ def read_mask(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarray:
         DataError: naming the file and what is wrong with it.
     """
     height, width, _ = image_shape
-    if path.suffix.lower() in _PICTURES:
+    if path.suffix.lower() in SUFFIXES:
         mask = _picture(path, (height, width, 1))[None] >= 128
     else:
         mask = _arrays(path, ("mask",))["mask"] != 0

@@ -49,6 +49,7 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
         time_sampler=processes.make_times(values, schedule, num_steps),
         importance_batch=values["data.batch_size"] if values["diffusion.importance"] else None,
         pairing=values["diffusion.pairing"],
+        coupled=values["diffusion.coupled"],
         bin_width=2 / 255 if stage1 is None else None,
         default_grid="karras" if values["diffusion.schedule"] == "edm" else "uniform",
     )

@@ -19,7 +19,7 @@ _NETWORK = {
     "groups": 8,
     "dropout": 0.0,
 }
-_NOISE = ("schedule", "num_steps", "beta_start", "beta_end", "sigma_max")
+_NOISE = ("schedule", "num_steps", "beta_start", "beta_end", "zero_terminal_snr", "sigma_max")
 
 
 def _network(values: Mapping[str, Any]) -> dict[str, str]:
@@ -45,6 +45,7 @@ FAMILY = Family(
         **parts.DTYPE,
         **parts.REMAT,
     },
-    rules=(_network, diffusion.betas),
+    rules=(_network, diffusion.betas, diffusion.zero_snr),
+    rules_for_new=(diffusion.signal,),
     tiny={"model.channels": 8, "model.multipliers": (1,), "model.groups": 4},
 )

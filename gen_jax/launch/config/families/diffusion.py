@@ -21,7 +21,7 @@ from gen_jax.launch.config.fields import (
 from gen_jax.models.rules import class_dropout_faults
 from gen_jax.nn.geometry import dit_faults, unet_faults
 
-__all__ = ["DIT", "FAMILY", "UNET", "UNET_OPTIONS", "betas"]
+__all__ = ["DIT", "FAMILY", "UNET", "UNET_OPTIONS", "betas", "signal", "zero_snr"]
 
 UNET = ("channels", "multipliers", "attention_resolutions", "num_heads", "groups", "head_dim")
 UNET_OPTIONS = (
@@ -31,6 +31,12 @@ UNET_OPTIONS = (
 DIT = ("patch", "width", "num_heads")
 
 _FROZEN: Any = {"change": "frozen"}
+
+
+def _beta(doc: str) -> Field:
+    between = number(0, 1, above=True, below=True, default=0.0, **_FROZEN, doc=doc)
+    return between._replace(default=None, optional=True)
+
 
 _UNET_FIELDS: dict[str, Field] = {
     "model.channels": integer(4, default=128, **_FROZEN, doc="unet: channels of the first level"),
@@ -134,23 +140,10 @@ _PROCESS_FIELDS: dict[str, Field] = {
         **_FROZEN,
         doc="T, of the schedules with a table: linear, scaled_linear, cosine",
     ),
-    "diffusion.beta_start": number(
-        0,
-        1,
-        above=True,
-        below=True,
-        default=1e-4,
-        **_FROZEN,
-        doc="beta_1, of linear and scaled_linear",
-    ),
-    "diffusion.beta_end": number(
-        0,
-        1,
-        above=True,
-        below=True,
-        default=0.02,
-        **_FROZEN,
-        doc="beta_T, of linear and scaled_linear",
+    "diffusion.beta_start": _beta("beta_1, of linear and scaled_linear; None: 0.1 / num_steps"),
+    "diffusion.beta_end": _beta("beta_T, of linear and scaled_linear; None: 20 / num_steps"),
+    "diffusion.zero_terminal_snr": boolean(
+        default=False, **_FROZEN, doc="rescale the table so that nothing of the signal is left at T"
     ),
     "diffusion.sigma_max": number(
         0, above=True, default=80.0, **_FROZEN, doc="edm: largest noise level, in units of the data"
@@ -213,6 +206,10 @@ _PROCESS_FIELDS: dict[str, Field] = {
     "diffusion.pairing": boolean(
         default=False, doc="pair noise with the examples of a batch by optimal transport"
     ),
+    "diffusion.coupled": boolean(
+        default=False,
+        doc="noise comes with the data, as reflow's does; set by itself with such data",
+    ),
     "diffusion.clip": boolean(default=True, doc="clip the predicted x_0 to [-1, 1] when sampling"),
 }
 
@@ -273,12 +270,20 @@ def betas(values: Mapping[str, Any]) -> dict[str, str]:
     return prefixed("diffusion", rules.beta_faults(**given))
 
 
+def signal(values: Mapping[str, Any]) -> dict[str, str]:
+    """Find a schedule of betas that leaves too much of the signal."""
+    given = {name: values[f"diffusion.{name}"] for name in _BETAS}
+    return prefixed("diffusion", rules.signal_faults(**given))
+
+
 def _prediction(values: Mapping[str, Any]) -> dict[str, str]:
     schedule = values["diffusion.schedule"]
     faults = rules.prediction_faults(
         prediction=values["diffusion.prediction"],
-        signal=schedule != "flow",
-        last_beta=rules.last_beta(schedule, values["diffusion.beta_end"]),
+        signal=schedule != "flow" and not values["diffusion.zero_terminal_snr"],
+        last_beta=rules.last_beta(
+            schedule, values["diffusion.num_steps"], values["diffusion.beta_end"]
+        ),
         clip=values["diffusion.clip"],
     )
     return prefixed("diffusion", faults)
@@ -294,6 +299,33 @@ def _objective(values: Mapping[str, Any]) -> dict[str, str]:
         own_times=values["diffusion.times"] != "uniform",
     )
     return prefixed("diffusion", faults)
+
+
+def _pairing(values: Mapping[str, Any]) -> dict[str, str]:
+    faults = rules.pairing_faults(
+        pairing=values["diffusion.pairing"],
+        coupled=values["diffusion.coupled"],
+        objective=values["diffusion.objective"],
+        shared_condition=not (values["model.context_dim"] or values["model.low_res_factor"]),
+    )
+    return prefixed("diffusion", faults)
+
+
+def _weighting(values: Mapping[str, Any]) -> dict[str, str]:
+    faults = rules.weighting_faults(
+        weighting=values["diffusion.weighting"],
+        prediction=values["diffusion.prediction"],
+        continuous=values["diffusion.schedule"] not in rules.TABLES,
+    )
+    return prefixed("diffusion", faults)
+
+
+def zero_snr(values: Mapping[str, Any]) -> dict[str, str]:
+    """Find what is rescaled where there is no table."""
+    if values["diffusion.zero_terminal_snr"] and values["diffusion.schedule"] not in rules.TABLES:
+        what = f"a table is required, and {values['diffusion.schedule']!r} has none"
+        return {"diffusion.zero_terminal_snr": f"got True; {what}"}
+    return {}
 
 
 def _gamma(values: Mapping[str, Any]) -> dict[str, str]:
@@ -345,11 +377,25 @@ FAMILY = Family(
         _low_res,
         _clip,
         betas,
+        zero_snr,
         _prediction,
         _objective,
         _gamma,
         _times,
     ),
+    rules_for_new=(signal, _pairing, _weighting),
+    presets={
+        "adm": {  # all that Dhariwal & Nichol 2021's network differs in, as their code has it
+            "model.network": "unet",
+            "model.adaptive": True,
+            "model.resample": "blocks",
+            "model.head_dim": 64,
+            "model.epsilon": 1e-5,
+            "model.cos_first": True,
+            "model.frequency_shift": 0,
+            "model.time_offset": -1.0,
+        }
+    },
     tiny={  # keeping attention in the middle
         "model.channels": 8,
         "model.multipliers": (1,),
