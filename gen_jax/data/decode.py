@@ -3,26 +3,36 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from gen_jax.errors import DataError
 
-__all__ = ["decode_image", "fit_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "SUFFIXES", "decode_image", "fit_image"]
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+# Of what Pillow reads, pictures of one frame; a camera's JPEG of several (MPO) is its first.
+FORMATS = tuple(
+    name
+    for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM", "TGA")
+    if name in Image.registered_extensions().values()
+)
+SUFFIXES = frozenset(
+    suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
+)
 MAX_PIXELS = 50_000_000
 # Modes that Pillow gives eight-bit pictures; the others (I, I;16, F) would be clipped silently.
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def decode_image(data: bytes, where: str) -> Image.Image:
-    """Decode one PNG, JPEG or WebP still image of eight bits.
+def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode one still image of eight bits, of any of :data:`FORMATS`.
 
-    The camera's orientation is applied, and transparency is laid over white.
+    The camera's orientation is applied, colors are brought from the picture's own profile to sRGB,
+    and transparency is laid over white.
 
     Args:
         data: the file's bytes.
         where: what to call it in an error: a path, or a source and an index.
+        max_pixels: largest number of them, against files that would fill the memory.
 
     Returns:
         A picture in mode L or RGB.
@@ -32,13 +42,15 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS}")
-        if getattr(image, "n_frames", 1) != 1:
+        if image.width * image.height > max_pixels:
+            what = f"{image.width} x {image.height} pixels; at most {max_pixels} are taken"
+            raise ValueError(f"{what} (data.max_pixels)")
+        if getattr(image, "n_frames", 1) != 1 and image.format != "MPO":
             raise ValueError("more than one frame; a still image is required")
         if image.mode not in _EIGHT_BIT_MODES:
             raise ValueError(f"mode {image.mode}; eight bits a channel are required")
         ImageOps.exif_transpose(image, in_place=True)
+        image = _in_srgb(image)
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
             white = Image.new("RGB", image.size, "white")
@@ -53,6 +65,23 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     # Decoders raise many types, SyntaxError among them; a bad picture must never end a run unnamed.
     except Exception as error:
         raise DataError(f"{where}: not a usable image: {error}") from error
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Bring colors from the picture's own profile to sRGB; a broken profile is none."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        made = ImageCms.profileToProfile(
+            image, own, ImageCms.createProfile("sRGB"), outputMode=mode
+        )
+    except ImageCms.PyCMSError:
+        return image
+    assert made is not None
+    return made
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int], where: str) -> np.ndarray:

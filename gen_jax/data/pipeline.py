@@ -296,8 +296,9 @@ def _end_with_parent(worker: int, num_workers: int) -> None:
     sent to every process of a job, must not take the workers from a trainer that is saving.
     """
     del worker, num_workers
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2", "SIGXCPU"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # a trainer that waits asks why
     parent = os.getppid()
 

@@ -28,7 +28,7 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
 
     Args:
         dataset: its name, with or without config and version.
-        split: of it.
+        split: ``"train"``, or ``"test"``: where a dataset has none, its ``validation``.
         data_dir: where datasets were prepared; None for TFDS's default.
 
     Returns:
@@ -52,13 +52,20 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
         # Passing data_dir alone silently switches the format back to tfrecord, which cannot be
         # read without TensorFlow.
         builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
-        if split not in builder.info.splits:
+        there = builder.info.splits
+        # What is held out goes by two names.
+        taken = "validation" if split == "test" and split not in there else split
+        if taken not in there:
+            found = ", ".join(there) or "none"
+            hint = ""
+            if split == "test" and "train" in there:
+                hint = "; data.holdout keeps some of it from training, for --split=validation"
             raise DataError(
-                f"{name}: no such split, or not prepared under {builder.data_dir}; found "
-                f"{', '.join(builder.info.splits) or 'none'}"
+                f"{name}: no such split, or not prepared under {builder.data_dir}; found {found}"
+                f"{hint}"
             )
-        _check_whole(builder.info.splits[split])
-        records = builder.as_data_source(split=split)
+        _check_whole(there[taken])
+        records = builder.as_data_source(split=taken)
     except DataError:
         raise
     except Exception as error:  # TFDS raises dozens of types for a dataset that is not there

@@ -153,9 +153,89 @@ def test_unknown_sources_are_refused(spec, message):
         open_source(spec, "train", (8, 8, 1))
 
 
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no subfolders; one for each class"):
+def test_an_empty_folder_says_what_was_found_and_what_is_taken(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden").write_text("nor this")
+    with pytest.raises(DataError, match="no examples: found .*1 .txt.*; a subfolder of"):
         open_source(f"folder:{tmp_path}", "train", (8, 8, 1))
+
+
+def test_pictures_are_found_at_any_depth_and_the_rest_is_named(tmp_path):
+    make_folder(tmp_path, per_class=2)
+    deep = tmp_path / "class0" / "a" / "b"
+    deep.mkdir(parents=True)
+    array = np.zeros((6, 8, 3), np.uint8)
+    for kind in ("bmp", "tif", "jfif", "jpe", "gif", "PNG"):
+        form = {"tif": "TIFF", "jfif": "JPEG", "jpe": "JPEG"}.get(kind, kind.upper())
+        (deep / f"x.{kind}").write_bytes(encode(array, form))
+    (tmp_path / "class0" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "class0" / "again").symlink_to(tmp_path / "class0")
+    (tmp_path / "stray.png").write_bytes(encode(array, "PNG"))
+    train, test = (open_source(f"folder:{tmp_path}", s, (4, 4, 3)) for s in ("train", "test"))
+    assert train.size + test.size == 3 * 2 + 6
+    assert train.class_names == ("class0", "class1", "class2")
+    for what in ("3 .txt", "1 dangling links", "1 pictures outside of any class"):
+        assert what in train.notes
+    train.read(np.arange(train.size))
+
+
+def test_pictures_without_classes(tmp_path):
+    for index in range(20):
+        (tmp_path / f"{index:02d}.png").write_bytes(encode(np.zeros((6, 8, 3), np.uint8), "PNG"))
+    train = open_source(f"folder:{tmp_path}", "train", (4, 4, 3))
+    assert (train.size, train.num_classes) == (18, None)
+    assert "label" not in train.read(np.array([0]))
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_what_is_held_out_goes_by_many_names(name, tmp_path):
+    make_folder(tmp_path / "train")
+    make_folder(tmp_path / name, per_class=1)
+    assert open_source(f"folder:{tmp_path}", "test", (4, 4, 1)).size == 3
+    assert open_source(f"folder:{tmp_path}", "train", (4, 4, 1)).size == 30
+
+
+def test_a_class_without_pictures_is_named(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "class00").mkdir()
+    with pytest.raises(DataError, match=r"class00: no pictures in 1 of 4 classes \(class00\)"):
+        open_source(f"folder:{tmp_path}", "train", (4, 4, 1))
+
+
+def test_numbers_that_do_not_fit_are_named(tmp_path):
+    labels = np.array([0, 2**31 + 5, 1])
+    spec = write_npz(tmp_path / "a.npz", x_train=IMAGES, y_train=labels)
+    with pytest.raises(DataError, match="y_train: index 1: label 2147483653 > 2147483647"):
+        open_source(spec, "train", (4, 4, 1))
+    context = np.zeros((3, 2, 2))
+    context[2, 1, 0] = 1e300
+    spec = write_npz(tmp_path / "b.npz", x_train=IMAGES, context_train=context)
+    with pytest.raises(DataError, match=r"context: index 2: 1e\+300 is beyond what float32"):
+        open_source(spec, "train", (4, 4, 1))
+
+
+def test_colors_are_brought_to_srgb():
+    """A picture whose profile swaps nothing stays; one with another white or primaries moves."""
+    from PIL import ImageCms
+
+    image = Image.new("RGB", (4, 4), (200, 30, 30))
+    plain, tagged = io.BytesIO(), io.BytesIO()
+    image.save(plain, "PNG")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image.save(tagged, "PNG", icc_profile=profile)
+    same = [np.asarray(decode_image(x.getvalue(), "x"), int) for x in (plain, tagged)]
+    np.testing.assert_allclose(*same, atol=1)
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    broken = io.BytesIO()
+    image.save(broken, "PNG", icc_profile=lab)
+    decode_image(broken.getvalue(), "x")  # of another space: as if there were none
+
+
+def test_the_largest_picture_is_a_field(tmp_path):
+    make_folder(tmp_path)
+    source = open_source(f"folder:{tmp_path}", "train", (4, 4, 1), max_pixels=10)
+    with pytest.raises(DataError, match="8 x 6 pixels; at most 10 are taken .data.max_pixels"):
+        source.read(np.array([0]))
 
 
 @pytest.mark.slow
@@ -183,7 +263,7 @@ def test_tfds_reads_array_record_without_tensorflow(tmp_path):
         def _split_generators(self, manager):
             return {
                 "train": self._generate_examples(range(8)),
-                "test": self._generate_examples(range(8, 12)),
+                "validation": self._generate_examples(range(8, 12)),
             }
 
         def _generate_examples(self, indices):
@@ -226,7 +306,10 @@ def animated():
 
 
 def gif():
-    return encode(GRAY, "GIF")
+    frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (0, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +317,7 @@ def gif():
     [
         (b"", "none of PNG"),
         (b"plain text", "none of PNG"),
-        (gif(), "none of PNG"),
+        (gif(), "more than one frame; a still image is required"),
         (encode(GRAY)[:60], "not a usable image"),
         (encode(RNG.integers(0, 60_000, (5, 5)).astype(np.uint16)), "eight bits a channel"),
         (animated(), "more than one frame; a still image is required"),

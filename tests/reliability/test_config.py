@@ -11,8 +11,7 @@ from gen_jax.launch.cli.main import main
 from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.files import load_config
 from gen_jax.launch.config.schema import families, fields_of, frozen_changes
-from tests.launch.test_schema import BAD, BAD_PAIRS, BAD_VAE
-from tests.launch.test_schema import ELSEWHERE as BAD_ELSEWHERE
+from tests.launch.test_schema import BAD, BAD_PAIRS, BAD_VAE, ELSEWHERE as BAD_ELSEWHERE
 from tests.reliability.job import ROOT, VAE, record, run_code, train_line
 
 CONFIGS = sorted((ROOT / "configs").glob("[!_c]*.py"))
@@ -83,7 +82,8 @@ def test_an_answer_comes_at_once_and_with_all_faults(tmp_path):
 FREE = {
     "": """
         data.source data.dir data.num_workers data.timeout_s data.on_bad data.max_bad_fraction
-        data.skip_steps optimizer.learning_rate optimizer.warmup_steps optimizer.decay optimizer.b1
+        data.max_pixels data.skip_steps optimizer.learning_rate optimizer.warmup_steps
+        optimizer.decay optimizer.b1
         optimizer.b2 optimizer.eps optimizer.weight_decay optimizer.clip_norm profile.start
         profile.steps train.steps train.microbatches train.ema_decay train.log_every
         train.sample_every train.save_every train.keep train.max_bad_steps train.spike_window
@@ -102,7 +102,7 @@ FREE = {
     "diffusion": """
         stage1 model.dropout model.dtype model.remat diffusion.clip diffusion.objective
         diffusion.weighting diffusion.weighting_gamma diffusion.times diffusion.times_mean
-        diffusion.times_std diffusion.antithetic diffusion.pairing
+        diffusion.times_std diffusion.antithetic diffusion.pairing diffusion.coupled
     """,
     "dvae": """
         model.temperature_start model.temperature_end model.temperature_steps model.kl_start

@@ -251,6 +251,8 @@ class TestTFDS:
 
     def test_it_is_read(self, prepared):
         assert self.open(prepared).size == 30
+        with pytest.raises(DataError, match="found train; data.holdout keeps some of it from"):
+            open_source("tfds:squares", "test", (8, 8, 1), str(prepared))
 
     def test_a_description_that_names_a_module_is_refused(self, prepared, tmp_path):
         root = self.copy(prepared, tmp_path)

@@ -4,7 +4,7 @@
 ``npz:PATH``           arrays x_train, y_train, x_test, y_test (the Keras layout; labels optional,
                        as are context_train and context_test, [N, L, D]); or samples with their
                        noise, as ``gen-jax sample --with_noise`` writes them
-``folder:PATH``        one subfolder of PNG, JPEG or WebP files for each class
+``folder:PATH``        pictures in one subfolder for each class, or without classes
 ``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
 ``synthetic:HxWxC``    colored discs, made on the spot, for tests and dry runs
 ``codes:PATH``         codes of a first stage, as ``gen-jax encode`` writes them, in place of images
@@ -12,6 +12,7 @@
 
 from pathlib import Path
 
+from gen_jax.data.decode import MAX_PIXELS
 from gen_jax.data.sources.arrays import open_npz
 from gen_jax.data.sources.codes import open_codes
 from gen_jax.data.sources.digits import open_digits
@@ -25,7 +26,11 @@ __all__ = ["Examples", "Source", "hold_out", "open_source"]
 
 
 def open_source(
-    spec: str, split: str, image_shape: tuple[int, int, int], data_dir: str | None = None
+    spec: str,
+    split: str,
+    image_shape: tuple[int, int, int],
+    data_dir: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
     """Open one split of a source.
 
@@ -35,6 +40,7 @@ def open_source(
         image_shape: (height, width, channels). Folders and TFDS images are center-cropped and
             resized to it; arrays must have it already.
         data_dir: where TFDS looks for prepared datasets; None for its default.
+        max_pixels: largest number of them in a picture of a folder.
 
     Raises:
         DataError: naming the source and what is wrong with it.
@@ -47,7 +53,7 @@ def open_source(
     elif kind == "npz" and argument:
         source = open_npz(Path(argument).expanduser(), split)
     elif kind == "folder" and argument:
-        source = open_folder(Path(argument).expanduser(), split, image_shape)
+        source = open_folder(Path(argument).expanduser(), split, image_shape, max_pixels)
     elif kind == "tfds" and argument:
         source = open_tfds(argument, split, image_shape, data_dir)
     elif kind == "synthetic" and argument:

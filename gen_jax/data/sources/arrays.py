@@ -48,6 +48,10 @@ def open_npz(path: Path, split: str) -> Source:
             raise DataError(
                 f"{name}: y_{split}: index {np.argmin(labels)}: label {labels.min()} < 0"
             )
+        most = np.iinfo(np.int32).max
+        if labels.size and labels.max() > most:
+            index = np.argmax(labels)
+            raise DataError(f"{name}: y_{split}: index {index}: label {labels[index]} > {most}")
         labels = labels.astype(np.int32)
     found = {"eps": arrays.get("eps"), "context": arrays.get(f"context_{split}")}
     others = {key: array for key, array in found.items() if array is not None}
@@ -57,5 +61,16 @@ def open_npz(path: Path, split: str) -> Source:
                 f"{name}: {key}: got {array.dtype} {list(array.shape)}; {len(images)} arrays of "
                 "finite numbers are required"
             )
-    others = {key: array.astype(np.float32) for key, array in others.items()}
+    others = {key: _in_float32(array, f"{name}: {key}") for key, array in others.items()}
     return from_arrays(f"{name}/{split}", images, labels, others)
+
+
+def _in_float32(array: np.ndarray, where: str) -> np.ndarray:
+    """Narrow numbers that fit; others would become infinite."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    if not (fine := np.isfinite(narrow)).all():
+        index = int(np.argwhere(~fine)[0][0])
+        value = array[index][~fine[index]].ravel()[0]
+        raise DataError(f"{where}: index {index}: {value} is beyond what float32 can hold")
+    return narrow

@@ -20,8 +20,9 @@ class Source(NamedTuple):
     int32 [n]; npz files may add ``eps``, the noise that belongs to each image, and ``context``.
     ``in_memory`` says that reading a whole batch costs one indexing operation. ``fingerprint``
     changes when the examples or their order do. A source of ``codes`` in place of images names the
-    first stage that made them by its digest, ``stage1``. A part of a source knows the ``indices``
-    in the whole.
+    first stage that made them by its digest, ``stage1``. ``class_names`` are what labels stand for,
+    where they have names, and ``notes`` say what lay there and was left out. A part of a source
+    knows the ``indices`` in the whole.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Source(NamedTuple):
     fingerprint: str
     read: Callable[[np.ndarray], Examples]
     stage1: str | None = None
+    class_names: tuple[str, ...] | None = None
+    notes: str = ""
     indices: np.ndarray | None = None
 
 

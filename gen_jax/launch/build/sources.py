@@ -1,5 +1,6 @@
 """The data that a config names, and whether it is what its model needs."""
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from gen_jax.launch.build.experiment import Experiment
     from gen_jax.protocols import Input
 
-__all__ = ["check_noise", "check_source", "open_split"]
+__all__ = ["brings_noise", "check_noise", "check_source", "open_split"]
 
 
 def open_split(config: Mapping[str, Any], split: str) -> Any:
@@ -28,7 +29,8 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
 
     data = config["data"]
     name = "train" if split == "validation" else split
-    source = open_source(data["source"], name, tuple(data["shape"]), data["dir"] or None)
+    place = data["source"], name, tuple(data["shape"]), data["dir"] or None
+    source = open_source(*place, data["max_pixels"])
     if name == "train" and data["holdout"]:
         source = hold_out(source, data["holdout"])[split == "validation"]
     elif split == "validation":
@@ -67,6 +69,13 @@ def _check_labels(source: Any, given: "Input") -> None:
             f"{source.name}: {source.num_classes} classes, but model.num_classes is {wanted}"
             f"{_first_too_large(source, wanted)}"
         )
+    if source.num_classes < wanted:
+        print(
+            f"gen_jax: data: {source.name}: {source.num_classes} classes, but model.num_classes is "
+            f"{wanted}: nothing is known of classes {source.num_classes} to {wanted - 1}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_array(source: Any, name: str, given: "Input") -> None:
@@ -88,13 +97,18 @@ def _check_array(source: Any, name: str, given: "Input") -> None:
 
 
 def _check_noise_and_moves(source: Any, config: Mapping[str, Any]) -> None:
-    if not source.in_memory or source.stage1 is not None:
-        return
     moved = config["data"]["flip"] or config["data"]["crop"]
-    if moved and "eps" in source.read(np.zeros(1, np.int64)):
+    if moved and brings_noise(source):
         raise DataError(
             f"{source.name}: images with their noise; data.flip, data.crop would move them"
         )
+
+
+def brings_noise(source: Any) -> bool:
+    """Return whether images come with the noise that belongs to each."""
+    if not source.in_memory or source.stage1 is not None:
+        return False
+    return "eps" in source.read(np.zeros(1, np.int64))
 
 
 def check_codes(source: Any, digest: str | None) -> None:
