@@ -20,8 +20,7 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
     Args:
         package: its ``__name__``.
         file: its ``__file__``, beside which ``__init__.pyi`` lies: ``from MODULE import NAME``
-            statements. What comes from the
-            package itself is a module of it.
+            statements. What comes from the package itself is a module of it.
 
     Example:
         >>> __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -7,8 +7,7 @@ import pytest
 from gen_jax import codecs
 from gen_jax.models.vae import vae_model
 from gen_jax.nn.autoencoder import MLPDecoder
-from gen_jax.ops import keys as rng
-from gen_jax.ops import likelihoods
+from gen_jax.ops import keys as rng, likelihoods
 from gen_jax.protocols import Model, Weights
 
 GRAY = jnp.tile(jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1), (500, 1, 1, 1))

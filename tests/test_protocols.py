@@ -11,8 +11,7 @@ import pytest
 from gen_jax.launch.build.experiment import build
 from gen_jax.launch.config.files import load_config
 from gen_jax.launch.config.schema import families
-from gen_jax.ops import keys as rng
-from gen_jax.ops import quantization
+from gen_jax.ops import keys as rng, quantization
 from gen_jax.protocols import Weights
 from gen_jax.train.engines import make_engine
 from gen_jax.train.sharding import Rules, make_mesh

@@ -34,11 +34,10 @@ def pythons(tmp_path_factory):
     folder = tmp_path_factory.mktemp("face")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(
-        ROOT / "gen_jax", source / "gen_jax", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for name in ("gen_jax", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "-w", str(folder), str(source)], check=True, capture_output=True)
     venv.create(folder / "venv", with_pip=False)
@@ -79,6 +78,32 @@ def test_every_public_name_has_its_type(checker, kind, pythons):
     assert "latent_shape" in place["reveal_type(gen_jax.vae_model)"]
     assert "UNet" in place["reveal_type(gen_jax.UNet)"] or checker == "mypy"
     assert "num_codes: int" in place["reveal_type(gen_jax.ops.quantizers.vector)"]
+
+
+@pytest.mark.slow
+def test_a_wheel_trains_samples_and_evaluates(pythons, tmp_path):
+    """By the names of its configs, from any folder, and with a config of one's own."""
+    _, executables = pythons
+
+    def run(*arguments):
+        command = [executables["wheel"], "-P", "-m", "gen_jax", *arguments]
+        made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+        return made.stdout
+
+    run("train", "--config", "ddpm_digits:tiny", "--workdir", "w")
+    run("sample", "--workdir", "w", "--num", "2", "--steps", "2", "--out", "x.npz")
+    run("evaluate", "--workdir", "w", "--num", "16", "--steps", "2")
+    assert (tmp_path / "x.npz").exists()
+    assert run("--version").startswith("gen_jax ")
+    (tmp_path / "optax.py").write_text("raise ImportError")  # no library of ours
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.py").write_text(
+        "from gen_jax.launch.config import defaults, variant_of\n"
+        "def get_config(variant=''):\n"
+        "    return variant_of(defaults('vae'), variant, source='digits', shape=(8, 8, 1))\n"
+    )
+    run("train", "--config", "own/mine.py:tiny", "--workdir", "v")
 
 
 def test_a_definition_bears_the_name_it_is_exported_by():

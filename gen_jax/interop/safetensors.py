@@ -25,8 +25,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     from safetensors.numpy import load_file
 
     config = read_json(folder / "config.json")
-    index = folder / f"{WEIGHTS}.index.json"
     names = [WEIGHTS]
+    index = folder / f"{WEIGHTS}.index.json"
+    if not index.exists() and not (folder / WEIGHTS).exists():
+        names, index = _variant(folder)
     if index.exists():
         files = read_json(index).get("weight_map")
         if not isinstance(files, dict) or not all(_is_plain(name) for name in files.values()):
@@ -48,6 +50,17 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if not np.isfinite(np.asarray(x, np.float32)).all():
             raise CheckpointError(f"{folder}: {name}: not all numbers are finite")
     return config, tensors
+
+
+def _variant(folder: Path) -> tuple[list[str], Path]:
+    """Find weights that are there in a variant only, as ``.fp16.safetensors``."""
+    stem = WEIGHTS.removesuffix(".safetensors")
+    indices = sorted(folder.glob(f"{WEIGHTS}.index.*.json"))
+    alone = sorted(folder.glob(f"{stem}.*.safetensors"))
+    alone = [path for path in alone if "-of-" not in path.name]
+    if indices or not alone:
+        return [WEIGHTS], indices[0] if indices else folder / f"{WEIGHTS}.index.json"
+    return [alone[0].name], folder / f"{WEIGHTS}.index.json"
 
 
 def write_folder(

@@ -1,12 +1,14 @@
-from gen_jax.train import checkpoint as checkpoint
-from gen_jax.train import engines as engines
-from gen_jax.train import integrity as integrity
-from gen_jax.train import loop as loop
-from gen_jax.train import moments as moments
-from gen_jax.train import optimizers as optimizers
-from gen_jax.train import profiling as profiling
-from gen_jax.train import rules as rules
-from gen_jax.train import sharding as sharding
-from gen_jax.train import state as state
-from gen_jax.train import step as step
-from gen_jax.train import writer as writer
+from gen_jax.train import (
+    checkpoint as checkpoint,
+    engines as engines,
+    integrity as integrity,
+    loop as loop,
+    moments as moments,
+    optimizers as optimizers,
+    profiling as profiling,
+    rules as rules,
+    sharding as sharding,
+    state as state,
+    step as step,
+    writer as writer,
+)

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -33,9 +34,9 @@ class Loop(NamedTuple):
     ``report(step, metrics)`` and ``show(step, images)`` write, ``save(state, wait)`` checkpoints,
     ``check()`` raises if a save in the background has failed, ``rescue(state)`` saves it when the
     data has failed, ``inspect(state)`` looks at the model and gives ``(metrics, images)``,
-    ``stop(step)`` says whether somebody asked for an end, and ``origin(step)`` in words what data a
-    step was made of. Nothing here may change the state. Of many processes, all must save, inspect
-    and stop at the same steps.
+    ``stop(step)`` says whether somebody asked for an end, ``interrupted()`` the same of this
+    process while it compiles, and ``origin(step)`` in words what data a step was made of. Nothing
+    here may change the state. Of many processes, all must save, inspect and stop at the same steps.
     """
 
     steps: int
@@ -51,6 +52,7 @@ class Loop(NamedTuple):
     rescue: Callable[[TrainState], None]
     inspect: Callable[[TrainState], tuple[Metrics, Mapping[str, np.ndarray]]]
     stop: Callable[[int], bool]
+    interrupted: Callable[[], bool]
     origin: Callable[[int], str]
     turns: Sequence[Turn]  # of a step: one that waits is not to blame
     window: Window  # of steps to profile
@@ -95,7 +97,9 @@ def train(
 
     if (batch := fetch()) is None:
         return state
-    compiled = _compile(engine, state, frozen, batch, key)
+    compiled = _compile(engine, loop.interrupted, state, frozen, batch, key)
+    if compiled is None:
+        return state
     saved, unread = first, None
     with _progress(loop.steps, first) as bar:
         meter = _Meter(loop, bar, first)
@@ -156,12 +160,34 @@ def _rescued(
         raise
 
 
-def _compile(engine: Engine, *arguments: PyTree) -> Callable:
-    """Compile ahead, so that the time is known and the first step is like the others."""
+def _compile(
+    engine: Engine, interrupted: Callable[[], bool], *arguments: PyTree
+) -> Callable | None:
+    """Compile ahead, so that the time is known and the first step is like the others.
+
+    In another thread, because Python hears no signal while this one compiles; None if one came.
+    """
     start = time.perf_counter()
-    compiled = engine.compile(*arguments)
+    print("compiling the training step ...", flush=True)
+    found: list[Callable] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(engine.compile(*arguments))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        if interrupted():
+            return None
+    if failed:
+        raise failed[0]
     print(f"compiled the training step in {time.perf_counter() - start:.1f} s", flush=True)
-    return compiled
+    return found[0]
 
 
 class _Meter:

@@ -340,7 +340,6 @@ def test_several_files_with_an_index_are_one(tmp_path):
         ({"beta_schedule": "sigmoid"}, "beta_schedule: 'sigmoid'"),
         ({"prediction_type": "flow"}, "prediction_type: 'flow'"),
         ({"trained_betas": [0.1]}, "trained_betas"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ({"num_train_timesteps": 500}, "num_train_timesteps: 500; 1000 is required"),
         ({"variance_type": "learned"}, "variance_type: 'learned'"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas: True; False is required"),
@@ -476,3 +475,13 @@ def test_diffusers_loads_what_was_exported(name, imported, tmp_path):
     folder = tmp_path / "x" / "unet" if name in UNETS else tmp_path / "x"
     for key, x in call(load_with_diffusers(folder), name).items():
         np.testing.assert_allclose(x, stored(name)[key], atol=1e-5, err_msg=key)
+
+
+def test_weights_that_are_there_in_half_precision_alone_are_taken(tmp_path, capsys):
+    write_pretrained("unet_ddpm", tmp_path / "theirs")
+    (name,) = (tmp_path / "theirs").glob("*.safetensors")
+    half = {key: x.astype(np.float16) for key, x in load_file(name).items()}
+    save_file(half, name.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    name.unlink()
+    line = ["import", "--from", str(tmp_path / "theirs"), "--workdir", str(tmp_path / "w")]
+    assert main(line) == 0, capsys.readouterr().err

@@ -68,6 +68,11 @@ class TestPlace:
             ({**JAX, "JAX_PROCESS_ID": "4"}, "'4'; a whole number from 0 to 3"),
             ({**JAX, "JAX_PROCESS_ID": "-1"}, "'-1'; a whole number from 0 to 3"),
             ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, "names no coordinator"),
+            (
+                {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1"},
+                "started by torchrun, which names no coordinator to JAX",
+            ),
+            ({"PMIX_SIZE": "2", "PMIX_RANK": "1"}, "--process_id $PMIX_RANK"),
         ],
     )
     def test_halves_of_a_place_are_refused(self, env, message):

@@ -200,7 +200,7 @@ class TestStages:
         first = load_trained(stages[0])
         image = np.random.default_rng(0).integers(0, 256, (128, 8, 8, 1), np.uint8)
         z = _encode(first, image, None)
-        moments = first.stats["net"]["moments"]
+        moments = first.weights.stats["net"]["moments"]
         raw = float(jnp.sqrt(jnp.mean(moments["square"] + moments["variance"])))
         assert raw > 0
         assert z.shape == (128, 4, 4, 3)
@@ -236,7 +236,11 @@ class TestStages:
             ("/nowhere", 4, "/nowhere/config.json: cannot be read"),
             (plane, 2, "got codes of (2,); square grids of codes are required"),
             (conditional, 4, "its codes need a label"),
-            (stages[1], 4, "'diffusion' has no codes to model; one of adversarial_autoencoder"),
+            (
+                stages[1],
+                4,
+                "'diffusion' has no codes to model; an autoencoder, or a tokenizer, has",
+            ),
         ):
             fails([*command, f"--config.stage1={stage1}"], code, message, capsys)
             assert not list(work.glob("checkpoints/*"))

@@ -10,7 +10,12 @@ import pytest
 
 from gen_jax.launch.cli.main import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_device"),
+    # Their twenty steps have the betas of a thousand.
+    pytest.mark.filterwarnings("ignore:schedule"),
+]
 
 OLD = Path(__file__).parent.parent / "old"
 CONFIGS = {"ddpm": "ddpm_digits", "vae": "vae_mnist", "prior": "prior_mnist"}

@@ -219,7 +219,7 @@ def both(request):
     plan = make_plan(config, open_topology("cpu:8"), HARDWARE["h100"])
     experiment = build(config)
     engine = build_engine(config, experiment, build_mesh(config))
-    host = {"image": np.zeros((16, 8, 8, 1), np.uint8), "label": np.zeros(16, np.int32)}
+    host = {"image": np.zeros((16, 8, 8, 1), np.uint8)}
     batch, key = engine.put(host), engine.key(0)
     state = engine.init(key, batch)
     compiled = engine.compile(state, experiment.frozen, batch, key)

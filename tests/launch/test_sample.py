@@ -1,6 +1,7 @@
 """``gen-jax sample`` of diffusion models: what it is given, what it writes, how it goes on."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -86,7 +87,6 @@ def test_noise_is_written_and_makes_the_same_image_again(flow, tmp_path):
     np.testing.assert_allclose(again, first["images"].astype(int), atol=1)
 
 
-@pytest.mark.nightly
 def test_reflow_trains_on_noise_and_image_pairs(flow, tmp_path, capsys):
     pairs = tmp_path / "pairs.npz"
     assert run(flow, pairs, "--num", "16", "--steps", "4", "--with_noise") == 0
@@ -96,11 +96,32 @@ def test_reflow_trains_on_noise_and_image_pairs(flow, tmp_path, capsys):
     line += [f"--config.data.source=npz:{pairs}", f"--config.train.init_from={flow}"]
     assert main(line) == 0, capsys.readouterr().err
     assert "beginning with the averaged weights of step 2" in capsys.readouterr().out
+    # The run remembers that its noise came with the data.
+    assert run(tmp_path / "w", pairs, "--num", "2", "--steps", "2", "--solver", "ddpm") == 2
+    assert "--solver: the noise of this model was paired with its data" in capsys.readouterr().err
+    assert run(tmp_path / "w", tmp_path / "y.npz", "--num", "2", "--steps", "2") == 0
+    vlb = ["--config.diffusion.schedule=linear", "--config.diffusion.prediction=eps"]
+    vlb += ["--config.diffusion.objective=vlb", f"--workdir={tmp_path / 'v'}"]
+    assert main([*line, *vlb, "--config.train.init_from="]) == 2
+    assert "diffusion.objective: got 'vlb'; a bound supposes" in capsys.readouterr().err
     assert main([*line, "--config.data.flip=True"]) != 0
     other = [x for x in line if "workdir" not in x and str(tmp_path / "w") != x]
     other += ["--workdir", str(tmp_path / "other"), "--config.model.channels=16"]
     assert main(other) == 4
     assert "train.init_from: " in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_begin_today_is_still_looked_at(plain, tmp_path, capsys):
+    work = tmp_path / "w"
+    shutil.copytree(plain, work)
+    config = json.loads((work / "config.json").read_text())
+    config["diffusion"] |= {"pairing": True, "objective": "vlb"}
+    (work / "config.json").write_text(json.dumps(config))
+    assert run(work, tmp_path / "x.npz", "--num", "2", "--steps", "2") == 0
+    assert "diffusion.objective: got 'vlb'; a bound supposes" in capsys.readouterr().err
+    config["diffusion"] |= {"objective": "simple"}
+    (work / "config.json").write_text(json.dumps(config))
+    assert run(work, tmp_path / "x.npz", "--num", "2", "--steps", "2", "--solver", "ddpm") == 2
 
 
 @pytest.mark.nightly
@@ -402,7 +423,10 @@ def test_a_sequence_comes_with_the_data(tmp_path, capsys):
     assert made[0].shape == made[1].shape == (2, *SHAPE)
     np.savez(tmp_path / "c.npz", context=arrays["context_train"][:2], no_context=np.zeros((2, 6)))
     assert run(work, tmp_path / "y.npz", *flags, "--guidance", "3") == 3
-    assert "no_context: one sequence as long as those of context" in capsys.readouterr().err
+    assert (
+        "no_context: got [2, 6]; one sequence as long as those of context"
+        in capsys.readouterr().err
+    )
     line = ["train", "--config", "configs/ddpm_digits.py:tiny", "--workdir", str(tmp_path / "v")]
     assert main([*line, "--config.model.context_dim=6"]) == 3
     assert "no context, but this model is told [L, 6]" in capsys.readouterr().err

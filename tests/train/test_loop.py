@@ -1,6 +1,8 @@
 import gzip
 import itertools
 import json
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -56,6 +58,7 @@ class Record:
             "check": lambda: None,
             "origin": lambda step: f"batch {step}",
             "stop": lambda step: False,
+            "interrupted": lambda: False,
             "turns": (Turn("gen"), Turn("disc")),
             "window": Window(Path(), 0, 0),
         }
@@ -100,6 +103,18 @@ def test_a_stopped_run_saves_the_step_it_is_at(engine):
     state = train(engine, start(engine), {}, batches(), engine.key(0), loop)
     assert int(state.step) == 4
     assert record.saved[-1] == (4, True)
+
+
+def test_a_signal_is_heard_while_it_compiles(engine, capsys):
+    hung = threading.Event()
+    slow = engine._replace(compile=lambda *arguments: hung.wait(60))
+    loop = Record().loop(interrupted=lambda: True)
+    begin = time.perf_counter()
+    state = train(slow, start(engine), {}, batches(), engine.key(0), loop)
+    assert time.perf_counter() - begin < 20
+    assert int(state.step) == 0
+    assert "compiling the training step ..." in capsys.readouterr().out
+    hung.set()
 
 
 def test_stopping_and_going_on_is_bitwise_the_uninterrupted_run(engine):

@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from gen_jax.train.moments import in_16_bits, pack, unpack
 from gen_jax.train.optimizers import adamw

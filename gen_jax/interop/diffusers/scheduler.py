@@ -58,6 +58,7 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         "beta_start": float(config.get("beta_start", ours.get("beta_start", 1e-4))),
         "beta_end": float(config.get("beta_end", ours.get("beta_end", 0.02))),
         "clip": bool(config.get("clip_sample", name in _CLIPPING)),
+        "zero_terminal_snr": bool(config.get("rescale_betas_zero_snr", False)),
     }
 
 
@@ -76,7 +77,6 @@ _SCHEDULER_DEFAULTS = {
 def _expect_scheduler(config: Mapping[str, Any]) -> None:
     """Check that a scheduler says nothing that would change the process unseen."""
     for key, accepted in (
-        ("rescale_betas_zero_snr", (False,)),
         ("use_flow_sigmas", (False,)),
         ("timestep_type", ("discrete",)),
         ("clip_sample_range", (1, 1.0)),
@@ -128,6 +128,7 @@ def scheduler_config(values: Mapping[str, Any], betas: Sequence[float]) -> dict[
         "beta_schedule": schedules[schedule],
         "beta_start": values["beta_start"],
         "beta_end": values["beta_end"],
+        "rescale_betas_zero_snr": values["zero_terminal_snr"] and not from_one,
         "trained_betas": [0.0, *map(float, betas)] if from_one else None,
         "prediction_type": predictions[prediction],
         "clip_sample": values["clip"],

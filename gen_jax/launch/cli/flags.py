@@ -1,6 +1,7 @@
 """Reading flags: what several commands share."""
 
 import ast
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 from absl import flags
 
 from gen_jax.errors import ConfigError, StorageError
+from gen_jax.launch.config.fields import elsewhere
+from gen_jax.launch.runs.workdir import CLASSES
 
 __all__ = [
     "HelpGiven",
     "check_writable",
+    "class_number",
     "define_data",
     "define_sampling",
     "load_alone",
@@ -46,7 +50,9 @@ def with_data(trained: Any, values: flags.FlagValues) -> Any:
     """Let a trained model's data be where ``--data`` says."""
     if not values.data:
         return trained
-    data = {**trained.config["data"], "source": values.data}
+    kind, _, place = values.data.partition(":")
+    where = f"{kind}:{local_place('--data', place)}" if place else kind
+    data = {**trained.config["data"], "source": where}
     return trained._replace(config={**trained.config, "data": data})
 
 
@@ -55,6 +61,22 @@ def check_writable(out: Path) -> None:
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)) or out.is_dir():
         raise StorageError(f"{out}: cannot be written")
+
+
+def class_number(workdir: Path, label: str) -> str:
+    """Return the number of a class that is given by its name in the training data.
+
+    Raises:
+        ConfigError: if there is no class of that name.
+    """
+    path = workdir / CLASSES
+    if label.lstrip("-").isdecimal() or not path.exists():
+        return label
+    names = json.loads(path.read_text())
+    if label not in names:
+        near = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise ConfigError(f"--label: got {label!r}; a number, or one of {near} is required")
+    return str(names.index(label))
 
 
 def define_sampling(values: flags.FlagValues, batch_size: int) -> None:
@@ -85,6 +107,11 @@ def load_alone(command: str, workdir: Path, *, whole: bool = False) -> Any:
         )
     return load_trained(workdir, whole=whole)
 
+
+# Flags that name files and folders; ``data`` names them behind its kind.
+PLACES = {
+    *("classifier", "config", "from", "out", "stage1", "target_config", "to", "trace", "workdir")
+}
 
 _DEFINE: Mapping[type, Callable[..., Any]] = {
     int: flags.DEFINE_integer,
@@ -135,6 +162,11 @@ def model_flags(
         if argument.startswith("-") and name in INPUTS and name not in own:
             known = ", ".join(f"--{name}" for name in told) or "nothing"
             raise ConfigError(f"--{name}: this model is not told it; it is told {known}")
+        if argument.startswith("-") and name == "guidance" and name not in own:
+            raise ConfigError(
+                "--guidance: has a meaning only for models that were trained with "
+                "model.class_dropout, or with a context"
+            )
     if parse(command, own, rest):
         raise HelpGiven
     chosen: dict[str, Any] = {
@@ -143,7 +175,13 @@ def model_flags(
     for name, value in chosen.items():
         if not options[name].ok(value):
             raise ConfigError(f"--{name}: {value!r}; {options[name].accepts} is required")
-    given = {of: str(own[flag].value) for flag, of in told.items() if own[flag].value}
+    given = {
+        of: str(own[flag].value)
+        if model.inputs[of].kind == "label"
+        else local_place(f"--{flag}", str(own[flag].value))
+        for flag, of in told.items()
+        if own[flag].value
+    }
     return chosen, given
 
 
@@ -231,9 +269,25 @@ def parse_known(command: str, values: flags.FlagValues, arguments: list[str]) ->
         arguments = [x for x in arguments if x not in asked]
         return [*(parse_known(command, values, arguments) or ()), "--help"]
     try:
-        return list(values(["gen-jax", *arguments], known_only=True))[1:]
+        rest = list(values(["gen-jax", *arguments], known_only=True))[1:]
     except flags.Error as error:
         raise ConfigError(str(error)) from error
+    for name in PLACES & set(values):
+        if given := values[name].value:
+            values[name].value = local_place(f"--{name}", str(given))
+    return rest
+
+
+def local_place(name: str, value: str) -> str:
+    """Return a place on this machine's file system, with ``~`` written out.
+
+    Raises:
+        ConfigError: for one elsewhere, which would become a folder called ``gs:`` here.
+    """
+    if scheme := elsewhere(value):
+        what = f"a local path is required; {scheme} is not read or written yet"
+        raise ConfigError(f"{name}: got {value!r}; {what}")
+    return os.path.expanduser(value)  # noqa: PTH111 not a Path: FILE.py:VARIANT stays as it is
 
 
 def need(values: flags.FlagValues, *names: str) -> None:

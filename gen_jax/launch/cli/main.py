@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from gen_jax.launch.cli import codes as cli_codes
 from gen_jax.launch.cli.flags import (
     HelpGiven,
     check_writable,
+    class_number,
     define_data,
     define_sampling,
     load_alone,
@@ -53,7 +55,8 @@ of models with codes:
   scatter      --workdir DIR --out FILE.png           codes colored by label
   encode       --workdir DIR --out DIR                all codes of a dataset, for a second stage
 
-gen-jax COMMAND --help lists a command's flags.
+gen-jax COMMAND --help lists a command's flags, gen-jax --version the version. Configs that come
+with gen_jax go by their names: --config ddpm_digits, or ddpm_digits:tiny for a first try.
 """
 
 TRAIN_EXAMPLES = """
@@ -96,9 +99,27 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return f"{error.area}: {error}", error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
+    if platform := _missing_platform(error):
+        return platform, 2
     # Not foreseen: still one line, and the way to learn more.
     reason = (str(error).strip().splitlines() or [""])[0]
     return f"unexpected {type(error).__name__}: {reason}; --debug shows where", 1
+
+
+def _missing_platform(error: BaseException) -> str | None:
+    """Recognize that JAX found no device of the kind that JAX_PLATFORMS asks for."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    frames = traceback.extract_tb(error.__traceback__)
+    if not asked or not any("xla_bridge" in frame.filename for frame in frames):
+        return None
+    extras = {"cuda": "cuda13", "gpu": "cuda13", "tpu": "tpu"}
+    extra = next((extras[name] for name in asked.split(",") if name in extras), None)
+    way = f"install gen_jax[{extra}], or " if extra else ""
+    reason = f" ({str(error).strip().splitlines()[0]})" if str(error).strip() else ""
+    return (
+        f"JAX_PLATFORMS: got {asked!r}; JAX finds no such devices here{reason}; {way}leave it "
+        "unset for whatever is there"
+    )
 
 
 def _run(arguments: list[str]) -> int:
@@ -113,6 +134,9 @@ def _run(arguments: list[str]) -> int:
         "export": _export,
         **cli_codes.COMMANDS,
     }
+    if arguments[:1] == ["--version"]:
+        print(f"gen_jax {metadata.version('gen_jax')}")
+        return 0
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(USAGE, end="")
         return 0 if arguments else 2
@@ -125,7 +149,10 @@ def _train(arguments: list[str]) -> int:
     overrides, rest = take_overrides(arguments)
     values = flags.FlagValues()
     flags.DEFINE_string(
-        "config", None, "config file, FILE.py or FILE.py:VARIANT", flag_values=values
+        "config",
+        None,
+        "config file, FILE.py or FILE.py:VARIANT, or the name of one that comes with gen_jax",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "workdir", None, "where everything about the run is kept", flag_values=values
@@ -181,6 +208,12 @@ def _define_resuming(values: flags.FlagValues) -> None:
         "refuse a damaged newest checkpoint instead of going on from the one before it",
         flag_values=values,
     )
+    flags.DEFINE_boolean(
+        "allow_data_change",
+        False,
+        "go on although the training data is not what the checkpoint was trained on",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "allow_config_change",
         [],
@@ -202,6 +235,7 @@ def _resuming(values: flags.FlagValues, family: str) -> "Resuming":
         from_scratch=values.restart == "from_scratch",
         strict=values.strict_restore,
         allowed=tuple(values.allow_config_change),
+        other_data=values.allow_data_change,
     )
 
 
@@ -325,6 +359,8 @@ def _sample(arguments: list[str]) -> int:
         raise ConfigError("--classifier_scale: has a meaning only with --classifier")
     model = trained.experiment.model
     options, inputs = model_flags("sample", model, rest, model.sampler.options, inputs=True)
+    if "label" in inputs:
+        inputs["label"] = class_number(Path(values.workdir), inputs["label"])
     names = ("num", "seed", "batch_size", "with_noise", "interpolate")
     given: dict[str, Any] = {name: values[name].value for name in names}
     trace = Path(values.trace) if values.trace else None
@@ -442,7 +478,9 @@ def _export(arguments: list[str]) -> int:
 def run() -> None:
     """Run as a program: the entry point of the console script."""
     from gen_jax.launch.cli.cache import use_compilation_cache
+    from gen_jax.launch.cli.streams import keep_streams
 
+    keep_streams()
     use_compilation_cache(os.environ)
     code = main()
     sys.stdout.flush()

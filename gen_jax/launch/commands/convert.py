@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from gen_jax.launch.runs.workdir import STAGE1
 from gen_jax.typing import PyTree
 
 __all__ = ["run_export", "run_import"]
+
+T = TypeVar("T")
 
 # Beside the work directory's config: what the model's own was, so that nothing of it is lost.
 ORIGINAL = "foreign.json"
@@ -59,12 +61,10 @@ def run_import(
         if stage1 is None:
             _check_no_other_first_stage(source)
         if not (source / OURS).exists():
-            scheduler = read_scheduler(read_json(source / "scheduler" / "scheduler_config.json"))
+            path = source / "scheduler" / "scheduler_config.json"
+            scheduler = _named(path, lambda: read_scheduler(read_json(path)))
     config, tensors = read_folder(model)
-    try:
-        foreign = read_architecture(config)
-    except CheckpointError as error:
-        raise CheckpointError(f"{model / 'config.json'}: {error}") from error
+    foreign = _named(model / "config.json", lambda: read_architecture(config))
     values = _as_fields(foreign.family, {**foreign.values, **scheduler})
     values["data.shape"] = foreign.shape
     values["data.source"] = _synthetic(foreign.shape)  # until somebody trains it
@@ -89,6 +89,16 @@ def run_import(
         if brings:  # so that the next try finds nothing in its way
             shutil.rmtree(own, ignore_errors=True)
         raise
+
+
+def _named(path: Path, read: Callable[[], T]) -> T:
+    """Name the file in what is wrong with it."""
+    try:
+        return read()
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _check_no_other_first_stage(pipeline: Path) -> None:
@@ -128,14 +138,13 @@ def _write(
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
 
-    def begin(key: jax.Array) -> Any:
+    def begin(key: jax.Array, frozen: PyTree) -> Any:
         shapes = abstract_batch(experiment.model, tuple(config["data"]["shape"]), 2)
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        frozen = experiment.frozen
         state = init_state(experiment.model, experiment.optimizers, key, batch, frozen)
         return state.replace(params={}, ema_params={})  # neither drawn nor compiled
 
-    state = jax.jit(begin)(jax.random.key(0))
+    state = jax.jit(begin)(jax.random.key(0), experiment.frozen)
     types = abstract.params["net"]
     params = {"net": jax.tree.map(lambda x, y: np.asarray(x, y.dtype), net, types)}
     stats = _with_scale(state.stats, original) if foreign.family == "vae" else state.stats
@@ -249,7 +258,7 @@ def run_export(workdir: Path, target: Path) -> None:
         CheckpointError: if diffusers has no such model.
         StorageError: if it cannot be written.
     """
-    from gen_jax.diffusion.rules import TABLES
+    from gen_jax.diffusion.rules import TABLES, beta_range
     from gen_jax.launch.build.processes import make_betas
     from gen_jax.launch.runs.restore import load_weights
 
@@ -277,6 +286,9 @@ def run_export(workdir: Path, target: Path) -> None:
     else:
         table = values["diffusion.schedule"] in TABLES
         betas = make_betas(values).tolist() if table else []
+        names = ("num_steps", "beta_start", "beta_end")
+        low, high = beta_range(*(arguments[name] for name in names))
+        arguments |= {"beta_start": low, "beta_end": high}
         scheduler = scheduler_config(arguments, betas)
         write_folder(target / "unet", original, tensors)
         write_json(target / "scheduler" / "scheduler_config.json", scheduler)

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -15,13 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.errors import DataStalledError, NonFiniteError, StorageError
+from gen_jax.errors import ConfigError, DataStalledError, NonFiniteError, StorageError
 from gen_jax.files import write_file
-from gen_jax.launch.build.sources import check_noise, check_source, open_split
-from gen_jax.launch.config.files import to_json
+from gen_jax.launch.build.sources import brings_noise, check_noise, check_source, open_split
+from gen_jax.launch.config.files import from_json, to_json
+from gen_jax.launch.config.schema import find_faults
 from gen_jax.launch.jobs.processes import agree, is_alone, is_first, stop_signals, together
-from gen_jax.launch.runs.resume import Resuming, check_disk_space, check_unchanged, put_away, resume
-from gen_jax.launch.runs.workdir import STAGE1, checkpoint_steps, lock, make_workdir
+from gen_jax.launch.runs.resume import (
+    Resuming,
+    adopted,
+    check_disk_space,
+    check_unchanged,
+    put_away,
+    resume,
+)
+from gen_jax.launch.runs.workdir import CLASSES, STAGE1, checkpoint_steps, lock, make_workdir
 
 __all__ = ["run_training"]
 
@@ -48,6 +57,8 @@ def run_training(config: Mapping[str, Any], workdir: Path, resuming: Resuming | 
         stop_signals() as (received, stop),
         _stacks_of_a_stall(workdir),
     ):
+        if not resuming.from_scratch:
+            config = together(lambda: adopted(config, workdir))
         together(lambda: _take(config, workdir, resuming, held))
         together(lambda: _check_shared(workdir))
         _train(config, workdir, resuming, stop, lambda: bool(received))
@@ -102,7 +113,9 @@ def _train(
 
     mesh = together(lambda: build_mesh(config))
     source = together(lambda: open_split(config, "train"))
+    config = together(lambda: _with_coupling(config, workdir, source))
     experiment = _build(config, workdir, source)
+    source = _seen_by(experiment.model, source)
     engine = together(lambda: build_engine(config, experiment, mesh))
     experiment = experiment._replace(frozen=engine.place(experiment.frozen))
     key = engine.key(config["seed"])
@@ -141,6 +154,7 @@ def _train(
             **_saving(manager, meta),
             inspect=together(lambda: make_inspect(config, experiment, source, mesh)),
             stop=stop,
+            interrupted=interrupted,
             origin=_origin(config, source),
             turns=turns_of(experiment.model),
             window=_window(config, workdir),
@@ -175,6 +189,33 @@ def _build(config: Mapping[str, Any], workdir: Path, source: Any) -> Any:
     together(lambda: check_source(source, experiment, config))
     together(lambda: check_noise(source, experiment))
     return experiment.with_training_frozen()
+
+
+# What a model sees beside what it declares; the rest need not travel to the devices.
+_SEEN = {"image", "x", "codes", "eps", "weight"}
+
+
+def _seen_by(model: Any, source: Any) -> Any:
+    """Leave out arrays of a source that a model is not told, as labels if it has no classes."""
+    read, seen = source.read, _SEEN | set(model.inputs)
+    return source._replace(
+        read=lambda rows: {name: x for name, x in read(rows).items() if name in seen}
+    )
+
+
+def _with_coupling(config: Mapping[str, Any], workdir: Path, source: Any) -> Mapping[str, Any]:
+    """Remember that noise came with the data, which sampling must know ever after."""
+    coupled = config.get("diffusion", {}).get("coupled")
+    if coupled is not False:
+        return config
+    saved = workdir / "config.json"
+    before = checkpoint_steps(workdir) and saved.exists() and from_json(saved)
+    if not (brings_noise(source) or (before and before["diffusion"]["coupled"])):
+        return config
+    config = {**config, "diffusion": {**config["diffusion"], "coupled": True}}
+    if faults := find_faults(config, new=True):
+        raise ConfigError("; ".join(map(str, faults)))
+    return config
 
 
 def _begin(engine: Any, key: Any, first: Any, frozen: Any, beginning: Any) -> Any:
@@ -249,7 +290,7 @@ def _stacks_of_a_stall(workdir: Path) -> Iterator[None]:
         for worker in multiprocessing.active_children():
             with contextlib.suppress(OSError):
                 os.kill(worker.pid or 0, signal.SIGUSR1)
-        time.sleep(2)  # they write to stderr, on a machine that may be busy
+        time.sleep(4)  # they write to stderr, on a machine that may be busy
         error.args = (f"{error}; where every thread stood is in {path}",)
         raise
 
@@ -291,10 +332,16 @@ def _batches(
         rows=rows,
         num_workers=data["num_workers"],
         skip=data["skip_steps"],
-        max_bad_fraction=data["max_bad_fraction"] if data["on_bad"] == "skip" else None,
+        max_bad_fraction=_bad_fraction(data, source.size) if data["on_bad"] == "skip" else None,
     )
     timeout = data["timeout_s"]
     return feed(batches, name=source.name, timeout_s=timeout, interrupted=interrupted)
+
+
+def _bad_fraction(data: Mapping[str, Any], size: int) -> float:
+    """Return the share of bad examples that is borne: of however few, one, unless none is asked."""
+    fraction = data["max_bad_fraction"]
+    return max(fraction, 1 / size) if fraction else 0.0
 
 
 def _origin(config: Mapping[str, Any], source: Any) -> Callable[[int], str]:
@@ -352,11 +399,24 @@ def _window(config: Mapping[str, Any], workdir: Path) -> Any:
     return Window(workdir / "profile", first, options["steps"])
 
 
+def _say_of_data(source: Any) -> None:
+    """Say which classes there are, and what was left out."""
+    if source.class_names:
+        shown = [f"{number} {name}" for number, name in enumerate(source.class_names[:20])]
+        more = ["..."] if len(source.class_names) > 20 else []
+        print(f"classes: {', '.join([*shown, *more])}", flush=True)
+    if source.notes:
+        print(f"data: {source.size:,} pictures taken; left out: {source.notes}", flush=True)
+
+
 def _introduce(
     config: Mapping[str, Any], source: Any, experiment: Any, state: Any, mesh: Any, workdir: Path
 ) -> None:
     import jax
 
+    if source.class_names and is_first():
+        write_file(workdir / CLASSES, (json.dumps(list(source.class_names)) + "\n").encode())
+    _say_of_data(source)
     num_params = sum(x.size for x in jax.tree.leaves(state.params))
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     print(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO
 
-from gen_jax.launch.jobs.processes import visible_gpus
+from gen_jax.launch.jobs.processes import stop_numbers, visible_gpus
 
 __all__ = ["environments", "launch_local"]
 
@@ -25,8 +25,8 @@ _GRACE_S = 25
 def launch_local(num: int, command: Sequence[str]) -> int:
     """Start ``gen-jax command`` as ``num`` processes, and wait for them.
 
-    Each line they print is preceded by the number of its process. SIGTERM and SIGINT are passed
-    on to all of them. When one fails, the others are ended.
+    Each line they print is preceded by the number of its process. Signals that ask for an end are
+    passed on to all of them. When one fails, the others are ended.
 
     Args:
         num: how many processes.
@@ -99,7 +99,7 @@ def _passing_on(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, pass_on) for number in stop_numbers()}
     try:
         yield
     finally:

@@ -20,12 +20,14 @@ from gen_jax import errors
 from gen_jax.errors import ConfigError, GenJaxError, StalledError, one_line
 
 __all__ = [
+    "STOP_SIGNALS",
     "Place",
     "agree",
     "connected",
     "find_place",
     "is_alone",
     "is_first",
+    "stop_numbers",
     "stop_signals",
     "together",
     "visible_gpus",
@@ -33,10 +35,25 @@ __all__ = [
 
 T = TypeVar("T")
 
+# What asks a process to end, of which most do so by themselves, with nothing saved.
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+)
+
 _NAMES = ("coordinator_address", "num_processes", "process_id")
 
 # Where this process is while it is connected; asking JAX instead would load it, and its devices.
 _here: list["Place"] = []
+
+
+def stop_numbers() -> tuple[int, ...]:
+    """List the signals to catch: all, but a hang-up that ``nohup`` lets be ignored."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN:
+        return tuple(number for number in STOP_SIGNALS if number != hangup)
+    return STOP_SIGNALS
 
 
 class Place(NamedTuple):
@@ -75,6 +92,8 @@ def find_place(given: Mapping[str, str | int | None], env: Mapping[str, str]) ->
         or _open_mpi(env)
         or _tpu_pod(env)
     )
+    if place is None:
+        _other_launchers(env)
     return None if place is None or place.num_processes == 1 else place
 
 
@@ -135,6 +154,27 @@ def _open_mpi(env: Mapping[str, str]) -> Place | None:
             "$OMPI_COMM_WORLD_RANK, where HOST is rank 0's"
         )
     return Place(None, size, rank, "Open MPI")
+
+
+def _other_launchers(env: Mapping[str, str]) -> None:
+    """Refuse launchers whose ranks would each take themselves for a job of one.
+
+    Raises:
+        ConfigError: saying how to hand their numbers on.
+    """
+    for launcher, size, rank in (
+        ("torchrun", "WORLD_SIZE", "RANK"),
+        ("PMIx", "PMIX_SIZE", "PMIX_RANK"),
+        ("PMI", "PMI_SIZE", "PMI_RANK"),
+    ):
+        if launcher == "torchrun" and "TORCHELASTIC_RUN_ID" not in env:
+            continue  # WORLD_SIZE alone may be anybody's
+        if env.get(size, "1").isdecimal() and int(env.get(size, "1")) > 1 and rank in env:
+            raise ConfigError(
+                f"started by {launcher}, which names no coordinator to JAX; give each rank "
+                f"--coordinator_address HOST:PORT --num_processes ${size} --process_id ${rank}, "
+                "where HOST is rank 0's"
+            )
 
 
 def _tpu_pod(env: Mapping[str, str]) -> Place | None:
@@ -327,7 +367,11 @@ def together(action: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[tuple[list[int], Callable[[int], bool]]]:
-    """Collect SIGTERM and SIGINT, and agree with the other processes on a step to stop at.
+    """Collect signals that ask for an end, and agree with the other processes on a step to stop at.
+
+    Beside SIGTERM and SIGINT these are SIGUSR1 (Slurm's ``--signal=USR1@90``), SIGHUP (a terminal
+    that closes; under nohup it stays ignored), SIGUSR2 and SIGXCPU, which would end a run without a
+    checkpoint. Outside of the main thread no signal arrives, and none is collected.
 
     Yields:
         The signals received, and ``stop(step)``, to be asked before every step by all processes.
@@ -341,11 +385,13 @@ def stop_signals() -> Iterator[tuple[list[int], Callable[[int], bool]]]:
             os._exit(128 + number)
         received.append(number)
         # Not print(): the signal may have come in the middle of one.
-        os.write(1, f"{signal.Signals(number).name}: saving, then ending\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(1, f"{signal.Signals(number).name}: saving, then ending\n".encode())
 
     stop = (lambda step: bool(received)) if is_alone() else _agreeing(received)
-    caught = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, note) for number in caught}
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, note) for number in stop_numbers()}
     try:
         yield received, stop
     finally:

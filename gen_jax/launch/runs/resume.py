@@ -1,18 +1,20 @@
 """How a run goes on: from which step, with what config, data and first stage, or anew."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gen_jax.errors import CheckpointError, DataError, StorageError
+from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.files import from_json
-from gen_jax.launch.config.schema import frozen_changes
+from gen_jax.launch.config.schema import fields_of, frozen_changes, nested
 from gen_jax.launch.jobs.processes import agree, is_first, together
 from gen_jax.launch.runs.newest import newest_good, set_aside
-from gen_jax.launch.runs.workdir import checkpoint_steps
+from gen_jax.launch.runs.workdir import CLASSES, STAGE1, checkpoint_steps
 
-__all__ = ["Resuming", "check_disk_space", "check_unchanged", "put_away", "resume"]
+__all__ = ["Resuming", "adopted", "check_disk_space", "check_unchanged", "put_away", "resume"]
 
 
 class Resuming(NamedTuple):
@@ -21,12 +23,14 @@ class Resuming(NamedTuple):
     from_scratch: bool = False  # put it away and begin anew
     strict: bool = False  # the newest checkpoint or none
     allowed: tuple[str, ...] = ()  # frozen fields that may change all the same
+    other_data: bool = False  # whether the data may be other than it was
 
 
 def put_away(workdir: Path) -> None:
     """Move what a run has made to ``before-<n>``: to begin anew is not to destroy."""
     # Checkpoints last: until then the rest is known to be unfinished business.
-    made = ("config.json", "metrics.jsonl", "tensorboard", "images", "stage1", "checkpoints")
+    written = ("config.json", CLASSES, "metrics.jsonl", "tensorboard", "images")
+    made = (*written, STAGE1, "checkpoints")
     there = [workdir / name for name in made if (workdir / name).exists()]
     if not there:
         return
@@ -40,6 +44,24 @@ def put_away(workdir: Path) -> None:
     except OSError as error:
         raise StorageError(f"{workdir}: cannot be put away: {error.strerror}") from error
     print(f"{workdir}: beginning anew; what was there is in {target}", flush=True)
+
+
+def adopted(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """Take over from a run that is there what this config leaves open.
+
+    A frozen field that may be None stands for what other fields, or a version, make of it; a run
+    that has once begun keeps its own.
+    """
+    saved = workdir / "config.json"
+    if not saved.exists() or not checkpoint_steps(workdir):
+        return dict(config)
+    before, now = flatten(from_json(saved)), flatten(config)
+    kept = {
+        name: before[name]
+        for name, field in fields_of(str(config["family"])).items()
+        if field.optional and field.change == "frozen" and now[name] is None and name in before
+    }
+    return nested({**now, **kept})
 
 
 def check_unchanged(config: Mapping[str, Any], workdir: Path, allowed: tuple[str, ...]) -> None:
@@ -102,7 +124,7 @@ def resume(
     if found is None:
         return None
     step, (state, before) = found
-    together(lambda: _check_data(before, meta["data"]))
+    together(lambda: _check_data(before, meta["data"], resuming.other_data))
     together(lambda: _check_stage1(before, meta["stage1"]))
     together(lambda: _check_skipped(before, meta["config"], step))
     return step, state
@@ -122,12 +144,30 @@ def check_disk_space(config: Mapping[str, Any], workdir: Path, size: int) -> Non
         )
 
 
-def _check_data(meta: Mapping[str, Any], fingerprint: str) -> None:
-    if meta.get("data") != fingerprint:
+# Of a folder: number, names and sizes, names alone (not of earlier versions), what is held out.
+_OF_FOLDER = re.compile(r"(\d+)-([0-9a-f]{16})(?::([0-9a-f]{16}))?(.*)")
+
+
+def _check_data(meta: Mapping[str, Any], fingerprint: str, allowed: bool) -> None:
+    before = str(meta.get("data"))
+    if before == fingerprint:
+        return
+    was, now = (_OF_FOLDER.fullmatch(text) for text in (before, fingerprint))
+    if was and now:
+        if (was[2], was[4]) == (now[2], now[4]):  # an earlier version's
+            return
+        if was[3] and (was[1], was[3], was[4]) == (now[1], now[3], now[4]):
+            if is_first():
+                print("data: some pictures have other sizes than before; going on", flush=True)
+            return
+    if not allowed:
         raise DataError(
             f"the training data is not what the checkpoint was trained on: {fingerprint} instead "
-            f"of {meta.get('data')}"
+            f"of {before}; --allow_data_change goes on with it all the same, and "
+            "--config.train.init_from begins a new run with these weights"
         )
+    if is_first():
+        print(f"data changed: checkpoint {before}, now {fingerprint}", flush=True)
 
 
 def _check_stage1(meta: Mapping[str, Any], digest: str | None) -> None:

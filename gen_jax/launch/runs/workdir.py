@@ -11,8 +11,10 @@ from pathlib import Path
 
 from gen_jax.errors import StorageError, WorkdirInUseError
 
-__all__ = ["STAGE1", "checkpoint_steps", "lock", "make_workdir"]
+__all__ = ["CLASSES", "STAGE1", "checkpoint_steps", "lock", "make_workdir"]
 
+CLASSES = "classes.json"
+"""The names of classes, in the order of their numbers, where the data had some."""
 STAGE1 = "stage1"
 """A second stage's own copy of its first, laid out like a work directory."""
 
