@@ -176,3 +176,25 @@ def test_classes_have_names_and_data_may_change(tmp_path, capsys):
     assert "train.init_from begins a new run" in told
     assert main([*more, "--allow_data_change"]) == 0
     assert "data changed: checkpoint 27-" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_little_data_bears_one_bad_picture_and_unknown_classes_are_named(tmp_path, capsys):
+    images = tmp_path / "images"
+    for index in range(40):
+        folder = images / ("a", "b")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 6 * index).save(folder / f"{index:02d}.png")
+    bad = images / "a" / "04.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    line = ["train", "--config", "vae_mnist:tiny", f"--workdir={tmp_path / 'w'}"]
+    line += ["--config.data.holdout=0", f"--config.data.source=folder:{images}"]
+    line += ["--config.model.num_classes=20", "--config.data.on_bad=skip"]
+    assert main([*line, "--config.train.steps=12"]) == 0
+    told = capsys.readouterr().err
+    assert "2 classes, but model.num_classes is 20: nothing is known of classes 2 to 19" in told
+    assert "04.png: not a usable image" in told
+    assert "replaced by the next" in told
+    none = [f"--workdir={tmp_path / 'v'}", "--config.data.max_bad_fraction=0"]
+    assert main([*line, *none, "--config.train.steps=12"]) == 3
