@@ -20,7 +20,7 @@ from gen_jax.nn.blocks import (
     Upsample,
     check_label,
 )
-from gen_jax.nn.geometry import autoencoder_faults
+from gen_jax.nn.geometry import autoencoder_faults, level_widths
 from gen_jax.typing import Array, DTypeLike, Float, Int
 
 __all__ = [
@@ -119,7 +119,7 @@ class _Convolutional(nn.Module):
     resolution: int
     num_outputs: int
     channels: int = 64
-    multipliers: Sequence[int] = (1, 2, 4)
+    multipliers: Sequence[float] = (1, 2, 4)
     num_res_blocks: int = 2
     groups: int = 32
     attention: bool = False
@@ -197,9 +197,8 @@ class ConvEncoder(_Convolutional):
     ) -> Float[Array, "batch *grid num_outputs"]:
         embedding = self._embed(label)
         h = self._conv("stem", self.channels)(x.astype(self.dtype))
-        for level, multiplier in enumerate(self.multipliers):
+        for level, width in enumerate(level_widths(self.channels, self.multipliers)):
             for block in range(self.num_res_blocks):
-                width = self.channels * multiplier
                 h = self._block(f"down_{level}_{block}", width)(h, embedding, None)
             if level != len(self.multipliers) - 1:
                 h = Downsample(self.dtype, name=f"down_{level}_sample")(h)
@@ -227,7 +226,8 @@ class ConvDecoder(_Convolutional):
         self, z: Float[Array, "batch *grid latent"], label: Int[Array, "batch"] | None = None
     ) -> Float[Array, "batch height width num_outputs"]:
         embedding = self._embed(label)
-        width = self.channels * self.multipliers[-1]
+        widths = level_widths(self.channels, self.multipliers)
+        width = widths[-1]
         h = z.astype(self.dtype)
         if self.projected:
             h = self._project(h, self.projected)
@@ -237,9 +237,8 @@ class ConvDecoder(_Convolutional):
             h = jnp.reshape(h, (len(z), side, side, width))
         h = self._conv("stem", width)(h)
         h = self._middle(h, embedding)
-        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+        for level, width in reversed(list(enumerate(widths))):
             for block in range(self.num_res_blocks + 1):
-                width = self.channels * multiplier
                 h = self._block(f"up_{level}_{block}", width)(h, embedding, None)
             if level != 0:
                 h = Upsample(self.dtype, name=f"up_{level}_sample")(h)

@@ -12,7 +12,7 @@ from gen_jax.nn.blocks import (
     rematerialized,
 )
 from gen_jax.nn.embeddings import sinusoidal
-from gen_jax.nn.geometry import unet_faults
+from gen_jax.nn.geometry import level_widths, unet_faults
 from gen_jax.typing import Array, DTypeLike, Float, Keys
 
 __all__ = ["Classifier"]
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
     resolution: int
     num_classes: int
     channels: int = 32
-    multipliers: tuple[int, ...] = (1, 2, 2)
+    multipliers: tuple[float, ...] = (1, 2, 2)
     num_res_blocks: int = 1
     attention_resolutions: tuple[int, ...] = ()
     num_heads: int = 1
@@ -90,8 +90,7 @@ class Classifier(nn.Module):
             self.channels, (3, 3), kernel_init=DEFAULT_INIT, dtype=jnp.float32, name="conv_in"
         )(x.astype(jnp.float32)).astype(self.dtype)
         last = len(self.multipliers) - 1
-        for level, multiplier in enumerate(self.multipliers):
-            width = self.channels * multiplier
+        for level, width in enumerate(level_widths(self.channels, self.multipliers)):
             for number in range(self.num_res_blocks):
                 h = self._block(f"down_{level}_{number}", width)(h, embedding, keys)
                 if h.shape[1] in self.attention_resolutions:

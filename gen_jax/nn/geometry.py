@@ -12,6 +12,7 @@ __all__ = [
     "dit_faults",
     "dvae_faults",
     "hierarchy_faults",
+    "level_widths",
     "pixelcnn_faults",
     "transformer_faults",
     "unet_faults",
@@ -64,11 +65,27 @@ def unet_resolutions(resolution: int, num_levels: int) -> tuple[int, ...]:
     return tuple(resolution // 2**level for level in range(num_levels))
 
 
+def level_widths(channels: int, multipliers: Sequence[float]) -> tuple[int, ...]:
+    """Compute the channels of each level; multiples may be fractions, as ADM's half at 512x512.
+
+    Raises:
+        ValueError: for channels that are no whole numbers from 1.
+    """
+    widths = []
+    for multiplier in multipliers:
+        width = round(channels * multiplier)
+        if width < 1 or abs(width - channels * multiplier) > 1e-6 * width:
+            what = "a multiple that gives a whole number of channels is required"
+            raise ValueError(f"got {multiplier} of {channels} channels; {what}")
+        widths.append(width)
+    return tuple(widths)
+
+
 def unet_faults(
     *,
     resolution: int,
     channels: int,
-    multipliers: Sequence[int],
+    multipliers: Sequence[float],
     attention_resolutions: Sequence[int],
     num_heads: int,
     groups: int,
@@ -88,7 +105,7 @@ def unet_faults(
     Returns:
         ``{argument: what is wrong and what would be accepted}``; empty if all is well.
     """
-    if faults := _level_faults(resolution, multipliers):
+    if faults := _level_faults(resolution, channels, multipliers):
         return faults
     faults = {}
     visited = unet_resolutions(resolution, len(multipliers))
@@ -99,11 +116,10 @@ def unet_faults(
             f"{', '.join(map(str, visited))}"
         )
     faults |= _group_faults(channels, multipliers, groups)
+    widths = level_widths(channels, multipliers)
     attending = {
-        channels * multiplier
-        for multiplier, side in zip(multipliers, visited, strict=True)
-        if side in attention_resolutions
-    } | {channels * multipliers[-1]}
+        width for width, side in zip(widths, visited, strict=True) if side in attention_resolutions
+    } | {widths[-1]}
     name, divisor = ("head_dim", head_dim) if head_dim else ("num_heads", num_heads)
     undivided = [width for width in sorted(attending) if divisor < 1 or width % divisor]
     if undivided:
@@ -119,7 +135,7 @@ def unet_faults(
 
 
 def autoencoder_faults(
-    *, resolution: int, channels: int, multipliers: Sequence[int], groups: int
+    *, resolution: int, channels: int, multipliers: Sequence[float], groups: int
 ) -> Mapping[str, str]:
     """Find what could not work in a convolutional encoder and its decoder.
 
@@ -132,7 +148,7 @@ def autoencoder_faults(
     Returns:
         ``{argument: what is wrong and what would be accepted}``; empty if all is well.
     """
-    if faults := _level_faults(resolution, multipliers):
+    if faults := _level_faults(resolution, channels, multipliers):
         return faults
     return _group_faults(channels, multipliers, groups)
 
@@ -187,11 +203,13 @@ def dvae_faults(
     return faults
 
 
-def _level_faults(resolution: int, multipliers: Sequence[int]) -> dict[str, str]:
+def _level_faults(resolution: int, channels: int, multipliers: Sequence[float]) -> dict[str, str]:
     if not multipliers:
         return {"multipliers": "got (); at least one level is required"}
-    if min(multipliers) < 1:
-        return {"multipliers": f"got {tuple(multipliers)}; whole numbers from 1 are required"}
+    try:
+        level_widths(channels, multipliers)
+    except ValueError as error:
+        return {"multipliers": str(error)}
     factor = 2 ** (len(multipliers) - 1)
     if resolution % factor:
         fault = (
@@ -202,8 +220,8 @@ def _level_faults(resolution: int, multipliers: Sequence[int]) -> dict[str, str]
     return {}
 
 
-def _group_faults(channels: int, multipliers: Sequence[int], groups: int) -> dict[str, str]:
-    widths = sorted({channels, *(channels * multiplier for multiplier in multipliers)})
+def _group_faults(channels: int, multipliers: Sequence[float], groups: int) -> dict[str, str]:
+    widths = sorted({channels, *level_widths(channels, multipliers)})
     undivided = [width for width in widths if groups < 1 or width % groups]
     if undivided:
         return {"groups": f"{groups} does not divide the {undivided[0]} channels of a level"}

@@ -20,7 +20,7 @@ from gen_jax.nn.blocks import (
 )
 from gen_jax.nn.cross_attention import SpatialTransformer
 from gen_jax.nn.embeddings import sinusoidal
-from gen_jax.nn.geometry import unet_faults
+from gen_jax.nn.geometry import level_widths, unet_faults
 from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
 
 __all__ = ["UNet"]
@@ -42,7 +42,8 @@ class UNet(nn.Module):
         out_channels: channels of the output. Those of the input may be more: an image to be made
             larger, for example, beside the noisy one.
         channels: channels of the first level.
-        multipliers: channels of each level, as multiples; each further level halves the image.
+        multipliers: channels of each level, as multiples; each further level halves the image. At
+            a first below 1 (ADM at 512x512 has 1/2) the first convolution has as few.
         num_res_blocks: residual blocks a level on the way down; one more on the way up.
         attention_resolutions: resolutions at which every residual block is followed by attention;
             between the way down and the way up there is always one.
@@ -79,7 +80,7 @@ class UNet(nn.Module):
     resolution: int
     out_channels: int
     channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    multipliers: tuple[float, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 2
     attention_resolutions: tuple[int, ...] = (16,)
     num_heads: int = 1
@@ -172,11 +173,12 @@ class UNet(nn.Module):
             return h
 
         # In float32, like the last layer: 8 bits of x_t hide the noise at small times.
-        h = self._conv("conv_in", self.channels, DEFAULT_INIT)(x).astype(self.dtype)
+        widths = level_widths(self.channels, self.multipliers)
+        first = min(self.channels, widths[0])
+        h = self._conv("conv_in", first, DEFAULT_INIT)(x).astype(self.dtype)
         skips = [h]
-        last_level = len(self.multipliers) - 1
-        for level, multiplier in enumerate(self.multipliers):
-            width = self.channels * multiplier
+        last_level = len(widths) - 1
+        for level, width in enumerate(widths):
             for number in range(self.num_res_blocks):
                 h = block(f"down_{level}_{number}", h, width)
                 skips.append(h)
@@ -184,13 +186,13 @@ class UNet(nn.Module):
                 h = self._resample(f"down_{level}_sample", "down", width)(h, embedding, keys)
                 skips.append(h)
 
+        width = widths[-1]
         h = self._res_block("middle_0", width)(h, embedding, keys)
         if self.middle_attention:
             h = attend("middle_attention", h, self.middle_norm)
         h = self._res_block("middle_1", width)(h, embedding, keys)
 
-        for level, multiplier in reversed(list(enumerate(self.multipliers))):
-            width = self.channels * multiplier
+        for level, width in reversed(list(enumerate(widths))):
             for number in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(f"up_{level}_{number}", h, width)

@@ -239,7 +239,7 @@ def change(folder, name, **changes):
         ("unet_ddpm", {"block_out_channels": None}, "options do not fit together"),
         ("kl_sd", {"scaling_factor": 0}, "scaling_factor: 0.0; a number above 0 is required"),
         ("unet_ddpm", {"sample_size": None}, "sample_size: None; one whole number is required"),
-        ("unet_ddpm", {"block_out_channels": [8, 12, 16]}, "block_out_channels: [8, 12, 16]; mult"),
+        ("unet_ddpm", {"block_out_channels": [8, 12, 16]}, "[12], which does not make"),
         ("unet_ddpm", {"time_embedding_type": "fourier"}, "time_embedding_type: 'fourier'"),
         (
             "condition_sd15",

@@ -36,7 +36,8 @@ DIT = DiT(resolution=8, out_channels=1, width=16, depth=2, num_heads=2, dropout=
 
 
 def test_the_papers_networks_have_the_papers_parameters():
-    """Dhariwal & Nichol 2021: 296M at 64 x 64; Peebles & Xie 2023: 675M; Rombach et al.: 860M."""
+    """Dhariwal & Nichol 2021: 296M at 64 x 64, 559M at 512 x 512; Peebles & Xie 2023: 675M;
+    Rombach et al. 2022: 860M."""
     x, t, label = jnp.zeros((1, 64, 64, 3)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     adm = UNet(
         resolution=64,
@@ -51,6 +52,10 @@ def test_the_papers_networks_have_the_papers_parameters():
         num_classes=1000,
     )
     assert count(adm, x, t, label) == 295_904_454
+    widest = adm.clone(
+        resolution=512, channels=256, multipliers=(0.5, 1, 1, 2, 2, 4, 4), num_res_blocks=2
+    )
+    assert count(widest, jnp.zeros((1, 512, 512, 3)), t, label) == 558_997_638
     dit = DiT(resolution=32, out_channels=8, width=1152, depth=28, num_heads=16, num_classes=1001)
     # Their 675,129,632 count the fixed table of positions, 256 x 1152, as well.
     assert count(dit, jnp.zeros((1, 32, 32, 4)), t, label) == 675_129_632 - 256 * 1152
@@ -221,6 +226,10 @@ def test_the_options_of_the_time_embedding():
     assert float(slowest) == pytest.approx(np.sin(1000 * 10000 ** (-3 / 4)), abs=1e-4)
 
 
+def _is_first(module, method):
+    return module.name == "conv_in"
+
+
 def test_a_classifier_sees_noise_levels_and_gives_features():
     network = Classifier(resolution=8, num_classes=5, channels=8, multipliers=(1, 2), groups=4)
     variables = filled(network.init, X, T)
@@ -230,6 +239,16 @@ def test_a_classifier_sees_noise_levels_and_gives_features():
     assert features.shape == (3, 16)
     other, _ = apply(variables, X, T[::-1])
     assert float(jnp.abs(other - logits).max()) > 1e-3
+    # Two images that are the same in bfloat16 are still two to the first layer.
+    half, pair = network.clone(dtype=jnp.bfloat16), (jnp.ones_like(X), jnp.full_like(X, 1.001))
+    np.testing.assert_array_equal(pair[0].astype(jnp.bfloat16), pair[1].astype(jnp.bfloat16))
+    caught = {"mutable": ["intermediates"], "capture_intermediates": _is_first}
+    first, second = (
+        half.apply(variables, x, T, **caught)[1]["intermediates"]["conv_in"]["__call__"][0]
+        for x in pair
+    )
+    assert first.dtype == jnp.float32
+    assert float(jnp.abs(second - first).max()) > 1e-4
     kernel, bias = (variables["params"]["logits"][name] for name in ("kernel", "bias"))
     np.testing.assert_allclose(features @ kernel + bias[None], logits, rtol=1e-5, atol=1e-5)
 

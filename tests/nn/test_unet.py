@@ -133,7 +133,8 @@ def test_unexpected_labels_and_sizes_are_refused(tiny):
         ({"num_heads": 3}, "num_heads: 3 does not divide the 16 channels"),
         ({"resolution": 7, "attention_resolutions": ()}, "multipliers: .* its side 7 is not"),
         ({"multipliers": ()}, r"multipliers: got \(\); at least one level"),
-        ({"multipliers": (1, 0)}, "multipliers: got .*whole numbers from 1"),
+        ({"multipliers": (1, 0)}, "multipliers: got 0 of 8 channels; a multiple that gives"),
+        ({"multipliers": (0.3, 1)}, "multipliers: got 0.3 of 8 channels"),
         ({"channels": 2, "groups": 1}, "channels: got 2; an even number from 4"),
     ],
 )

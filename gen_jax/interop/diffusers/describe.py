@@ -35,7 +35,11 @@ def _need(values: Mapping[str, Any], **needed: Any) -> None:
 
 
 def _widths(values: Mapping[str, Any]) -> list[int]:
-    return [values["channels"] * multiplier for multiplier in values["multipliers"]]
+    # Theirs embed time at the width of the first level.
+    if values["multipliers"][0] != 1:
+        got = tuple(values["multipliers"])
+        raise CheckpointError(f"multipliers: got {got}; 1 as the first is required for diffusers")
+    return [round(values["channels"] * multiplier) for multiplier in values["multipliers"]]
 
 
 def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:

@@ -39,15 +39,11 @@ def check_understood(
         raise CheckpointError(f"{key}: {value!r}; this option is not understood")
 
 
-def read_levels(config: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+def read_levels(config: Mapping[str, Any]) -> tuple[int, tuple[float, ...]]:
     """Read the channels of the first level, and each level's as multiples of them."""
     widths = config["block_out_channels"]
     first = widths[0]
-    if any(width % first for width in widths):
-        raise CheckpointError(
-            f"block_out_channels: {list(widths)}; multiples of the first are required"
-        )
-    return first, tuple(width // first for width in widths)
+    return first, tuple(width / first if width % first else width // first for width in widths)
 
 
 def read_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:

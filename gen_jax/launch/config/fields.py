@@ -18,6 +18,7 @@ __all__ = [
     "integer",
     "integers",
     "number",
+    "positives",
     "prefixed",
     "text",
     "texts",
@@ -156,6 +157,15 @@ def integers(
         return whole and (length is None or len(x) == length)
 
     return Field(tuple, accepts, ok, default, change, doc)
+
+
+def positives(*, default: tuple[float, ...], change: Change = "free", doc: str) -> Field:
+    """Make a field for a tuple of numbers above 0; whole ones stay whole."""
+
+    def ok(x: Sequence[float]) -> bool:
+        return all(type(item) in (int, float) and 0 < item < math.inf for item in x)
+
+    return Field(tuple, "a tuple of some numbers above 0", ok, default, change, doc)
 
 
 def texts(

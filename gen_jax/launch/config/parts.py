@@ -10,6 +10,7 @@ from gen_jax.launch.config.fields import (
     integer,
     integers,
     number,
+    positives,
     prefixed,
     text,
 )
@@ -116,8 +117,7 @@ def conv(**defaults: Any) -> dict[str, Field]:
             **frozen,
             doc="channels of the convolutions; of conv, of its first level",
         ),
-        "model.multipliers": integers(
-            1,
+        "model.multipliers": positives(
             default=given["multipliers"],
             **frozen,
             doc="conv: channels of each level, as multiples of the first's",

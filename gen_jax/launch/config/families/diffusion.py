@@ -16,6 +16,7 @@ from gen_jax.launch.config.fields import (
     integer,
     integers,
     number,
+    positives,
     prefixed,
 )
 from gen_jax.models.rules import class_dropout_faults
@@ -40,8 +41,7 @@ def _beta(doc: str) -> Field:
 
 _UNET_FIELDS: dict[str, Field] = {
     "model.channels": integer(4, default=128, **_FROZEN, doc="unet: channels of the first level"),
-    "model.multipliers": integers(
-        1,
+    "model.multipliers": positives(
         default=(1, 2, 2, 2),
         **_FROZEN,
         doc="unet: channels of each level, as multiples of the first's",
