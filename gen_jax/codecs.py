@@ -5,7 +5,7 @@ Models see ``batch["x"]`` and nothing of pixels; :func:`with_codec` puts a codec
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -254,26 +254,39 @@ def _encoded_batch(
     if "x" not in batch:
         x = batch.get("codes")
         made["x"] = _encode(codec, frozen, "x", batch["image"], keys) if x is None else x
-    for name in images:
-        if name in made:
-            made[name] = _encode(codec, frozen, name, made[name], keys)
-    return made
+    return made | _encoded_images(codec, images, frozen, made, keys)
 
 
 def _encoded_cond(
     codec: Codec, images: tuple[str, ...], frozen: PyTree, cond: Cond, keys: Keys | None
 ) -> Cond:
     """Bring the images of a request to the range of x, and a mask of their pixels to its grid."""
-    made, mask = dict(cond), cond.get("mask")
+    return {**cond, **_encoded_images(codec, images, frozen, cond, keys)}
+
+
+# Images of which a mask says what is known.
+_MASKED = ("image", "masked")
+
+
+def _encoded_images(
+    codec: Codec,
+    images: tuple[str, ...],
+    frozen: PyTree,
+    told: Mapping[str, Any],
+    keys: Keys | None,
+) -> dict[str, PyTree]:
+    mask, made = told.get("mask"), {}
     for name in images:
-        if name not in cond:
+        if name not in told:
             continue
-        array = cond[name]
-        if name == "image" and mask is not None:  # what is under it must not show in codes nearby
+        array = told[name]
+        # What is under it must not show in codes nearby.
+        if name in _MASKED and mask is not None and array.dtype == jnp.uint8:
             array = jnp.where(mask > 0, array, jnp.uint8(128))
         made[name] = _encode(codec, frozen, name, array, keys)
-    if mask is not None and "image" in made:
-        made["mask"] = _pooled_mask(mask, made["image"])
+    whole = [made[name] for name in _MASKED if name in made]
+    if mask is not None and whole:
+        made["mask"] = _pooled_mask(mask, whole[0])
     return made
 
 
@@ -330,8 +343,9 @@ def _decoded(codec: Codec, frozen: PyTree, x: PyTree, cond: Cond, *, traced: boo
     if traced:  # [batch, times, ...], one time after another: decoders are large
         return jnp.swapaxes(jax.lax.map(decode, jnp.swapaxes(x, 0, 1)), 0, 1)
     made = decode(x)
-    if "mask" in cond and "image" in cond:  # also where a code covers known and unknown pixels
-        made = jnp.where(cond["mask"] > 0, cond["image"], made)
+    for name in _MASKED:
+        if "mask" in cond and name in cond:  # also where a code covers known and unknown pixels
+            made = jnp.where(cond["mask"] > 0, cond[name], made)
     return made
 
 

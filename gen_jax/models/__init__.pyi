@@ -3,6 +3,7 @@ from gen_jax.models import (
     autoencoder as autoencoder,
     autoregressive as autoregressive,
     classifier as classifier,
+    conditions as conditions,
     diffusion as diffusion,
     dvae as dvae,
     gaussian_mixture as gaussian_mixture,

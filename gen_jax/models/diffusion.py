@@ -18,6 +18,7 @@ from gen_jax.diffusion.sampling import start_normal
 from gen_jax.diffusion.schedules import Schedule
 from gen_jax.diffusion.weighting import Weighting, simple
 from gen_jax.errors import check_arguments
+from gen_jax.models.conditions import Told
 from gen_jax.models.rules import class_dropout_faults
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import (
@@ -26,7 +27,6 @@ from gen_jax.protocols import (
     Cond,
     Context,
     Density,
-    Input,
     Latents,
     LogProb,
     Loss,
@@ -36,7 +36,6 @@ from gen_jax.protocols import (
     Stats,
     Weights,
     batch_mean,
-    label_input,
     no_statistics,
     take,
 )
@@ -46,94 +45,6 @@ __all__ = ["diffusion_model"]
 
 LogClassifier = Callable[[PyTree, Array, Array, Array], Array]
 """``(weights, x_t, t [B], label [B]) -> log p(label | x_t) [B]``"""
-
-
-class _Told(NamedTuple):
-    """What a network is told beside x_t and t, and how it is left out."""
-
-    network: nn.Module
-    num_classes: int | None
-    context_dim: int | None
-    low_res_factor: int | None
-    class_dropout: float
-
-    def read(self, cond: Batch | Cond, x: Array | None = None, keys: Keys | None = None) -> Cond:
-        """Take what the network looks at; with keys, leave conditions out as in training."""
-        told: dict[str, Array] = {}
-        if self.num_classes is not None:
-            told["label"] = take(cond, "label")
-        if self.context_dim is not None:
-            told["context"] = take(cond, "context")
-            if "no_context" in cond:
-                told["no_context"] = cond["no_context"]
-        if self.low_res_factor is not None:
-            if x is None or "low_res" in cond:
-                told["low_res"] = take(cond, "low_res")
-            else:
-                told["low_res"] = self.smaller(x)
-        if self.class_dropout and keys is not None:
-            drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
-            if "label" in told:
-                told["label"] = jnp.where(drop, self.num_classes or 0, told["label"])
-            if "context" in told:
-                told["context"] = jnp.where(drop[:, None, None], 0.0, told["context"])
-        return told
-
-    def smaller(self, x: Float[Array, "batch height width channels"]) -> Array:
-        """Make images smaller by averages over squares."""
-        assert self.low_res_factor is not None
-        return nn.avg_pool(x, (self.low_res_factor,) * 2, (self.low_res_factor,) * 2)
-
-    def beside(self, x: Array, told: Cond) -> Array:
-        """Put an image that is to be made larger beside x, as further channels."""
-        if "low_res" not in told:
-            return x
-        shape = (len(x), *x.shape[1:3], told["low_res"].shape[-1])
-        return jnp.concatenate([x, jax.image.resize(told["low_res"], shape, "bilinear")], axis=-1)
-
-    def apply(self, params: Params, x: Array, t: Array, told: Cond, keys: Keys | None) -> Array:
-        output = self.network.apply(
-            {"params": params["net"]},
-            self.beside(x, told),
-            t,
-            told.get("label"),
-            keys,
-            told.get("context"),
-        )
-        assert isinstance(output, Array)  # a tuple only for modules that mutate collections
-        return output
-
-    def with_and_without(self, told: Cond) -> Cond:
-        """Make the condition of a batch of both: first with it, then without."""
-        without = dict(told)
-        if "label" in told:
-            without["label"] = jnp.full_like(told["label"], self.num_classes or 0)
-        if "context" in told:
-            without["context"] = told.get("no_context", jnp.zeros_like(told["context"]))
-        return {
-            name: jnp.concatenate([told[name], without[name]])
-            for name in told
-            if name != "no_context"
-        }
-
-    def inputs(self, shape: Shape, *, edits: bool) -> dict[str, Input]:
-        found = label_input(self.num_classes)
-        if self.context_dim is not None:
-            vectors = Input("vectors", (-1, self.context_dim), help="sequence of vectors")
-            found["context"] = vectors
-            found["no_context"] = vectors._replace(
-                needed=False, help="what guidance leads away from, by default zeros"
-            )
-        if self.low_res_factor is not None:
-            factor = self.low_res_factor
-            small = (shape[0] // factor, shape[1] // factor, shape[2])
-            found["low_res"] = Input(
-                "image", small, derive=self.smaller, help="image to make larger"
-            )
-        if edits:
-            found["image"] = Input("image", needed=False, help="image to begin from")
-            found["mask"] = Input("mask", needed=False, help="where its pixels are kept")
-        return found
 
 
 class _Training(NamedTuple):
@@ -158,6 +69,10 @@ def diffusion_model(
     class_dropout: float = 0.0,
     context_dim: int | None = None,
     low_res_factor: int | None = None,
+    pooled_dim: int | None = None,
+    sizes: Sequence[float] = (),
+    source_scale: float | None = None,
+    inpaints: bool = False,
     learned_variance: bool = False,
     objective: Objective = "simple",
     weighting: Weighting | None = None,
@@ -176,7 +91,8 @@ def diffusion_model(
 
     Args:
         network: Linen module ``(x_t, t, label, keys, context) -> output``; ``label`` is None
-            without classes, ``keys`` None outside of training.
+            without classes, ``keys`` None outside of training. With ``pooled_dim`` it is also given
+            ``pooled`` [B, pooled_dim] and ``sizes`` [B, N] by name.
         schedule: signal and noise levels.
         parameterization: what the network is trained to predict.
         shape: of one x.
@@ -192,6 +108,15 @@ def diffusion_model(
         low_res_factor: by how much an image that is to be made larger is smaller than x; the
             network sees it beside x_t, enlarged bilinearly, in twice as many channels. None for
             none.
+        pooled_dim: width of ``batch["pooled"]``, one vector for all of a text (Podell et al. 2023,
+            section 2.2); None for none.
+        sizes: that many numbers go with it, ``batch["sizes"]``, and these are what they are where
+            nothing else is said; of SDXL an image's height and width before it was scaled, where it
+            was cropped, and its height and width now.
+        source_scale: the network sees ``batch["source"]``, an image like x, as further channels,
+            multiplied by this (Brooks et al. 2023, section 3.2); None for none.
+        inpaints: whether the network sees ``batch["masked"]``, an image with a hole, as further
+            channels, after one that is 1 where ``batch["mask"]`` is not.
         learned_variance: whether the network has twice as many outputs, the second half for
             variances (Nichol & Dhariwal 2021, Eq. 15).
         objective: see :func:`gen_jax.diffusion.objectives.objective_losses`.
@@ -236,17 +161,28 @@ def diffusion_model(
         own_times=time_sampler is not None,
         importance=bool(importance_batch),
         pairing=pairing,
-        shared_condition=context_dim is None and low_res_factor is None,
+        shared_condition=not (context_dim or low_res_factor or source_scale or inpaints),
     )
-    conditional = num_classes is not None or context_dim is not None
+    conditional = any(given is not None for given in (num_classes, context_dim, pooled_dim))
     check_arguments(class_dropout_faults(class_dropout=class_dropout, conditional=conditional))
-    told = _Told(network, num_classes, context_dim, low_res_factor, class_dropout)
+    told = Told(
+        network,
+        num_classes,
+        context_dim,
+        low_res_factor,
+        class_dropout,
+        pooled_dim,
+        tuple(sizes),
+        source_scale,
+        inpaints,
+    )
     draw_times = process.default_times() if time_sampler is None else time_sampler
     training = _Training(objective, weighting, draw_times, importance_batch, pairing)
 
-    edits = low_res_factor is None
+    edits = low_res_factor is None and not inpaints
     # Of models of sequences it is not ours to know what they were trained to leave out.
-    guided = class_dropout > 0 or (context_dim is not None and num_classes is None)
+    text = context_dim is not None or pooled_dim is not None
+    guided = class_dropout > 0 or (text and num_classes is None)
     sampling = _sampling(told, process, shape, guided=guided, edits=edits)
     update = functools.partial(_update_history, importance_batch or 0)
     return Model(
@@ -299,14 +235,14 @@ def _check_training(
 
 
 def _init(
-    told: _Told, num_steps: int | None, key: Array, batch: Batch, frozen: PyTree
+    told: Told, num_steps: int | None, key: Array, batch: Batch, frozen: PyTree
 ) -> tuple[Params, Stats]:
     """Initialize the network, and a history of losses for each of the steps, if any."""
     del frozen
     cond = told.read(batch, batch["x"])
     x = told.beside(batch["x"], cond)
     arguments = (jnp.ones(len(x)), cond.get("label"), None, cond.get("context"))
-    params = {"net": told.network.init(key, x, *arguments)["params"]}
+    params = {"net": told.network.init(key, x, *arguments, **told.arguments(cond))["params"]}
     return params, {} if num_steps is None else {"net": times_of.init_history(num_steps)}
 
 
@@ -322,7 +258,7 @@ def _update_history(
     return {"net": times_of.update_history(history, observed["net"], importance_batch)}, {}
 
 
-def _make_loss(told: _Told, process: Process, training: _Training) -> Callable[..., Any]:
+def _make_loss(told: Told, process: Process, training: _Training) -> Callable[..., Any]:
     def loss(weights: Weights, batch: Batch, keys: Keys, context: Context) -> tuple[Scalar, Aux]:
         x_0 = batch["x"]
         time_keys, noise_keys, dropout_keys, condition_keys = rng.split(keys, 4)
@@ -358,7 +294,7 @@ def _make_loss(told: _Told, process: Process, training: _Training) -> Callable[.
     return loss
 
 
-def _make_log_prob(told: _Told, process: Process) -> Callable[..., LogProb]:
+def _make_log_prob(told: Told, process: Process) -> Callable[..., LogProb]:
     def log_prob(weights: Weights, batch: Batch, keys: Keys, **chosen: Any) -> LogProb:
         check_arguments(options.density_faults(process, chosen, ()))
 
@@ -372,11 +308,13 @@ def _make_log_prob(told: _Told, process: Process) -> Callable[..., LogProb]:
 
 
 def _sampling(
-    told: _Told, process: Process, shape: Shape, *, guided: bool, edits: bool
+    told: Told, process: Process, shape: Shape, *, guided: bool, edits: bool
 ) -> dict[str, Any]:
     """Make the sampler, and the latents, which are its beginning."""
 
     def faults(chosen: Mapping[str, Any], names: Collection[str]) -> Mapping[str, str]:
+        # A mask that the network is told keeps nothing by itself.
+        names = [name for name in names if not (name == "mask" and told.inpaints)]
         return options.sampler_faults(process, chosen, names)
 
     def draw(
@@ -422,7 +360,7 @@ def _sampling(
         begin: dict[str, Any] = {
             "noise": noise,
             "image": cond.get("image"),
-            "mask": cond.get("mask"),
+            "mask": None if told.inpaints else cond.get("mask"),
         }
         return generation.generate(process, denoise, keys, shape, guide=guide, **begin, **chosen)
 
@@ -463,7 +401,7 @@ def _log_prob_of(
 
 
 def _guided_denoiser(
-    told: _Told,
+    told: Told,
     process: Process,
     weights: Weights,
     cond: Cond,

@@ -40,6 +40,7 @@ class _Block(nn.Module):
     mlp_ratio: int
     dropout: float
     dtype: DTypeLike
+    epsilon: float
 
     @nn.compact
     def __call__(
@@ -66,14 +67,14 @@ class _Block(nn.Module):
             width, axis=(-2, -1), kernel_init=INIT, dtype=self.dtype, name="attention_out"
         )(x)
         h = h + gate[:, None] * Dropout(self.dropout, name="dropout_attention")(x, keys)
-        x = _modulate(self._norm()(h), mlp_shift, mlp_scale)
+        x = _modulate(self._norm(self.epsilon)(h), mlp_shift, mlp_scale)
         x = nn.Dense(self.mlp_ratio * width, kernel_init=INIT, dtype=self.dtype, name="mlp_in")(x)
         x = nn.Dense(width, kernel_init=INIT, dtype=self.dtype, name="mlp_out")(nn.gelu(x))
         return h + mlp_gate[:, None] * Dropout(self.dropout, name="dropout_mlp")(x, keys), None
 
-    def _norm(self) -> nn.LayerNorm:
+    def _norm(self, epsilon: float = 1e-6) -> nn.LayerNorm:
         return nn.LayerNorm(
-            use_bias=False, use_scale=False, use_fast_variance=False, dtype=self.dtype
+            epsilon, use_bias=False, use_scale=False, use_fast_variance=False, dtype=self.dtype
         )
 
 
@@ -96,6 +97,7 @@ class DiT(nn.Module):
         dtype: compute type but of the first and last layer; parameters are float32 and so is the
             output.
         remat: see :func:`gen_jax.nn.blocks.rematerialized`.
+        epsilon: of the normalizations before the MLPs; the others have 1e-6.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
 
     Raises:
@@ -113,6 +115,7 @@ class DiT(nn.Module):
     num_classes: int | None = None
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    epsilon: float = 1e-6
     time: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -179,7 +182,14 @@ class DiT(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.depth,
         )
-        blocks = layers(self.num_heads, self.mlp_ratio, self.dropout, self.dtype, name="blocks")
+        blocks = layers(
+            self.num_heads,
+            self.mlp_ratio,
+            self.dropout,
+            self.dtype,
+            self.epsilon,
+            name="blocks",
+        )
         h, _ = blocks(h, jnp.arange(self.depth), condition, keys)
         two = self._dense("modulation_out", 2 * self.width, ZERO_INIT)(nn.silu(condition))
         norm = nn.LayerNorm(

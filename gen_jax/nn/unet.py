@@ -66,7 +66,11 @@ class UNet(nn.Module):
             the GELU of ConvNeXt.
         context_dim: width of the sequence, of a text for example, that attention layers also attend
             to; None for none.
-        context_depth: transformer layers in each of these.
+        context_depth: transformer layers in each of these; a tuple has those of each level, the
+            last for the middle too.
+        pooled_dim: width of one vector for all of a text, added to the embedding of time together
+            with numbers such as the image's size (Podell et al. 2023, section 2.2); None for none.
+        size_dim: width of the embedding of each of these numbers.
         middle_attention: whether there is attention between the way down and the way up.
         middle_norm: whether that has a normalization.
         epsilon: of normalizations, but of those in layers with ``context_dim``.
@@ -96,7 +100,9 @@ class UNet(nn.Module):
     scale_skips: bool = False
     activation: str = "auto"
     context_dim: int | None = None
-    context_depth: int = 1
+    context_depth: int | tuple[int, ...] = 1
+    pooled_dim: int | None = None
+    size_dim: int = 256
     middle_attention: bool = True
     middle_norm: bool = True
     epsilon: float = 1e-6
@@ -126,6 +132,10 @@ class UNet(nn.Module):
             for name, needed in (("scale_skips", False), ("middle_norm", True)):
                 if getattr(self, name) != needed:
                     faults[name] = f"{needed} is required with context_dim"
+        depth = self.context_depth
+        if isinstance(depth, tuple) and len(depth) != len(self.multipliers):
+            what = f"{len(self.multipliers)} numbers, one for each level, are required"
+            faults["context_depth"] = f"got {depth}; {what}"
         if faults:
             raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
         super().__post_init__()
@@ -138,6 +148,9 @@ class UNet(nn.Module):
         label: Int[Array, "batch"] | None = None,
         keys: Keys | None = None,
         context: Float[Array, "batch length context_dim"] | None = None,
+        *,
+        pooled: Float[Array, "batch pooled_dim"] | None = None,
+        sizes: Float[Array, "batch numbers"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         """Predict the target of the parameterization that the network is trained with.
 
@@ -147,10 +160,12 @@ class UNet(nn.Module):
             label: classes in [0, num_classes); needed if and only if num_classes is set.
             keys: one for each example, for dropout; None turns dropout off.
             context: a sequence of vectors; needed if and only if context_dim is set.
+            pooled: one vector; needed if and only if pooled_dim is set, as is ``sizes``.
+            sizes: numbers that go with it.
 
         Raises:
-            ValueError: if the image has another size, or a label or context is missing or not
-                expected.
+            ValueError: if the image has another size, or a label, context or vector is missing or
+                not expected.
         """
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
@@ -160,16 +175,21 @@ class UNet(nn.Module):
         if (context is None) != (self.context_dim is None):
             state = "missing" if context is None else "not expected"
             raise ValueError(f"context: {state} with context_dim={self.context_dim}")
+        if not (pooled is None) == (sizes is None) == (self.pooled_dim is None):
+            state = "missing" if pooled is None or sizes is None else "not expected"
+            raise ValueError(f"pooled, sizes: {state} with pooled_dim={self.pooled_dim}")
         embedding = self._embed(t, label)
+        if pooled is not None and sizes is not None:
+            embedding = embedding + self._embed_text(pooled, sizes)
         context = None if context is None else context.astype(self.dtype)
 
-        def attend(name: str, h: Array, normed: bool = True) -> Array:
-            return self._attention(name, h.shape[-1], context, normed)(h, context)
+        def attend(name: str, h: Array, level: int, normed: bool = True) -> Array:
+            return self._attention(name, h.shape[-1], context, level, normed)(h, context)
 
-        def block(name: str, h: Array, width: int) -> Array:
+        def block(name: str, h: Array, width: int, level: int) -> Array:
             h = self._res_block(name, width)(h, embedding, keys)
             if h.shape[1] in self.attention_resolutions:
-                h = attend(f"{name}_attention", h)
+                h = attend(f"{name}_attention", h, level)
             return h
 
         # In float32, like the last layer: 8 bits of x_t hide the noise at small times.
@@ -180,7 +200,7 @@ class UNet(nn.Module):
         last_level = len(widths) - 1
         for level, width in enumerate(widths):
             for number in range(self.num_res_blocks):
-                h = block(f"down_{level}_{number}", h, width)
+                h = block(f"down_{level}_{number}", h, width, level)
                 skips.append(h)
             if level != last_level:
                 h = self._resample(f"down_{level}_sample", "down", width)(h, embedding, keys)
@@ -189,13 +209,13 @@ class UNet(nn.Module):
         width = widths[-1]
         h = self._res_block("middle_0", width)(h, embedding, keys)
         if self.middle_attention:
-            h = attend("middle_attention", h, self.middle_norm)
+            h = attend("middle_attention", h, last_level, self.middle_norm)
         h = self._res_block("middle_1", width)(h, embedding, keys)
 
         for level, width in reversed(list(enumerate(widths))):
             for number in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(f"up_{level}_{number}", h, width)
+                h = block(f"up_{level}_{number}", h, width, level)
             if level != 0:
                 h = self._resample(f"up_{level}_sample", "up", width)(h, embedding, keys)
 
@@ -217,6 +237,14 @@ class UNet(nn.Module):
             table = nn.Embed(self.num_classes, dim, dtype=self.dtype, name="label")
             embedding = embedding + table(label)
         return embedding
+
+    def _embed_text(self, pooled: Array, sizes: Array) -> Float[Array, "batch dim"]:
+        waves = {**dict(self.time), "scale": 1.0, "offset": 0.0}
+        numbers = sinusoidal(jnp.ravel(sizes), self.size_dim, **waves)
+        whole = jnp.concatenate([pooled, jnp.reshape(numbers, (len(pooled), -1))], axis=-1)
+        dim = 4 * self.channels
+        embedding = self._dense("pooled_0", dim)(whole.astype(self.dtype))
+        return self._dense("pooled_1", dim)(nn.silu(embedding))
 
     @property
     def _activation(self) -> str:
@@ -252,12 +280,14 @@ class UNet(nn.Module):
         return lambda h, embedding, keys: layer(h)
 
     def _attention(
-        self, name: str, width: int, context: Array | None, normed: bool
+        self, name: str, width: int, context: Array | None, level: int, normed: bool
     ) -> Callable[..., Array]:
         heads = width // self.head_dim if self.head_dim else self.num_heads
         if context is not None:
             transformer = rematerialized(SpatialTransformer, self.remat)
-            return transformer(heads, self.context_depth, self.groups, self.dtype, name=name)
+            depth = self.context_depth
+            depth = depth[level] if isinstance(depth, tuple) else depth
+            return transformer(heads, depth, self.groups, self.dtype, name=name)
         block = rematerialized(AttentionBlock, self.remat)
         layer = block(
             heads,

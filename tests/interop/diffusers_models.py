@@ -18,8 +18,13 @@ import numpy as np
 FILE = Path(__file__).with_suffix(".npz")
 DESCRIPTIONS = Path(__file__).with_suffix(".json")
 BATCH = 2
+DENOISERS = {"UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"}
 TOKENS = 5  # the length of encoder_hidden_states
-EMBEDDINGS = ("class_embedding.weight", "quantize.embedding.weight")  # looked up, not multiplied
+EMBEDDINGS = (
+    "class_embedding.weight",
+    "quantize.embedding.weight",
+    "embedding_table.weight",
+)  # looked up, not multiplied
 
 # By how much kernels are scaled, beyond one over the root of their inputs. What adds up to what the
 # norms see is small, so that the norms' epsilons show in the outputs; self-attention is sharp, so
@@ -159,6 +164,67 @@ CASES: dict[str, tuple[str, dict]] = {
             "num_class_embeds": 5,
         },
     ),
+    # As InstructPix2Pix, which sees the codes of the image that it changes beside the noisy ones.
+    "condition_source": (
+        "UNet2DConditionModel",
+        {
+            "sample_size": 8,
+            "in_channels": 8,
+            "down_block_types": ["CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D"],
+            "block_out_channels": [8],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "cross_attention_dim": 12,
+            "attention_head_dim": 2,
+        },
+    ),
+    # As Stable Diffusion's network for inpainting: the mask and the codes of what is known.
+    "condition_masked": (
+        "UNet2DConditionModel",
+        {
+            "sample_size": 8,
+            "in_channels": 9,
+            "down_block_types": ["CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D"],
+            "block_out_channels": [8],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "cross_attention_dim": 12,
+            "attention_head_dim": 2,
+        },
+    ),
+    # As SDXL, with layers by level and what it adds to the embedding of time.
+    "condition_sdxl": (
+        "UNet2DConditionModel",
+        {
+            "sample_size": 8,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+            "block_out_channels": [8, 12],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "cross_attention_dim": 12,
+            "attention_head_dim": [2, 3],
+            "use_linear_projection": True,
+            "transformer_layers_per_block": [1, 2],
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + 10,
+        },
+    ),
+    "dit": (
+        "DiTTransformer2DModel",
+        {
+            "sample_size": 8,
+            "in_channels": 3,
+            "out_channels": 6,
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_layers": 3,
+            "num_embeds_ada_norm": 5,
+        },
+    ),
     "kl_sd": (
         "AutoencoderKL",
         {
@@ -183,6 +249,8 @@ CASES: dict[str, tuple[str, dict]] = {
             "latent_channels": 3,
             "use_quant_conv": False,
             "use_post_quant_conv": False,
+            "scaling_factor": 1.5,
+            "shift_factor": 0.25,
             "mid_block_add_attention": False,
         },
     ),
@@ -221,20 +289,22 @@ def draw(key, shape):
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Draw the weights of a model, on scales that let every one of them show in the outputs."""
     values = {}
-    for key, shape in shapes.items():
+    for name, shape in shapes.items():
+        # Of what every layer has a copy of, all are the first's.
+        key = re.sub(r"transformer_blocks\.\d+\.norm1\.emb", "transformer_blocks.0.norm1.emb", name)
         layer, _, kind = key.rpartition(".")
         value = draw(key, tuple(shape))
         if kind == "bias":
             value = min(0.1, scale_of(layer, KERNELS | BIASES)) * value
         elif len(shape) == 1:  # of a norm
             value = 1 + 0.1 * value
-        elif key in EMBEDDINGS:
+        elif key.endswith(EMBEDDINGS):
             value = 0.5 * value
         else:
             value = scale_of(layer, KERNELS) * value / math.sqrt(math.prod(shape[1:]))
             if lacks_norm(layer, shapes):
                 value = value / SMALL
-        values[key] = value.astype(np.float32)
+        values[name] = value.astype(np.float32)
     return values
 
 
@@ -254,14 +324,17 @@ def inputs(name: str) -> dict[str, np.ndarray]:
     kind, options = CASES[name]
     size, channels = options["sample_size"], options.get("in_channels")
     given = {}
-    if kind in {"UNet2DModel", "UNet2DConditionModel"}:
+    if kind in DENOISERS:
         channels = channels or {"UNet2DModel": 3, "UNet2DConditionModel": 4}[kind]
         given["timestep"] = np.array([7, 613])
-        if "num_class_embeds" in options:
+        if "num_class_embeds" in options or "num_embeds_ada_norm" in options:
             given["class_labels"] = np.array([3, 1])
         if kind == "UNet2DConditionModel":
             shape = (BATCH, TOKENS, options["cross_attention_dim"])
             given["encoder_hidden_states"] = draw(f"{name}/tokens", shape).astype(np.float32)
+        if "addition_embed_type" in options:
+            given["text_embeds"] = draw(f"{name}/text", (BATCH, 10)).astype(np.float32)
+            given["time_ids"] = np.array([[8, 8, 0, 0, 8, 8], [16, 12, 2, 4, 8, 8]], np.float32)
     elif kind == "AutoencoderKL":
         small = size // 2 ** (len(options["block_out_channels"]) - 1)
         shape = (BATCH, options["latent_channels"], small, small)
@@ -294,8 +367,11 @@ def call(model, name: str) -> dict[str, np.ndarray]:
     kind, _ = CASES[name]
     given = {key: torch.from_numpy(value) for key, value in inputs(name).items()}
     with torch.no_grad():
-        if kind in {"UNet2DModel", "UNet2DConditionModel"}:
-            outputs = {"output": model(**given).sample}
+        if kind in DENOISERS:
+            added = {key: given.pop(key) for key in ("text_embeds", "time_ids") if key in given}
+            more = {"added_cond_kwargs": added} if added else {}
+            x = given.pop("sample")
+            outputs = {"output": model(x, **given, **more).sample}
         elif kind == "AutoencoderKL":
             latent = model.encode(given["sample"]).latent_dist
             decoded = model.decode(given["z"]).sample

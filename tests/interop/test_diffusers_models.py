@@ -13,7 +13,9 @@ from gen_jax.errors import CheckpointError
 from gen_jax.interop import read_architecture, read_folder
 from gen_jax.interop.diffusers import read_scheduler
 from gen_jax.interop.safetensors import WEIGHTS
+from gen_jax.launch.build.families.diffusion import make_network
 from gen_jax.launch.cli.main import main
+from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.runs.restore import load_weights
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import LOCAL, Context
@@ -30,9 +32,9 @@ from tests.interop.diffusers_models import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
-UNETS = [name for name in CASES if name.startswith(("unet", "condition"))]
+UNETS = [name for name in CASES if name.startswith(("unet", "condition", "dit"))]
 # One of each kind of model; the other cases by night.
-EVERY_DAY = ("unet_ddpm", "unet_adm", "kl_sd", "vq_embed_dim")
+EVERY_DAY = ("unet_ddpm", "unet_adm", "kl_sd", "vq_embed_dim", "dit", "condition_sdxl")
 BY_CASE = [
     pytest.param(name, marks=() if name in EVERY_DAY else pytest.mark.nightly) for name in CASES
 ]
@@ -53,7 +55,7 @@ def imported(tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             write_pretrained(name, folder / "theirs")
             line = ["import", "--from", str(folder / "theirs"), "--workdir", str(folder / "w")]
-            if name.startswith("condition") and CASES[name][1].get("in_channels", 4) == 4:
+            if name.startswith("condition") and CASES[name][1].get("in_channels", 4) != 3:
                 # Of latents: any autoencoder with four channels, and 16 pixels for their 8.
                 line += ["--stage1", str(first_stage(tmp_path_factory))]
             assert main(line) == 0, name
@@ -82,23 +84,22 @@ def ours(name, folder):
     saved = load_weights(folder / "w")
     given, net = inputs(name), saved.weights.params["net"]
     if name in UNETS:
-        from gen_jax.launch.build.families.diffusion import make_network
-        from gen_jax.launch.config.fields import flatten
-
         x = last(given["sample"])
         values = flatten(saved.config)
         values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-        network = make_network(values, x.shape[1:])
+        channels = {8: 4, 9: 4}.get(x.shape[-1], x.shape[-1])  # the others are beside x
+        network = make_network(values, (*x.shape[1:3], channels))
         label = None if "class_labels" not in given else jnp.asarray(given["class_labels"])
         context = given.get("encoder_hidden_states")
         # Their step i, from zero, is our time (i + 1) / T.
         t = jnp.asarray((given["timestep"] + 1) / 1000, jnp.float32)
+        names = {"pooled": "text_embeds", "sizes": "time_ids"}
+        told = {ours: given[theirs] for ours, theirs in names.items() if theirs in given}
         apply = jax.jit(network.apply)
-        output = apply({"params": net}, x, t, label, None, context)
+        output = apply({"params": net}, x, t, label, None, context, **told)
         return {"output": np.moveaxis(np.asarray(output), -1, 1)}
     if name.startswith("kl"):
         from gen_jax.launch.build import autoencoders
-        from gen_jax.launch.config.fields import flatten
         from gen_jax.nn.autoencoder import Autoencoder
         from gen_jax.ops.likelihoods import gaussian
 
@@ -127,9 +128,15 @@ def ours(name, folder):
     }
 
 
+def folder_of(name):
+    """Give the folder of the network in what is exported."""
+    if name not in UNETS:
+        return ""
+    return "transformer" if name.startswith("dit") else "unet"
+
+
 def vq_parts(saved):
     from gen_jax.launch.build import autoencoders
-    from gen_jax.launch.config.fields import flatten
     from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, ConvGrid
     from gen_jax.ops.quantization import nearest_code
 
@@ -164,7 +171,7 @@ def test_a_round_trip_loses_nothing(name, imported, tmp_path):
     folder = imported(name)
     line = ["export", "--workdir", str(folder / "w"), "--to", str(tmp_path / "again")]
     assert main(line) == 0
-    again = tmp_path / "again" / "unet" if name in UNETS else tmp_path / "again"
+    again = tmp_path / "again" / folder_of(name)
     before, after = (load_file(path / WEIGHTS) for path in (folder / "theirs", again))
     assert set(before) == set(after)
     for key, x in before.items():
@@ -239,15 +246,15 @@ def change(folder, name, **changes):
         ("unet_ddpm", {"block_out_channels": None}, "options do not fit together"),
         ("kl_sd", {"scaling_factor": 0}, "scaling_factor: 0.0; a number above 0 is required"),
         ("unet_ddpm", {"sample_size": None}, "sample_size: None; one whole number is required"),
-        ("unet_ddpm", {"block_out_channels": [8, 12, 16]}, "[12], which does not make"),
+        ("unet_ddpm", {"block_out_channels": [8, 12, 16]}, "which does not make [3, 3, 8, 12]"),
         ("unet_ddpm", {"time_embedding_type": "fourier"}, "time_embedding_type: 'fourier'"),
         (
             "condition_sd15",
-            {"addition_embed_type": "text_time"},
-            "addition_embed_type: 'text_time'",
+            {"addition_embed_type": "text_image"},
+            "addition_embed_type: 'text_image'",
         ),
+        ("dit", {"activation_fn": "geglu"}, "activation_fn: 'geglu'; 'gelu-approximate' is"),
         ("condition_sd15", {}, "in_channels: 4; a model of latents needs --stage1"),
-        ("kl_sd", {"shift_factor": 0.1}, "shift_factor: 0.1; None or 0"),
         ("vq_defaults", {"norm_type": "spatial"}, "norm_type: 'spatial'; 'group' is required"),
         ("unet_ddpm", {"layers_per_block": 1}, "down_blocks.0.resnets.1.conv2.bias: not used"),
         ("unet_ddpm", {"layers_per_block": 3}, "down_blocks.0.resnets.2.norm1.weight: missing"),
@@ -340,7 +347,7 @@ def test_several_files_with_an_index_are_one(tmp_path):
         ({"beta_schedule": "sigmoid"}, "beta_schedule: 'sigmoid'"),
         ({"prediction_type": "flow"}, "prediction_type: 'flow'"),
         ({"trained_betas": [0.1]}, "trained_betas"),
-        ({"num_train_timesteps": 500}, "num_train_timesteps: 500; 1000 is required"),
+        ({"num_train_timesteps": 0.5}, "num_train_timesteps: 0.5; a whole number"),
         ({"variance_type": "learned"}, "variance_type: 'learned'"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas: True; False is required"),
         ({"clip_sample_range": 2.0}, "clip_sample_range: 2.0"),
@@ -384,6 +391,7 @@ def test_an_autoencoder_that_does_not_say_has_the_scale_of_before(imported, tmp_
     assert main(["export", "--workdir", str(tmp_path / "w"), "--to", str(tmp_path / "back")]) == 0
     back = json.loads((tmp_path / "back" / "config.json").read_text())
     assert back["scaling_factor"] == pytest.approx(0.18215)
+    assert back["shift_factor"] == 0.25
 
 
 def test_codes_of_another_first_stage_are_not_taken_for_pixels(tmp_path, capsys):
@@ -392,6 +400,35 @@ def test_codes_of_another_first_stage_are_not_taken_for_pixels(tmp_path, capsys)
     (pipe / "vqvae").mkdir()
     assert main(["import", "--from", str(pipe), "--workdir", str(tmp_path / "w")]) == 4
     assert "vqvae: the model is of its codes" in capsys.readouterr().err
+
+
+def test_another_number_of_steps_comes_and_goes(tmp_path):
+    """Improved DDPM counts 4,000 of them; the network is told the number of the step."""
+    pipe, work = tmp_path / "pipe", tmp_path / "w"
+    write_pretrained("unet_ddpm", pipe / "unet")
+    (pipe / "scheduler").mkdir()
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 4000,
+        "beta_schedule": "squaredcos_cap_v2",
+    }
+    path = pipe / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(scheduler))
+    assert main(["import", "--from", str(pipe), "--workdir", str(work)]) == 0
+    config = json.loads((work / "config.json").read_text())
+    assert config["diffusion"]["num_steps"] == 4000
+    assert config["model"]["time_scale"] == 4000
+    # What the network is told at the time (i + 1) / T is what theirs is told at the step i.
+    given = inputs("unet_ddpm")
+    values = {name: tuple(x) if isinstance(x, list) else x for name, x in flatten(config).items()}
+    x, t = last(given["sample"]), jnp.asarray((given["timestep"] + 1) / 4000, jnp.float32)
+    network = make_network(values, x.shape[1:])
+    output = network.apply({"params": load_weights(work).weights.params["net"]}, x, t)
+    expected = stored("unet_ddpm")["output"]
+    np.testing.assert_allclose(np.moveaxis(np.asarray(output), -1, 1), expected, atol=1e-4)
+    assert main(["export", "--workdir", str(work), "--to", str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again/scheduler/scheduler_config.json").read_text())
+    assert {name: again[name] for name in scheduler} == scheduler
 
 
 @pytest.mark.nightly
@@ -410,8 +447,9 @@ def test_each_channel_s_own_scale_comes_and_goes(imported, tmp_path):
     image = jnp.zeros((1, 8, 8, 3), jnp.uint8)
     codes = saved.experiment.model.latents.encode(saved.weights, image, {})
     plain = load_weights(imported("kl_plain") / "w")
-    scale = float(description("kl_plain")["config"]["scaling_factor"])
-    before = plain.experiment.model.latents.encode(plain.weights, image, {}) / scale
+    own = description("kl_plain")["config"]
+    before = plain.experiment.model.latents.encode(plain.weights, image, {})
+    before = before / own["scaling_factor"] + own["shift_factor"]  # z = scale (codes - shift)
     mean, deviation = jnp.array([0.5, -1.0, 0.0]), jnp.array([2.0, 0.5, 1.0])
     expected = (before - mean[None, None, None]) / deviation[None, None, None]
     np.testing.assert_allclose(codes, expected, rtol=1e-4, atol=1e-4)
@@ -435,12 +473,13 @@ def test_a_pipeline_that_cannot_be_imported_leaves_nothing_in_the_way(tmp_path, 
     assert not (tmp_path / "w" / "stage1").exists()
 
 
-def test_the_classes_are_the_four():
+def test_the_classes_are_the_five():
     assert {kind for kind, _ in CASES.values()} == {
         "UNet2DModel",
         "UNet2DConditionModel",
         "AutoencoderKL",
         "VQModel",
+        "DiTTransformer2DModel",
     }
     with pytest.raises(CheckpointError, match="_class_name: 'None'"):
         read_architecture({})
@@ -472,7 +511,7 @@ def test_diffusers_loads_what_was_exported(name, imported, tmp_path):
     assert (
         main(["export", "--workdir", str(imported(name) / "w"), "--to", str(tmp_path / "x")]) == 0
     )
-    folder = tmp_path / "x" / "unet" if name in UNETS else tmp_path / "x"
+    folder = tmp_path / "x" / folder_of(name)
     for key, x in call(load_with_diffusers(folder), name).items():
         np.testing.assert_allclose(x, stored(name)[key], atol=1e-5, err_msg=key)
 

@@ -432,6 +432,33 @@ def test_a_sequence_comes_with_the_data(tmp_path, capsys):
     assert "no context, but this model is told [L, 6]" in capsys.readouterr().err
 
 
+def test_a_picture_with_a_hole_comes_with_the_data_and_is_filled(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (32, *SHAPE), np.uint8)
+    mask = np.ones((32, 8, 8), np.uint8)
+    mask[:, 2:5] = 0
+    data = tmp_path / "x.npz"
+    np.savez(data, x_train=images, masked_train=images, mask_train=mask)
+    config = "configs/ddpm_digits.py:tiny"
+    options = (f"data.source=npz:{data}", "model.beside=masked", "train.sample_every=2")
+    work = train(tmp_path / "w", config, *options)
+    np.savez(tmp_path / "q.npz", images=images[:2], mask=mask[:2])
+    given = ["--masked", str(tmp_path / "q.npz"), "--mask", str(tmp_path / "q.npz")]
+    flags = ["--num", "2", "--steps", "2"]
+    assert run(work, tmp_path / "y.npz", *flags, *given) == 0
+    made = images_of(tmp_path / "y.npz")["images"]
+    np.testing.assert_array_equal(made[:, 5:], images[:2, 5:])
+    assert run(work, tmp_path / "z.npz", *flags, *given[:2]) == 2
+    assert "--mask: is required by this model" in capsys.readouterr().err
+    np.savez(data, x_train=images, masked_train=images[:, :4], mask_train=mask)
+    line = ["train", "--config", config, "--workdir", str(tmp_path / "v")]
+    line += [f"--config.{option}" for option in options]
+    assert main(line) == 3
+    assert "masked_train: got uint8 [32, 4, 8, 1]; uint8 [32, 8, 8, 1]" in capsys.readouterr().err
+    np.savez(data, x_train=images, masked_train=images, mask_train=mask)
+    assert main([*line, "--config.data.flip=True"]) == 3
+    assert "data.flip, data.crop would move these alone" in capsys.readouterr().err
+
+
 def test_several_processes_would_write_the_same_file(plain, tmp_path, capsys, monkeypatch):
     place = {"COORDINATOR_ADDRESS": "host:1", "NUM_PROCESSES": "2", "PROCESS_ID": "1"}
     for name, value in place.items():

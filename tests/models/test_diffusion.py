@@ -186,6 +186,20 @@ class Half(nn.Module):
         return self.network(*arguments)[..., :1]
 
 
+class Seeing(nn.Module):
+    """A convolution of all that is beside x, and of a vector if there is one."""
+
+    pooled: bool = False
+
+    @nn.compact
+    def __call__(self, x, t, label, keys, context, pooled=None, sizes=None):
+        h = nn.Conv(1, (3, 3), name="conv")(x)
+        if self.pooled:
+            both = jnp.concatenate([pooled, sizes / 8], axis=-1)
+            h = h * (1 + nn.Dense(1, name="vector")(both)[:, None, None])
+        return h * t[:, None, None, None]
+
+
 class TestOptions:
     """What the toolbox adds: each piece by what it must do, on tiny networks."""
 
@@ -472,6 +486,62 @@ class TestOptions:
         )
         assert float(jnp.abs(a[0] - b[0]).max()) > 1e-4
         np.testing.assert_allclose(a[1:], b[1:], atol=1e-5)
+
+    def test_a_picture_with_a_hole_is_seen_beside_x_and_kept(self):
+        model = with_codec(
+            diffusion_model(
+                Seeing(),
+                process.linear_beta(20),
+                process.epsilon,
+                shape=SHAPE,
+                num_steps=20,
+                inpaints=True,
+            ),
+            rgb(),
+        )
+        assert {name for name, given in model.inputs.items() if given.needed} == {"masked", "mask"}
+        mask = jnp.ones((4, 8, 8, 1)).at[:, 2:5].set(0.0)
+        told = {"masked": IMAGE, "mask": mask}
+        params, stats = model.init(jax.random.key(0), {"image": IMAGE, **told}, FROZEN)
+        # x, one channel of where the hole is, and the picture.
+        assert params["net"]["conv"]["kernel"].shape[2] == 3
+        params = jax.tree.map(lambda x: x + 0.1, params)
+        run = jax.jit(lambda told: draw(model, params, stats, FROZEN, told, steps=2))
+        made = run(told)
+        np.testing.assert_array_equal(made[:, 5:], IMAGE[:, 5:])
+        hidden = {**told, "masked": jnp.where(mask > 0, IMAGE, 255 - IMAGE)}
+        np.testing.assert_array_equal(run(hidden), made)  # what is in the hole shows nowhere
+        nearby = {**told, "masked": jnp.where(mask > 0, 255 - IMAGE, IMAGE)}
+        assert (run(nearby)[:, 2:5] != made[:, 2:5]).any()
+        value, _ = loss_of(model, params, FROZEN, {"image": IMAGE, **told})
+        assert np.isfinite(value)
+
+    def test_a_source_and_a_text_s_vector_are_seen_and_left_out(self):
+        model = diffusion_model(
+            Seeing(pooled=True),
+            process.linear_beta(20),
+            process.epsilon,
+            shape=SHAPE,
+            num_steps=20,
+            pooled_dim=3,
+            sizes=(8, 8, 0, 0, 8, 8),
+            source_scale=2.0,
+            class_dropout=0.5,
+        )
+        x, vector = jnp.zeros((4, *SHAPE)), jnp.ones((4, 3))
+        told = {"source": jnp.full((4, *SHAPE), 0.3), "pooled": vector}
+        params, stats = model.init(jax.random.key(0), {"x": x, **told}, {})
+        params = jax.tree.map(lambda x: x + 0.1, params)
+        run = jax.jit(lambda told, scale: draw(model, params, stats, None, told, guidance=scale))
+        made = run(told, 1.0)
+        whole = {**told, "sizes": jnp.tile(jnp.array([8.0, 8, 0, 0, 8, 8]), (4, 1))}
+        np.testing.assert_allclose(run(whole, 1.0), made, atol=1e-6)
+        for change in ({"sizes": whole["sizes"] / 2}, {"source": -told["source"]}):
+            assert float(jnp.abs(run({**whole, **change}, 1.0) - made).max()) > 1e-4, change
+        # Without guidance's condition the vector is zero, and the source stays.
+        without = run({**told, "pooled": 0 * vector}, 1.0)
+        np.testing.assert_allclose(run(told, 0.0), without, atol=1e-5)
+        assert float(jnp.abs(without - made).max()) > 1e-4
 
     def test_a_trace_holds_every_time_of_every_sample(self, trained):
         model, params, stats = trained

@@ -12,13 +12,17 @@ __all__ = ["open_npz"]
 
 
 _SAMPLES = {"images", "noise", "labels", "context"}
+# What models may be told beside images, each ``NAME_SPLIT``: numbers, pictures, and where they are.
+_NUMBERS = ("context", "pooled", "sizes")
+_PICTURES = ("source", "masked")
 
 
 def open_npz(path: Path, split: str) -> Source:
     """Open a split of an npz file: Keras' arrays, or samples with their noise."""
     name = f"npz:{path}"
     try:
-        keras = {f"x_{split}", f"y_{split}", f"context_{split}"}
+        names = ("x", "y", "mask", *_NUMBERS, *_PICTURES)
+        keras = {f"{name}_{split}" for name in names}
         arrays, keys = read_npz(path, (keras | _SAMPLES).__contains__)
     except (OSError, ValueError, MemoryError) as error:
         raise DataError(f"{name}: cannot be read as npz: {error}") from error
@@ -53,7 +57,8 @@ def open_npz(path: Path, split: str) -> Source:
             index = np.argmax(labels)
             raise DataError(f"{name}: y_{split}: index {index}: label {labels[index]} > {most}")
         labels = labels.astype(np.int32)
-    found = {"eps": arrays.get("eps"), "context": arrays.get(f"context_{split}")}
+    found = {"eps": arrays.get("eps")}
+    found |= {key: arrays.get(f"{key}_{split}") for key in _NUMBERS}
     others = {key: array for key, array in found.items() if array is not None}
     for key, array in others.items():
         if array.dtype.kind != "f" or len(array) != len(images) or not np.isfinite(array).all():
@@ -62,7 +67,24 @@ def open_npz(path: Path, split: str) -> Source:
                 "finite numbers are required"
             )
     others = {key: _in_float32(array, f"{name}: {key}") for key, array in others.items()}
+    for key in (*_PICTURES, "mask"):
+        if (array := arrays.get(f"{key}_{split}")) is not None:
+            others[key] = _beside(array, images.shape, key, f"{name}: {key}_{split}")
     return from_arrays(f"{name}/{split}", images, labels, others)
+
+
+def _beside(array: np.ndarray, shape: tuple[int, ...], key: str, where: str) -> np.ndarray:
+    """Check pictures that lie on the images, or masks of them: 0 where nothing is known."""
+    array = array[..., None] if array.ndim == 3 else array
+    whole = shape if len(shape) == 4 else (*shape, 1)
+    wanted = (*whole[:3], 1) if key == "mask" else whole
+    fits = array.dtype.kind in "buif" if key == "mask" else array.dtype == np.uint8
+    if array.shape != wanted or not fits:
+        what = "numbers" if key == "mask" else "uint8"
+        raise DataError(
+            f"{where}: got {array.dtype} {list(array.shape)}; {what} {list(wanted)} is required"
+        )
+    return (array != 0).astype(np.float32) if key == "mask" else array
 
 
 def _in_float32(array: np.ndarray, where: str) -> np.ndarray:

@@ -17,7 +17,8 @@ class Source(NamedTuple):
     """A finite, indexed set of uint8 images, all of one shape.
 
     ``read(indices [n])`` gives ``image`` uint8 [n, H, W, C] and, where there are classes, ``label``
-    int32 [n]; npz files may add ``eps``, the noise that belongs to each image, and ``context``.
+    int32 [n]; npz files may add ``eps``, the noise that belongs to each image, and what else models
+    are told of it: ``context``, ``pooled``, ``sizes``, ``source``, ``masked`` and ``mask``.
     ``in_memory`` says that reading a whole batch costs one indexing operation. ``fingerprint``
     changes when the examples or their order do. A source of ``codes`` in place of images names the
     first stage that made them by its digest, ``stage1``. ``class_names`` are what labels stand for,

@@ -12,6 +12,7 @@ from gen_jax.interop.diffusers.autoencoder import autoencoder_kl, vq_model
 from gen_jax.interop.diffusers.describe import describe
 from gen_jax.interop.diffusers.foreign import Foreign
 from gen_jax.interop.diffusers.scheduler import read_scheduler, scheduler_config
+from gen_jax.interop.diffusers.transformer import dit
 from gen_jax.interop.diffusers.unet import unet2d, unet2d_condition
 
 __all__ = [
@@ -49,4 +50,5 @@ CLASSES: Mapping[str, Callable[[Mapping[str, Any]], Foreign]] = {
     "UNet2DConditionModel": unet2d_condition,
     "AutoencoderKL": autoencoder_kl,
     "VQModel": vq_model,
+    "DiTTransformer2DModel": dit,
 }

@@ -105,7 +105,7 @@ def _autoencoder_entries(
 _AUTOENCODER_KNOWN = {
     *("sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types"),
     *("block_out_channels", "layers_per_block", "norm_num_groups", "latent_channels"),
-    *("scaling_factor", "force_upcast", "latents_mean", "latents_std"),
+    *("scaling_factor", "shift_factor", "force_upcast", "latents_mean", "latents_std"),
 }
 
 
@@ -117,7 +117,6 @@ def autoencoder_kl(config: Mapping[str, Any]) -> Foreign:
         "mid_block_add_attention": [True, False],
         "use_quant_conv": [True, False],
         "use_post_quant_conv": [projects],
-        "shift_factor": [None, 0, 0.0],
     }
     check_understood(config, accepted, _AUTOENCODER_KNOWN)
     values = _autoencoder_values(config) | {

@@ -42,7 +42,30 @@ def _widths(values: Mapping[str, Any]) -> list[int]:
     return [round(values["channels"] * multiplier) for multiplier in values["multipliers"]]
 
 
+def _dit(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+    _need(values, mlp_ratio=4, dit_frequency_shift=1, low_res_factor=0)
+    if not (values["num_classes"] and values["class_dropout"]):
+        got = f"got {values['num_classes']} with class_dropout {values['class_dropout']}"
+        what = "classes that training leaves out at times are required for diffusers"
+        raise CheckpointError(f"num_classes: {got}; {what}")
+    return {
+        "_class_name": "DiTTransformer2DModel",
+        "sample_size": shape[0],
+        "in_channels": shape[-1],
+        "out_channels": shape[-1] * (1 + values["learned_variance"]),
+        "num_attention_heads": values["num_heads"],
+        "attention_head_dim": values["width"] // values["num_heads"],
+        "num_layers": values["depth"],
+        "patch_size": values["patch"],
+        "num_embeds_ada_norm": values["num_classes"],
+        "norm_eps": values["epsilon"],
+        "dropout": values["dropout"],
+    }
+
+
 def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+    if values["network"] == "dit":
+        return _dit(values, shape)
     _need(values, network="unet", block="resnet", scale_skips=False, low_res_factor=0)
     if not values["adaptive"]:
         _need(values, middle_norm=True)
@@ -66,6 +89,8 @@ def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
         "num_class_embeds": classes,
         "dropout": values["dropout"],
     }
+    more = {"nothing": 0, "source": channels, "masked": channels + 1}[values["beside"]]
+    config["in_channels"] += more
     if values["context_dim"]:
         _need(values, adaptive=False, resample="conv", centered=True, middle_attention=True)
         heads = values["num_heads"]
@@ -79,9 +104,12 @@ def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
             "mid_block_type": "UNetMidBlock2DCrossAttn",
             "attention_head_dim": heads,
             "cross_attention_dim": values["context_dim"],
-            "transformer_layers_per_block": values["context_depth"],
+            "transformer_layers_per_block": list(values["context_depths"])
+            or values["context_depth"],
             "use_linear_projection": True,
+            **_added(values),
         }
+    _need(values, beside="nothing", pooled_dim=0)
     head_dim = values["head_dim"]
     if not head_dim and values["num_heads"] != 1:
         raise CheckpointError(
@@ -107,6 +135,17 @@ def _unet(values: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
         "add_attention": values["middle_attention"],
         "center_input_sample": False,
         "time_embedding_type": "positional",
+    }
+
+
+def _added(values: Mapping[str, Any]) -> dict[str, Any]:
+    if not values["pooled_dim"]:
+        return {}
+    total = values["pooled_dim"] + values["num_sizes"] * values["size_dim"]
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": values["size_dim"],
+        "projection_class_embeddings_input_dim": total,
     }
 
 

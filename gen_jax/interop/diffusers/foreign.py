@@ -53,7 +53,7 @@ def read_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
         size = size[0]
     if not isinstance(size, int):
         raise CheckpointError(f"sample_size: {size!r}; one whole number is required")
-    return size, size, config["in_channels"]
+    return size, size, config.get("in_channels", 4)
 
 
 def read_same(config: Mapping[str, Any], key: str) -> int:

@@ -34,14 +34,17 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"_class_name: {name!r}; one of {', '.join(SCHEDULERS)} is required")
     if config.get("trained_betas") is not None:
         raise CheckpointError("trained_betas: a schedule by name is required")
-    if (steps := config.get("num_train_timesteps", 1000)) != 1000:
-        raise CheckpointError(f"num_train_timesteps: {steps}; 1000 is required")
+    steps = config.get("num_train_timesteps", 1000)
+    if type(steps) is not int or steps < 1:
+        raise CheckpointError(f"num_train_timesteps: {steps!r}; a whole number from 1 is required")
+    # The network is handed the number of a step, ours a time in [0, 1].
+    scale = {} if steps == 1000 else {"time_scale": float(steps)}
     if name.startswith("FlowMatch"):
         if config.get("shift", 1.0) != 1.0 or config.get("use_dynamic_shifting"):
             raise CheckpointError(f"shift: {config.get('shift')}; 1.0 is required")
         flow = {"schedule": "flow", "prediction": "velocity"}
-        # It hands over 1000 t, and clips nothing.
-        return {**flow, "time_offset": 0.0, "clip": False}
+        # It hands over T t, and clips nothing.
+        return {**flow, **scale, "time_offset": 0.0, "clip": False}
     _expect_scheduler(config)
     ours = _SCHEDULER_DEFAULTS.get(name, {})
     found = {}
@@ -53,8 +56,10 @@ def read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         if value not in names:
             raise CheckpointError(f"{key}: {value!r}; one of {', '.join(names)} is required")
         found[field] = names[value]
-    return found | {
-        "num_steps": config.get("num_train_timesteps", 1000),
+    return {
+        **found,
+        **scale,
+        "num_steps": steps,
         "beta_start": float(config.get("beta_start", ours.get("beta_start", 1e-4))),
         "beta_end": float(config.get("beta_end", ours.get("beta_end", 0.02))),
         "clip": bool(config.get("clip_sample", name in _CLIPPING)),
@@ -107,24 +112,28 @@ def scheduler_config(values: Mapping[str, Any], betas: Sequence[float]) -> dict[
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
     schedule, prediction = values["schedule"], values["prediction"]
     from_one = values["time_offset"] == 0
+    steps = values["num_steps"]
+    scale = values["time_scale"] or 1000.0
     if (schedule, prediction) == ("flow", "velocity") and from_one:
-        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+        if scale != int(scale):
+            raise CheckpointError(f"time_scale: got {scale}; a whole number is required")
+        name = "FlowMatchEulerDiscreteScheduler"
+        return {"_class_name": name, "num_train_timesteps": int(scale)}
     if schedule not in schedules or prediction not in predictions:
         raise CheckpointError(
             f"schedule, prediction: {schedule!r} with {prediction!r} has no counterpart in "
             "diffusers"
         )
-    # They hand the network a whole number from 0 to T - 1; ours is 1000 t.
-    if values["num_steps"] != 1000:
-        raise CheckpointError(
-            f"num_steps: got {values['num_steps']}; 1000 is required for diffusers"
-        )
+    # They hand the network the number of a step, and know no other scale.
+    if steps != scale:
+        what = f"model.time_scale {steps} is required for diffusers, which hands over whole numbers"
+        raise CheckpointError(f"num_steps: got {steps} with time_scale {scale:g}; {what}")
     learned = values["learned_variance"]
     # DDIM does not know what to do with variances.
     kind = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
     return {
         **(kind if learned else {"_class_name": "DDIMScheduler", "set_alpha_to_one": True}),
-        "num_train_timesteps": 1000 + from_one,
+        "num_train_timesteps": steps + from_one,
         "beta_schedule": schedules[schedule],
         "beta_start": values["beta_start"],
         "beta_end": values["beta_end"],

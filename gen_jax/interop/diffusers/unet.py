@@ -201,8 +201,7 @@ def unet2d_condition(config: Mapping[str, Any]) -> Foreign:
         "dual_cross_attention": [False],
         "use_linear_projection": [True, False],
         "class_embed_type": [None],
-        "addition_embed_type": [None],
-        "addition_time_embed_dim": [None],
+        "addition_embed_type": [None, "text_time"],
         "upcast_attention": [True, False],  # where float32 is the rule it changes nothing
         "resnet_time_scale_shift": ["default"],
         "resnet_skip_time_act": [False],
@@ -222,7 +221,7 @@ def unet2d_condition(config: Mapping[str, Any]) -> Foreign:
     }
     known = _UNET_KNOWN | {
         *("cross_attention_dim", "num_attention_heads", "transformer_layers_per_block"),
-        "projection_class_embeddings_input_dim",
+        *("projection_class_embeddings_input_dim", "addition_time_embed_dim"),
     }
     check_understood(config, accepted, known)
     attending = read_attending(
@@ -238,16 +237,22 @@ def unet2d_condition(config: Mapping[str, Any]) -> Foreign:
             f"attention_head_dim: {heads}; one number of heads, or one width of a head, is required"
         )
     one = len(set(heads)) == 1
-    depth = (
-        read_same(config, "transformer_layers_per_block")
-        if ("transformer_layers_per_block" in config)
-        else 1
-    )
+    depths = config.get("transformer_layers_per_block", 1)
+    depths = list(depths) if isinstance(depths, list) else [depths] * len(widths)
+    if len(depths) != len(widths) or not all(type(x) is int and x > 0 for x in depths):
+        raise CheckpointError(
+            f"transformer_layers_per_block: {depths}; one whole number for each level is required"
+        )
     dim = config.get("cross_attention_dim", 1280)
     if not isinstance(dim, int):
         raise CheckpointError(f"cross_attention_dim: {dim!r}; one whole number is required")
     linear = config.get("use_linear_projection", False)
-    values = _unet_values({"downsample_padding": 1, **config}, attending) | {
+    shape, beside = _beside(config)
+    modeled = {"downsample_padding": 1, **config, "in_channels": shape[-1]}
+    values = {
+        **_unet_values(modeled, attending),
+        **_pooled(config),
+        "beside": beside,
         "adaptive": False,
         "resample": "conv",
         "head_dim": 0 if one else dims.pop(),
@@ -255,15 +260,56 @@ def unet2d_condition(config: Mapping[str, Any]) -> Foreign:
         "middle_attention": True,
         "middle_norm": True,
         "context_dim": dim,
-        "context_depth": depth,
+        "context_depth": depths[0],
+        "context_depths": () if len(set(depths)) == 1 else tuple(depths),
     }
+
+    def attend(ours: str, theirs: str) -> Iterator[Entry]:
+        level = int(ours.split("_")[1])
+        return transformer_entries(ours, theirs, depths[level], linear)
+
     entries = _unet_entries(
         widths,
         values["num_res_blocks"],
         attending,
-        lambda ours, theirs: transformer_entries(ours, theirs, depth, linear),
+        attend,
         classes=bool(values["num_classes"]),
         resample_blocks=False,
-        middle=lambda ours, theirs: transformer_entries(ours, theirs, depth, linear),
+        middle=lambda ours, theirs: transformer_entries(ours, theirs, depths[-1], linear),
     )
-    return Foreign("diffusion", read_shape(config), values, entries)
+    if values["pooled_dim"]:
+        for number in (0, 1):
+            theirs = f"add_embedding.linear_{number + 1}"
+            entries += layer_entries(f"pooled_{number}", theirs, "dense")
+    return Foreign("diffusion", shape, values, entries)
+
+
+def _beside(config: Mapping[str, Any]) -> tuple[tuple[int, int, int], str]:
+    """Return the shape of x, and which image a network with more inputs sees beside it."""
+    side, _, inputs = read_shape(config)
+    outputs = config["out_channels"]
+    kinds = {inputs: "nothing", inputs // 2: "source", (inputs - 1) // 2: "masked"}
+    if inputs > 2 and outputs in kinds and inputs in (outputs, 2 * outputs, 2 * outputs + 1):
+        return (side, side, outputs), kinds[outputs]
+    return (side, side, inputs), "nothing"
+
+
+# Of SDXL's text encoders, one has a pooled vector of this width.
+_POOLED = 1280
+
+
+def _pooled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what SDXL adds to the embedding of time."""
+    if config.get("addition_embed_type") is None:
+        for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+            if config.get(key) is not None:
+                raise CheckpointError(f"{key}: {config[key]!r}; None is required without text_time")
+        return {"pooled_dim": 0}
+    dim, total = config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"]
+    # Six numbers of the base, five of the refiner; theirs does not say how many.
+    num = 5 if total == _POOLED + 5 * dim else 6
+    if total <= num * dim:
+        raise CheckpointError(
+            f"projection_class_embeddings_input_dim: {total}; above {num} x {dim} is required"
+        )
+    return {"pooled_dim": total - num * dim, "num_sizes": num, "size_dim": dim}

@@ -137,7 +137,8 @@ def abstract_batch(model: Model, shape: tuple[int, ...], size: int = 1) -> Batch
     """
 
     def abstract(given: Input) -> jax.ShapeDtypeStruct:
-        own = shape if given.kind == "image" and not given.shape else given.shape
+        whole = {"image": shape, "mask": (*shape[:2], 1)}
+        own = given.shape or whole.get(given.kind, ())
         own = tuple(1 if dim == -1 else dim for dim in own)
         return jax.ShapeDtypeStruct((size, *own), _KINDS[given.kind])
 

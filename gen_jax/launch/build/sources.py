@@ -56,7 +56,14 @@ def check_source(source: Any, experiment: "Experiment", config: Mapping[str, Any
         if given.kind == "label":
             _check_labels(source, given)
         else:
-            _check_array(source, name, given)
+            whole = {"image": source.image_shape, "mask": (*source.image_shape[:2], 1)}
+            shape = given.shape or whole.get(given.kind, ())
+            _check_array(source, name, given._replace(shape=shape))
+            if given.kind in whole and (config["data"]["flip"] or config["data"]["crop"]):
+                raise DataError(
+                    f"{source.name}: {name} lies on the images; data.flip, data.crop would move "
+                    "these alone"
+                )
     _check_noise_and_moves(source, config)
 
 

@@ -1,6 +1,7 @@
 """``gen-jax import`` and ``gen-jax export``: work directories from and to diffusers' folders."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ ORIGINAL = "foreign.json"
 _SCALING = 0.18215
 # Sections of our config that say what a model is.
 _CONVERTED = ("model.", "diffusion.")
+# What a pipeline calls the network.
+_NETWORKS = ("unet", "transformer")
 # Beside what is exported: fields of our config that an import takes over again.
 OURS = "gen_jax.json"
 
@@ -40,8 +43,8 @@ def run_import(
     """Make a work directory, at step 0, of a folder that diffusers wrote.
 
     Args:
-        source: of one model, or of a pipeline with ``unet`` and ``scheduler``, and ``vae`` where it
-            is of latents.
+        source: of one model, or of a pipeline with ``unet`` or ``transformer``, ``scheduler``, and
+            ``vae`` where it is of latents.
         workdir: to be made.
         stage1: work directory of the first stage of a model of latents, where the folder has none.
         overrides: fields of the config that the folder does not determine, by dotted name.
@@ -56,8 +59,8 @@ def run_import(
         raise CheckpointError(f"{source}: no such folder")
     scheduler: dict[str, Any] = {}
     model = source
-    if (source / "unet").is_dir():  # a pipeline
-        model = source / "unet"
+    if parts := [source / name for name in _NETWORKS if (source / name).is_dir()]:  # a pipeline
+        model = parts[0]
         if stage1 is None:
             _check_no_other_first_stage(source)
         if not (source / OURS).exists():
@@ -190,19 +193,23 @@ def _leaves(tree: PyTree) -> list[tuple[tuple[str, ...], Any]]:
 def _over_codes(source: Path, values: Mapping[str, Any], stage1: Path | None) -> dict[str, Any]:
     """Return a model of latents the shape of the images that its first stage makes of them."""
     side, _, channels = values["data.shape"]
+    values = dict(values)
     if stage1 is None and channels not in (1, 3):
         raise CheckpointError(
             f"{source}: in_channels: {channels}; a model of latents needs --stage1, a work "
             "directory with the autoencoder"
         )
     if stage1 is None:
-        return dict(values)
+        return values
     first = load_codec(stage1)
     if first.code_shape != (side, side, channels):
         raise CheckpointError(
             f"{source}: models latents of {(side, side, channels)}, but those of {stage1} are "
             f"{first.code_shape}"
         )
+    if values.get("model.beside") == "source":
+        # Theirs sees the source's codes as they are, and x's scaled.
+        values["model.source_scale"] = _deviation(first)
     return {
         **values,
         "stage1": str(stage1),
@@ -210,6 +217,22 @@ def _over_codes(source: Path, values: Mapping[str, Any], stage1: Path | None) ->
         "data.source": _synthetic(first.image_shape),
         "diffusion.clip": False,
     }
+
+
+def _deviation(stage1: Any) -> float:
+    """Return what one unit of a first stage's codes is worth, before they were scaled."""
+    import jax
+
+    from gen_jax.ops.latents import scale_of
+
+    moments = jax.tree.map(jax.numpy.asarray, stage1.weights.stats["net"]["moments"])
+    mean, deviation = (np.ravel(x) for x in scale_of(moments))
+    if not (np.allclose(mean, 0, atol=1e-6) and np.allclose(deviation, deviation[0])):
+        raise CheckpointError(
+            "scaling_factor: one for all channels, without a shift, is required with in_channels "
+            "for a second image"
+        )
+    return float(deviation[0])
 
 
 def _config(family: str, values: Mapping[str, Any], source: Path) -> dict[str, Any]:
@@ -238,7 +261,10 @@ def _with_scale(stats: PyTree, original: Mapping[str, Any]) -> PyTree:
         raise CheckpointError(f"scaling_factor: {scale}; a number above 0 is required")
     moments = stats["net"]["moments"]
     num = moments["square"].shape[-1]
-    mean = jnp.asarray(original.get("latents_mean") or [0.0] * num, jnp.float32)
+    shift = float(original.get("shift_factor") or 0.0)
+    if not math.isfinite(shift):
+        raise CheckpointError(f"shift_factor: {shift}; a finite number is required")
+    mean = jnp.asarray(original.get("latents_mean") or [shift] * num, jnp.float32)
     deviation = jnp.asarray(original.get("latents_std") or [1.0] * num, jnp.float32) / scale
     found = {"mean": mean, "square": deviation**2 + mean**2}
     whole = {name: jnp.broadcast_to(x, moments[name].shape) for name, x in found.items()}
@@ -290,7 +316,8 @@ def run_export(workdir: Path, target: Path) -> None:
         low, high = beta_range(*(arguments[name] for name in names))
         arguments |= {"beta_start": low, "beta_end": high}
         scheduler = scheduler_config(arguments, betas)
-        write_folder(target / "unet", original, tensors)
+        folder = "unet" if values["model.network"] == "unet" else "transformer"
+        write_folder(target / folder, original, tensors)
         write_json(target / "scheduler" / "scheduler_config.json", scheduler)
         pipelines = {"DDIMScheduler": "DDIMPipeline", "DDPMScheduler": "DDPMPipeline"}
         kind, name = original["_class_name"], scheduler["_class_name"]
@@ -314,7 +341,7 @@ def _code_shape(workdir: Path, saved: Any) -> tuple[int, ...] | None:
 
 
 # A network that counts from one is exported with a scheduler that does.
-_FREE = ("model.dropout", "model.time_offset")
+_FREE = ("model.dropout", "model.class_dropout", "model.time_offset", "model.source_scale")
 
 
 def _check_same(workdir: Path, foreign: Foreign, values: Mapping[str, Any]) -> None:
@@ -324,7 +351,7 @@ def _check_same(workdir: Path, foreign: Foreign, values: Mapping[str, Any]) -> N
         ours = values[name]
         if name == "model.activation":
             ours = ours.replace("auto", "silu")
-        if name == "model.num_classes" and ours:
+        if name == "model.num_classes" and ours and values["model.network"] == "unet":
             ours += bool(values["model.class_dropout"])  # one more, for no class
         ours, theirs = (tuple(x) if isinstance(x, list) else x for x in (ours, wanted))
         if not free and ours != theirs:
@@ -343,10 +370,16 @@ def _scale_of(stats: PyTree, original: Mapping[str, Any]) -> dict[str, Any]:
 
     mean, deviation = (np.asarray(x, np.float64) for x in scale_of(stats["net"]["moments"]))
     known = float(original.get("scaling_factor", _SCALING) or 0.0)
-    if known and np.allclose(mean, 0, atol=1e-6) and np.allclose(deviation * known, 1, rtol=1e-5):
-        return {"scaling_factor": known}
+    shift = float(original.get("shift_factor") or 0.0)
+    if (
+        known
+        and np.allclose(mean, shift, atol=1e-6)
+        and np.allclose(deviation * known, 1, rtol=1e-5)
+    ):
+        return {"scaling_factor": known, **({"shift_factor": shift} if shift else {})}
     return {
         "scaling_factor": 1.0,
+        **({"shift_factor": None} if "shift_factor" in original else {}),
         "latents_mean": mean.tolist(),
         "latents_std": deviation.tolist(),
     }

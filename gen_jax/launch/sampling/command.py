@@ -93,7 +93,7 @@ def _write(
     else:
         weights = f"step {trained.step}, weights {trained.digest}"
         origin = {"gen_jax": f"{weights}, seed {request.seed}, {dict(request.options)}"}
-        if "image" in draw.cond:
+        if any(name in draw.cond for name in _ORIGINALS):
             images = _beside_originals(draw, images)
             columns = columns or 2 * max(1, round((num / 2) ** 0.5))
         write_file(out, png_bytes(grid(images, columns), origin))
@@ -139,9 +139,14 @@ def _plan(trained: Trained, request: Request) -> tuple[Draw, int, int | None]:
     return interpolate(draw, z[:-1], z[1:], steps), num * steps, steps
 
 
+# Images that a result is made of.
+_ORIGINALS = ("image", "source", "masked")
+
+
 def _beside_originals(draw: Draw, images: np.ndarray) -> np.ndarray:
     """Put each result right of the image that it was made of; unknown pixels of it are gray."""
-    originals = draw.cond["image"][: len(images)]
+    name = next(name for name in _ORIGINALS if name in draw.cond)
+    originals = draw.cond[name][: len(images)]
     if "mask" in draw.cond:
         mask = draw.cond["mask"][: len(images)]
         originals = np.where(mask > 0, originals, 128).astype(np.uint8)

@@ -32,6 +32,7 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
     except ValueError as error:  # with a first stage only: else the schema has found it
         raise ConfigError(f"model: over codes of {shape}: {error}") from error
     schedule, num_steps = processes.make_schedule(values)
+    beside = values["model.beside"]
     model = diffusion_model(
         network,
         schedule,
@@ -43,6 +44,10 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
         class_dropout=values["model.class_dropout"],
         context_dim=values["model.context_dim"] or None,
         low_res_factor=values["model.low_res_factor"] or None,
+        pooled_dim=values["model.pooled_dim"] or None,
+        sizes=_sizes(values),
+        source_scale=values["model.source_scale"] if beside == "source" else None,
+        inpaints=beside == "masked",
         learned_variance=values["diffusion.learned_variance"],
         objective=values["diffusion.objective"],
         weighting=processes.make_weighting(values),
@@ -68,7 +73,9 @@ def make_network(values: Mapping[str, Any], shape: tuple[int, ...]) -> nn.Module
     # One label more, for none, where conditions are left out in training.
     num_classes = values["model.num_classes"] + bool(values["model.class_dropout"])
     # EDM shows a quarter of the noise level's logarithm, and embeds that as it is.
-    scale = 1.0 if values["diffusion.prediction"] == "edm" else 1000.0
+    scale = values["model.time_scale"] or (
+        1.0 if values["diffusion.prediction"] == "edm" else 1000.0
+    )
     shared = {
         "resolution": resolution,
         "out_channels": channels * (1 + values["diffusion.learned_variance"]),
@@ -79,9 +86,24 @@ def make_network(values: Mapping[str, Any], shape: tuple[int, ...]) -> nn.Module
         "time": (("scale", scale), ("offset", values["model.time_offset"])),
     }
     if values["model.network"] == "dit":
-        names: tuple[str, ...] = (*DIT, "depth", "mlp_ratio")
+        shared["time"] += (("shift", values["model.dit_frequency_shift"]),)
+        names: tuple[str, ...] = (*DIT, "depth", "mlp_ratio", "epsilon")
         return DiT(**shared, **{name: values[f"model.{name}"] for name in names})
     waves = {"cos_first": values["model.cos_first"], "shift": values["model.frequency_shift"]}
     shared["time"] += tuple(waves.items())
     options = {name: values[f"model.{name}"] for name in (*UNET, *UNET_OPTIONS)}
-    return UNet(**shared, context_dim=values["model.context_dim"] or None, **options)
+    return UNet(
+        **shared,
+        context_dim=values["model.context_dim"] or None,
+        context_depth=tuple(values["model.context_depths"]) or values["model.context_depth"],
+        pooled_dim=values["model.pooled_dim"] or None,
+        **options,
+    )
+
+
+def _sizes(values: Mapping[str, Any]) -> tuple[float, ...]:
+    """Give the numbers that go with a text where nothing else is said: an image left as it was."""
+    height, width, _ = values["data.shape"]
+    whole = (height, width, 0, 0, height, width)
+    num = values["model.num_sizes"]
+    return tuple(map(float, (whole + (0,) * num)[:num]))

@@ -27,7 +27,7 @@ __all__ = ["DIT", "FAMILY", "UNET", "UNET_OPTIONS", "betas", "signal", "zero_snr
 UNET = ("channels", "multipliers", "attention_resolutions", "num_heads", "groups", "head_dim")
 UNET_OPTIONS = (
     *("num_res_blocks", "block", "adaptive", "resample", "scale_skips", "activation"),
-    *("middle_attention", "middle_norm", "context_depth", "epsilon", "centered"),
+    *("middle_attention", "middle_norm", "epsilon", "centered", "size_dim"),
 )
 DIT = ("patch", "width", "num_heads")
 
@@ -96,13 +96,30 @@ _UNET_FIELDS: dict[str, Field] = {
     "model.context_depth": integer(
         1, default=1, **_FROZEN, doc="unet: layers of each cross-attention block"
     ),
+    "model.context_depths": integers(
+        1,
+        **_FROZEN,
+        doc="unet: such layers at each level, in place of context_depth; () has that",
+    ),
+    "model.pooled_dim": integer(
+        0,
+        default=0,
+        **_FROZEN,
+        doc="unet: width of one vector for all of a text, beside its sequence; 0 has none",
+    ),
+    "model.num_sizes": integer(
+        1, default=6, **_FROZEN, doc="unet: numbers that go with it, of the image's size"
+    ),
+    "model.size_dim": integer(
+        4, default=256, **_FROZEN, doc="unet: width of the embedding of each of them"
+    ),
     # How other libraries' networks differ; see gen_jax.interop.
     "model.epsilon": number(
         0,
         above=True,
         default=1e-6,
         **_FROZEN,
-        doc="unet: added to the variance in group normalization",
+        doc="added to the variance, unet: in group normalization, dit: before MLPs",
     ),
     "model.centered": boolean(
         default=False,
@@ -112,6 +129,13 @@ _UNET_FIELDS: dict[str, Field] = {
     "model.time_offset": number(
         -1, 1, default=0.0, **_FROZEN, doc="steps added to the time before it is embedded"
     ),
+    "model.time_scale": number(
+        0,
+        above=True,
+        default=0.0,
+        **_FROZEN,
+        doc="what the time is multiplied by before that; None: 1000, of prediction 'edm' 1",
+    )._replace(default=None, optional=True),
     "model.cos_first": boolean(
         default=False, **_FROZEN, doc="unet: cosines before sines in the time embedding"
     ),
@@ -126,6 +150,9 @@ _DIT_FIELDS: dict[str, Field] = {  # DiT-S/2
     "model.depth": integer(1, default=12, **_FROZEN, doc="dit: number of layers"),
     "model.mlp_ratio": integer(
         1, default=4, **_FROZEN, doc="dit: width of the hidden layers, as a multiple of width"
+    ),
+    "model.dit_frequency_shift": integer(
+        0, 1, default=0, **_FROZEN, doc="dit: shift of the frequencies of the time embedding"
     ),
 }
 
@@ -241,8 +268,32 @@ def _context(values: Mapping[str, Any]) -> dict[str, str]:
     return faults
 
 
+def _depths(values: Mapping[str, Any]) -> dict[str, str]:
+    depths, levels = values["model.context_depths"], values["model.multipliers"]
+    if depths and (len(depths) != len(levels) or not values["model.context_dim"]):
+        what = "as many as model.multipliers, with model.context_dim, are required"
+        return {"model.context_depths": f"got {tuple(depths)}; {what}"}
+    return {}
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, str]:
+    faults = {}
+    if values["model.network"] == "dit":
+        for name, needed in (("beside", "nothing"), ("pooled_dim", 0)):
+            if (got := values[f"model.{name}"]) != needed:
+                faults[f"model.{name}"] = f"got {got!r}; {needed!r} is required for dit"
+    if values["model.beside"] != "nothing" and values["model.low_res_factor"]:
+        got = values["model.low_res_factor"]
+        faults["model.low_res_factor"] = f"got {got}; 0 is required with model.beside"
+    if values["model.source_scale"] != 1 and values["model.beside"] != "source":
+        got = values["model.source_scale"]
+        faults["model.source_scale"] = f"got {got}; 1 is required without a source beside x"
+    return faults
+
+
 def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
-    conditional = bool(values["model.num_classes"] or values["model.context_dim"])
+    names = ("num_classes", "context_dim", "pooled_dim")
+    conditional = any(values[f"model.{name}"] for name in names)
     dropout = values["model.class_dropout"]
     return prefixed("model", class_dropout_faults(class_dropout=dropout, conditional=conditional))
 
@@ -306,7 +357,10 @@ def _pairing(values: Mapping[str, Any]) -> dict[str, str]:
         pairing=values["diffusion.pairing"],
         coupled=values["diffusion.coupled"],
         objective=values["diffusion.objective"],
-        shared_condition=not (values["model.context_dim"] or values["model.low_res_factor"]),
+        shared_condition=not any(
+            values[f"model.{name}"] for name in ("context_dim", "low_res_factor", "pooled_dim")
+        )
+        and values["model.beside"] == "nothing",
     )
     return prefixed("diffusion", faults)
 
@@ -355,7 +409,7 @@ FAMILY = Family(
             "unet",
             "dit",
             change="frozen",
-            doc="super-resolution: factor by which images are enlarged; 0 does none",
+            doc="U-Net of Ho et al. 2020 and its options, or diffusion transformer",
         ),
         **_UNET_FIELDS,
         **_DIT_FIELDS,
@@ -366,6 +420,16 @@ FAMILY = Family(
         "model.low_res_factor": integer(
             0, default=0, **_FROZEN, doc="by how much images are made larger; 0: not at all"
         ),
+        "model.beside": choice(
+            "nothing",
+            "source",
+            "masked",
+            **_FROZEN,
+            doc="unet: image that it sees beside x: one to change, or one with a hole to fill",
+        ),
+        "model.source_scale": number(
+            0, above=True, default=1.0, **_FROZEN, doc="unet: what a source beside x is scaled by"
+        ),
         **parts.DTYPE,
         **parts.REMAT,
         **_PROCESS_FIELDS,
@@ -373,6 +437,8 @@ FAMILY = Family(
     rules=(
         _network,
         _context,
+        _depths,
+        _told,
         _dropout,
         _low_res,
         _clip,
@@ -391,6 +457,13 @@ FAMILY = Family(
             "model.resample": "blocks",
             "model.head_dim": 64,
             "model.epsilon": 1e-5,
+            "model.time_scale": number(
+                0,
+                above=True,
+                default=0.0,
+                **_FROZEN,
+                doc="what the time is multiplied by before that; None: 1000, of prediction 'edm' 1",
+            )._replace(default=None, optional=True),
             "model.cos_first": True,
             "model.frequency_shift": 0,
             "model.time_offset": -1.0,

@@ -1,0 +1,159 @@
+"""What a diffusion network is told beside x_t and t, and how it is left out."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.protocols import Batch, Cond, Input, Params, label_input, take
+from gen_jax.typing import Array, Float, Keys, Shape
+
+__all__ = ["Told"]
+
+_SEQUENCES = ("context", "pooled")
+
+
+class Told(NamedTuple):
+    """What a network is told: declared, read from batches and requests, left out, and handed over.
+
+    Attributes:
+        network: Linen module; see :func:`gen_jax.models.diffusion_model`.
+        num_classes: of the label; None for none.
+        context_dim: width of the vectors of a sequence; None for none.
+        low_res_factor: by how much an image that is to be made larger is smaller; None for none.
+        class_dropout: share of the training examples whose condition is left out.
+        pooled_dim: width of one vector for all of a text; None for none.
+        sizes: numbers that go with it, where a batch or a request says nothing else.
+        source_scale: what the codes of an image beside x are multiplied by; None for no image.
+        inpaints: whether an image with a hole, and where that is, are beside x.
+    """
+
+    network: nn.Module
+    num_classes: int | None = None
+    context_dim: int | None = None
+    low_res_factor: int | None = None
+    class_dropout: float = 0.0
+    pooled_dim: int | None = None
+    sizes: tuple[float, ...] = ()
+    source_scale: float | None = None
+    inpaints: bool = False
+
+    def read(self, cond: Batch | Cond, x: Array | None = None, keys: Keys | None = None) -> Cond:
+        """Take what the network looks at; with keys, leave conditions out as in training."""
+        told: dict[str, Array] = {}
+        for name in self._needed():
+            if name == "low_res" and x is not None and name not in cond:
+                told[name] = self.smaller(x)
+            else:
+                told[name] = take(cond, name)
+        for name in _SEQUENCES:
+            if name in told and f"no_{name}" in cond:
+                told[f"no_{name}"] = cond[f"no_{name}"]
+        if self.pooled_dim is not None:
+            num = len(told["pooled"])
+            usual = jnp.broadcast_to(jnp.array(self.sizes, jnp.float32), (num, len(self.sizes)))
+            told["sizes"] = cond.get("sizes", usual)
+        if self.class_dropout and keys is not None:
+            drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
+            if "label" in told:
+                told["label"] = jnp.where(drop, self.num_classes or 0, told["label"])
+            for name in _SEQUENCES:
+                if name in told:
+                    along = jnp.reshape(drop, (-1, *(1 for _ in told[name].shape[1:])))
+                    told[name] = jnp.where(along, 0.0, told[name])
+        return told
+
+    def _needed(self) -> tuple[str, ...]:
+        flags = {
+            "label": self.num_classes is not None,
+            "context": self.context_dim is not None,
+            "pooled": self.pooled_dim is not None,
+            "low_res": self.low_res_factor is not None,
+            "source": self.source_scale is not None,
+            "masked": self.inpaints,
+            "mask": self.inpaints,
+        }
+        return tuple(name for name, needed in flags.items() if needed)
+
+    def smaller(self, x: Float[Array, "batch height width channels"]) -> Array:
+        """Make images smaller by averages over squares."""
+        assert self.low_res_factor is not None
+        return nn.avg_pool(x, (self.low_res_factor,) * 2, (self.low_res_factor,) * 2)
+
+    def beside(self, x: Array, told: Cond) -> Array:
+        """Put images that the network is told beside x, as further channels."""
+        parts = [x]
+        if "low_res" in told:
+            shape = (len(x), *x.shape[1:3], told["low_res"].shape[-1])
+            parts.append(jax.image.resize(told["low_res"], shape, "bilinear"))
+        if "source" in told:
+            parts.append(told["source"] * (self.source_scale or 1.0))
+        if self.inpaints:
+            known = told["mask"][..., :1]
+            parts += [1.0 - known, told["masked"]]
+        return jnp.concatenate([part.astype(x.dtype) for part in parts], axis=-1)
+
+    def arguments(self, told: Cond) -> dict[str, Any]:
+        """Return what a network is handed by name beside its usual arguments."""
+        return {} if self.pooled_dim is None else {name: told[name] for name in ("pooled", "sizes")}
+
+    def apply(self, params: Params, x: Array, t: Array, told: Cond, keys: Keys | None) -> Array:
+        """Run the network."""
+        output = self.network.apply(
+            {"params": params["net"]},
+            self.beside(x, told),
+            t,
+            told.get("label"),
+            keys,
+            told.get("context"),
+            **self.arguments(told),
+        )
+        assert isinstance(output, Array)  # a tuple only for modules that mutate collections
+        return output
+
+    def with_and_without(self, told: Cond) -> Cond:
+        """Make the condition of a batch of both: first with it, then without."""
+        without = dict(told)
+        if "label" in told:
+            without["label"] = jnp.full_like(told["label"], self.num_classes or 0)
+        for name in _SEQUENCES:
+            if name in told:
+                without[name] = told.get(f"no_{name}", jnp.zeros_like(told[name]))
+        return {
+            name: jnp.concatenate([told[name], without[name]])
+            for name in told
+            if not name.startswith("no_")
+        }
+
+    def inputs(self, shape: Shape, *, edits: bool) -> dict[str, Input]:
+        """Declare what a model of x of a shape is told; ``edits``: it may begin from an image."""
+        found = label_input(self.num_classes)
+        for name, width, what in (
+            ("context", self.context_dim, "sequence of vectors"),
+            ("pooled", self.pooled_dim, "one vector for all of the text"),
+        ):
+            if width is not None:
+                length = (-1,) if name == "context" else ()
+                found[name] = Input("vectors", (*length, width), help=what)
+                found[f"no_{name}"] = found[name]._replace(
+                    needed=False, help="what guidance leads away from, by default zeros"
+                )
+        if self.pooled_dim is not None:
+            what = f"numbers that go with it, by default {' '.join(f'{x:g}' for x in self.sizes)}"
+            found["sizes"] = Input("vectors", (len(self.sizes),), needed=False, help=what)
+        if self.low_res_factor is not None:
+            factor = self.low_res_factor
+            small = (shape[0] // factor, shape[1] // factor, shape[2])
+            found["low_res"] = Input(
+                "image", small, derive=self.smaller, help="image to make larger"
+            )
+        if self.source_scale is not None:
+            found["source"] = Input("image", help="image to change")
+        if self.inpaints:
+            found["masked"] = Input("image", help="image with a hole to fill")
+            found["mask"] = Input("mask", help="where its pixels are kept")
+        if edits:
+            found["image"] = Input("image", needed=False, help="image to begin from")
+            found["mask"] = Input("mask", needed=False, help="where its pixels are kept")
+        return found
