@@ -34,7 +34,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def png_bytes(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
-    """Encode uint8 [H, W, 1 or 3] as PNG, with text chunks."""
+    """Encode uint8 [H, W, 1, 3 or 4] as PNG, with text chunks."""
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         info.add_text(key, value)

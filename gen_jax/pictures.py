@@ -30,6 +30,7 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     cell_height, cell_width = height * scale + BORDER, width * scale + BORDER
     shape = (rows * cell_height + BORDER, columns * cell_width + BORDER, channels)
     picture = np.full(shape, BORDER_LEVEL, np.uint8)
+    picture[..., 3:] = 255  # opaque
     enlarged = images.repeat(scale, axis=1).repeat(scale, axis=2)
     for index, image in enumerate(enlarged):
         top = BORDER + index // columns * cell_height

@@ -20,10 +20,18 @@ SUFFIXES = frozenset(
 )
 MAX_PIXELS = 50_000_000
 # Modes that Pillow gives eight-bit pictures; the others (I, I;16, F) would be clipped silently.
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(
+    data: bytes,
+    where: str,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    sixteen_bit: bool = False,
+    alpha: bool = False,
+) -> Image.Image:
     """Decode one still image of eight bits, of any of :data:`FORMATS`.
 
     The camera's orientation is applied, colors are brought from the picture's own profile to sRGB,
@@ -33,9 +41,11 @@ def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image
         data: the file's bytes.
         where: what to call it in an error: a path, or a source and an index.
         max_pixels: largest number of them, against files that would fill the memory.
+        sixteen_bit: take gray pictures of 16 bits too, brought to eight: 65,535 is 255.
+        alpha: keep transparency as a fourth channel, in place of white.
 
     Returns:
-        A picture in mode L or RGB.
+        A picture in mode L or RGB, or, with ``alpha``, RGBA.
 
     Raises:
         DataError: naming ``where``, for anything else.
@@ -47,11 +57,16 @@ def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image
             raise ValueError(f"{what} (data.max_pixels)")
         if getattr(image, "n_frames", 1) != 1 and image.format != "MPO":
             raise ValueError("more than one frame; a still image is required")
+        if image.mode in _SIXTEEN_BIT_MODES and sixteen_bit:
+            image = _in_eight_bits(image)
         if image.mode not in _EIGHT_BIT_MODES:
-            raise ValueError(f"mode {image.mode}; eight bits a channel are required")
+            more = " (data.sixteen_bit takes gray ones of 16)" * (image.mode in _SIXTEEN_BIT_MODES)
+            raise ValueError(f"mode {image.mode}; eight bits a channel are required{more}")
         ImageOps.exif_transpose(image, in_place=True)
         image = _in_srgb(image)
-        if "A" in image.getbands() or "transparency" in image.info:
+        if alpha:
+            image = image.convert("RGBA")
+        elif "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
             white = Image.new("RGB", image.size, "white")
             white.paste(image, mask=image.getchannel("A"))
@@ -65,6 +80,18 @@ def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image
     # Decoders raise many types, SyntaxError among them; a bad picture must never end a run unnamed.
     except Exception as error:
         raise DataError(f"{where}: not a usable image: {error}") from error
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Bring gray levels from 0 to 65,535 to 0 to 255, to the nearest."""
+    levels = np.asarray(image, np.int64)
+    low, high = int(np.min(levels)), int(np.max(levels))
+    if low < 0 or high > 65_535:
+        raise ValueError(f"gray levels of {low} to {high}; 0 to 65535 is required")
+    made = Image.fromarray(((levels * 255 + 32_767) // 65_535).astype(np.uint8))
+    made.info = dict(image.info)
+    made.getexif().update(image.getexif())
+    return made
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
@@ -84,24 +111,27 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     return made
 
 
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
 def fit_image(image: Image.Image, shape: tuple[int, int, int], where: str) -> np.ndarray:
-    """Crop a picture to the center, resize it, and give it one or three channels.
+    """Crop a picture to the center, resize it, and give it as many channels as are asked for.
 
     Args:
-        image: mode L or RGB.
-        shape: (height, width, channels) with 1 or 3 channels.
+        image: mode L, RGB or RGBA.
+        shape: (height, width, channels) with 1, 3 or 4 channels, the fourth for opacity.
         where: what to call it in an error.
 
     Returns:
         uint8 [height, width, channels].
 
     Raises:
-        DataError: if the channels asked for are neither 1 nor 3.
+        DataError: for another number of channels.
     """
     height, width, channels = shape
-    if channels not in (1, 3):
-        raise DataError(f"{where}: images have 1 or 3 channels, asked for {channels}")
-    image = image.convert("L" if channels == 1 else "RGB")
+    if channels not in _MODES:
+        raise DataError(f"{where}: images have 1, 3 or 4 channels, asked for {channels}")
+    image = image.convert(_MODES[channels])
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image, np.uint8).reshape(shape)

@@ -348,6 +348,38 @@ def test_damaged_bytes_give_nothing_but_our_error():
     assert refused > 100
 
 
+def test_sixteen_bits_are_brought_to_eight_where_asked():
+    levels = np.array([[0, 128, 129, 32_896, 65_535, 65_400]], np.uint16)
+    picture = decode_image(encode(levels), "x.png", sixteen_bit=True)
+    # To the nearest of 0, 257, ... 65535.
+    np.testing.assert_array_equal(np.asarray(picture), [[0, 0, 1, 128, 255, 254]])
+    floats = io.BytesIO()
+    Image.fromarray(np.array([[0.5]], np.float32)).save(floats, "TIFF")
+    with pytest.raises(DataError, match="mode F; eight bits a channel are required$"):
+        decode_image(floats.getvalue(), "x.tif", sixteen_bit=True)
+    deep = io.BytesIO()
+    Image.fromarray(np.array([[70_000]], np.int32)).save(deep, "TIFF")
+    with pytest.raises(DataError, match="gray levels of 70000 to 70000; 0 to 65535"):
+        decode_image(deep.getvalue(), "x.tif", sixteen_bit=True)
+    with pytest.raises(DataError, match=r"data.sixteen_bit takes gray ones of 16"):
+        decode_image(encode(levels), "x.png")
+
+
+def test_opacity_is_a_fourth_channel_where_asked(tmp_path):
+    colors = np.zeros((8, 8, 4), np.uint8)
+    colors[:, :4] = (200, 100, 50, 255)
+    (tmp_path / "a").mkdir()
+    for number in range(10):
+        (tmp_path / "a" / f"{number}.png").write_bytes(encode(colors))
+    whole = open_source(f"folder:{tmp_path}", "train", (8, 8, 4)).read(np.arange(1))["image"]
+    np.testing.assert_array_equal(whole[0], colors)
+    flat = open_source(f"folder:{tmp_path}", "train", (8, 8, 3)).read(np.arange(1))["image"]
+    np.testing.assert_array_equal(flat[0, :, 4:], 255)
+    # What is transparent lends no color to what is not when a picture is made smaller.
+    small = open_source(f"folder:{tmp_path}", "train", (4, 4, 4)).read(np.arange(1))["image"][0]
+    np.testing.assert_allclose(small[:, 0, :3], np.tile([200, 100, 50], (4, 1)), atol=4)
+
+
 @pytest.mark.parametrize(
     ("image", "expected"),
     [

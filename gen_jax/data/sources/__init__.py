@@ -31,6 +31,8 @@ def open_source(
     image_shape: tuple[int, int, int],
     data_dir: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    *,
+    sixteen_bit: bool = False,
 ) -> Source:
     """Open one split of a source.
 
@@ -41,6 +43,7 @@ def open_source(
             resized to it; arrays must have it already.
         data_dir: where TFDS looks for prepared datasets; None for its default.
         max_pixels: largest number of them in a picture of a folder.
+        sixteen_bit: take gray pictures of 16 bits too, brought to eight.
 
     Raises:
         DataError: naming the source and what is wrong with it.
@@ -53,9 +56,10 @@ def open_source(
     elif kind == "npz" and argument:
         source = open_npz(Path(argument).expanduser(), split)
     elif kind == "folder" and argument:
-        source = open_folder(Path(argument).expanduser(), split, image_shape, max_pixels)
+        folder = Path(argument).expanduser()
+        source = open_folder(folder, split, image_shape, max_pixels, sixteen_bit=sixteen_bit)
     elif kind == "tfds" and argument:
-        source = open_tfds(argument, split, image_shape, data_dir)
+        source = open_tfds(argument, split, image_shape, data_dir, sixteen_bit=sixteen_bit)
     elif kind == "synthetic" and argument:
         source = open_synthetic(argument, split)
     elif kind == "codes" and argument:

@@ -68,8 +68,8 @@ def open_npz(path: Path, split: str) -> Source:
             )
     others = {key: _in_float32(array, f"{name}: {key}") for key, array in others.items()}
     for key in (*_PICTURES, "mask"):
-        if (array := arrays.get(f"{key}_{split}")) is not None:
-            others[key] = _beside(array, images.shape, key, f"{name}: {key}_{split}")
+        if (beside := arrays.get(f"{key}_{split}")) is not None:
+            others[key] = _beside(beside, images.shape, key, f"{name}: {key}_{split}")
     return from_arrays(f"{name}/{split}", images, labels, others)
 
 

@@ -23,7 +23,12 @@ _LAYOUTS = (
 
 
 def open_folder(
-    path: Path, split: str, image_shape: tuple[int, int, int], max_pixels: int = MAX_PIXELS
+    path: Path,
+    split: str,
+    image_shape: tuple[int, int, int],
+    max_pixels: int = MAX_PIXELS,
+    *,
+    sixteen_bit: bool = False,
 ) -> Source:
     """Open a split of a folder of pictures: a subfolder for each class, or pictures alone.
 
@@ -65,7 +70,10 @@ def open_folder(
                 data = file.read_bytes()
             except OSError as error:
                 raise DataError(f"{file}: {error.strerror}") from error
-            picture = decode_image(data, str(file), max_pixels)
+            alpha = image_shape[-1] == 4
+            picture = decode_image(
+                data, str(file), max_pixels, sixteen_bit=sixteen_bit, alpha=alpha
+            )
             images.append(fit_image(picture, image_shape, str(file)))
             labels.append(label)
         examples = {"image": np.stack(images)}

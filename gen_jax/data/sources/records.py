@@ -11,7 +11,12 @@ __all__ = ["open_tfds"]
 
 
 def open_tfds(
-    dataset: str, split: str, image_shape: tuple[int, int, int], data_dir: str | None
+    dataset: str,
+    split: str,
+    image_shape: tuple[int, int, int],
+    data_dir: str | None,
+    *,
+    sixteen_bit: bool = False,
 ) -> Source:
     """Open a split of a prepared TFDS dataset."""
     name = f"tfds:{dataset}/{split}"
@@ -28,10 +33,14 @@ def open_tfds(
             except Exception as error:  # whatever the reader of records or of images raises
                 raise DataError(f"{where}: cannot be read: {error}") from error
             array = np.asarray(record["image"])
-            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
+            if array.dtype == np.uint16 and sixteen_bit:
+                array = ((array.astype(np.int64) * 255 + 32_767) // 65_535).astype(np.uint8)
+            channels = (1, 3, 4) if image_shape[-1] == 4 else (1, 3)
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in channels:
+                known = "1, 3 or 4" if 4 in channels else "1 or 3"
                 raise DataError(
                     f"{where}: image: got {array.dtype} {list(array.shape)}; uint8 "
-                    "[H, W, 1 or 3] is required"
+                    f"[H, W, {known}] is required"
                 )
             if array.shape != tuple(image_shape):
                 picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)

@@ -30,7 +30,7 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
     data = config["data"]
     name = "train" if split == "validation" else split
     place = data["source"], name, tuple(data["shape"]), data["dir"] or None
-    source = open_source(*place, data["max_pixels"])
+    source = open_source(*place, data["max_pixels"], sixteen_bit=data["sixteen_bit"])
     if name == "train" and data["holdout"]:
         source = hold_out(source, data["holdout"])[split == "validation"]
     elif split == "validation":

@@ -104,6 +104,9 @@ COMMON: Mapping[str, Field] = {
     "data.max_pixels": integer(
         1, default=50_000_000, doc="largest number of pixels of a picture in a folder"
     ),
+    "data.sixteen_bit": boolean(
+        default=False, doc="take gray pictures of 16 bits too, brought to the 8 that models see"
+    ),
     "data.skip_steps": integers(1, doc="numbers of the batches to leave out, after a rollback"),
     **{f"optimizer.{name}": field for name, field in OPTIMIZER.items()},
     "profile.start": integer(0, default=0, doc="first step to profile; 0 profiles none"),
@@ -193,7 +196,9 @@ def _microbatches(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _channels(values: Mapping[str, Any]) -> dict[str, str]:
     channels = values["data.shape"][2]
-    return {} if channels in (1, 3) else {"data.shape": f"{channels} channels; 1 or 3 are required"}
+    if channels in (1, 3, 4):  # the fourth is opacity
+        return {}
+    return {"data.shape": f"{channels} channels; 1, 3 or 4 are required"}
 
 
 def _crop(values: Mapping[str, Any]) -> dict[str, str]:

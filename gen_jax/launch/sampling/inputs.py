@@ -159,4 +159,5 @@ def _picture(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error
     height, width, channels = shape
-    return fit_image(decode_image(data, str(path)), (height, width, channels), str(path))
+    picture = decode_image(data, str(path), sixteen_bit=True, alpha=channels == 4)
+    return fit_image(picture, (height, width, channels), str(path))
