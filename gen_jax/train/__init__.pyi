@@ -10,5 +10,6 @@ from gen_jax.train import (
     sharding as sharding,
     state as state,
     step as step,
+    transfers as transfers,
     writer as writer,
 )

@@ -18,6 +18,7 @@ from gen_jax.protocols import Batch, Turn
 from gen_jax.train.engines import Engine
 from gen_jax.train.profiling import Window
 from gen_jax.train.state import TrainState
+from gen_jax.train.transfers import allowed, guarded
 from gen_jax.typing import PyTree
 
 __all__ = ["Loop", "train"]
@@ -87,6 +88,18 @@ def train(
         NonFiniteError: after ``loop.max_bad_steps`` consecutive steps without a finite loss, or
             more than ten among the last thousand.
     """
+    with allowed():
+        return _train(engine, state, frozen, batches, key, loop)
+
+
+def _train(
+    engine: Engine,
+    state: TrainState,
+    frozen: PyTree,
+    batches: Iterator[Mapping[str, np.ndarray]],
+    key: jax.Array,
+    loop: Loop,
+) -> TrainState:
     first = done = int(state.step)
     if done >= loop.steps:
         return state
@@ -105,7 +118,7 @@ def train(
         meter = _Meter(loop, bar, first)
         while done < loop.steps and batch is not None and not loop.stop(done):
             loop.window.open(done + 1)
-            with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
+            with jax.profiler.StepTraceAnnotation("train", step_num=done + 1), guarded():
                 state, metrics = compiled(state, frozen, batch, key)
             done += 1
             loop.window.close(done, metrics)
@@ -167,6 +180,8 @@ def _compile(
 
     In another thread, because Python hears no signal while this one compiles; None if one came.
     """
+    if jax.config.jax_disable_jit:  # there is no program
+        return engine.step
     start = time.perf_counter()
     print("compiling the training step ...", flush=True)
     found: list[Callable] = []

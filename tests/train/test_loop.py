@@ -16,6 +16,7 @@ from gen_jax.train.engines import jit_engine
 from gen_jax.train.loop import Loop, train
 from gen_jax.train.profiling import Window
 from gen_jax.train.sharding import make_mesh
+from gen_jax.train.transfers import allowed, guarded
 from gen_jax.train.writer import close, open_writer, write_images, write_metrics
 from tests.train.toy import toy
 
@@ -251,3 +252,46 @@ def test_numbers_are_asked_for_only_when_the_next_step_is_under_way(engine):
     for step in range(2, 7):
         expected += [("dispatch", step), ("read", step - 1)]
     assert events == [*expected, ("read", 6)]
+
+
+def test_a_transfer_guard_watches_the_steps_alone(engine):
+    plain, guarded = Record(), Record()
+    train(engine, start(engine), {}, batches(), engine.key(1), plain.loop(steps=2, log_every=1))
+    state, key = start(engine), engine.key(1)
+    with jax.transfer_guard("disallow"):
+        train(engine, state, {}, batches(), key, guarded.loop(steps=2, log_every=1))
+    losses = [
+        [numbers["gen/loss"] for _, numbers in record.metrics if "gen/loss" in numbers]
+        for record in (plain, guarded)
+    ]
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]
+    careless = engine._replace(put=lambda batch: batch)  # the step would copy it
+    state = start(engine)
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed host-to-dev"):
+        train(careless, state, {}, batches(), key, Record().loop(steps=2))
+    assert jax.config.jax_transfer_guard_host_to_device is None
+
+
+def test_a_guard_of_all_threads_comes_back():
+    before = jax.config.jax_transfer_guard_host_to_device
+    jax.config.update("jax_transfer_guard_host_to_device", "disallow")
+    try:
+        with allowed():
+            assert jax.config.jax_transfer_guard_host_to_device == "allow"
+            with guarded():
+                assert jax.config.jax_transfer_guard_host_to_device == "disallow"
+        assert jax.config.jax_transfer_guard_host_to_device == "disallow"
+    finally:
+        jax.config.update("jax_transfer_guard_host_to_device", before)
+
+
+def test_without_jit_it_trains_the_same(engine):
+    record, eager = Record(), Record()
+    settings = {"steps": 1, "log_every": 1, "inspect_every": 0}
+    train(engine, start(engine), {}, batches(), engine.key(1), record.loop(**settings))
+    state = start(engine)
+    with jax.disable_jit():
+        train(engine, state, {}, batches(), engine.key(1), eager.loop(**settings))
+    (_, a), (_, b) = record.metrics[0], eager.metrics[0]
+    assert a["gen/loss"] == pytest.approx(b["gen/loss"], rel=1e-5)

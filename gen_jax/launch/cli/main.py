@@ -142,7 +142,15 @@ def _run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if arguments[0] not in commands:
         raise ConfigError(f"{arguments[0]!r} is no command; {', '.join(commands)} are")
-    return commands[arguments[0]](arguments[1:])
+    command = commands[arguments[0]]
+    # JAX is not loaded for those who set nothing: some commands need none.
+    guarded = any(name.startswith("JAX_TRANSFER_GUARD") for name in os.environ)
+    if not guarded and "jax" not in sys.modules:
+        return command(arguments[1:])
+    from gen_jax.train.transfers import allowed
+
+    with allowed():
+        return command(arguments[1:])
 
 
 def _train(arguments: list[str]) -> int:
