@@ -1,7 +1,10 @@
 """Waiting for batches, but not for ever."""
 
 import contextlib
+import errno
 import queue
+import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,12 +13,14 @@ import numpy as np
 
 from gen_jax.data.pipeline import read_some
 from gen_jax.data.sources import Examples, Source
-from gen_jax.errors import DataError, DataStalledError, GenJaxError, one_line
+from gen_jax.errors import DataError, DataStalledError, GenJaxError, StorageError, one_line
 
 __all__ = ["feed", "read_in_time"]
 
 # How soon a signal is noticed by somebody who waits.
 _POLL_S = 0.1
+# How long to wait for workers to end; one that hangs is killed later.
+_CLOSING_S = 3
 
 
 def feed(
@@ -53,12 +58,20 @@ def feed(
             for batch in batches:
                 put((batch, None))
                 if left.is_set():
-                    return
-            put((None, None))
+                    break
+            else:
+                put((None, None))
         except BaseException as error:  # also what is no Exception must reach the other thread
             put((None, error))
+        # Workers end now, with the memory that they share, and not when Python does.
+        close = getattr(batches, "close", None)
+        if close is not None:
+            with contextlib.suppress(Exception):  # nobody waits for a batch any more
+                close()
 
-    threading.Thread(target=fetch, name="gen_jax batches", daemon=True).start()
+    thread = threading.Thread(target=fetch, name="gen_jax batches", daemon=True)
+    thread.start()
+    stalled = False
     try:
         while True:
             batch, error = _get(ready, name, timeout_s, interrupted)
@@ -67,8 +80,13 @@ def feed(
             if batch is None:
                 return
             yield batch
+    except DataStalledError:
+        stalled = True
+        raise
     finally:
         left.set()
+        if not stalled:
+            thread.join(_CLOSING_S)
 
 
 def _get(
@@ -87,9 +105,27 @@ def _get(
                 ) from None
 
 
+_SHARED = "/dev/shm"
+
+
+def _left(place: str) -> str:
+    try:
+        usage = shutil.disk_usage(place)
+    except OSError:
+        return ""
+    return f" or nearly so, {usage.free / 2**20:.1f} of {usage.total / 2**20:.1f} MiB are free now"
+
+
 def _as_data_error(name: str, error: BaseException) -> GenJaxError:
     if isinstance(error, GenJaxError):
         return error
+    # A worker that writes to shared memory that is not there ends by SIGBUS, 7.
+    if getattr(error, "errno", None) == errno.ENOSPC or re.search(r"exit code -7\b", str(error)):
+        return StorageError(
+            f"{_SHARED}: full{_left(_SHARED)}; the batches of data.num_workers pass through it: "
+            "make it larger (docker run --shm-size=8g), or lower data.num_workers or "
+            "data.batch_size"
+        )
     return DataError(f"{name}: {one_line(error, -1)}"[:500])
 
 

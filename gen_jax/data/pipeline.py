@@ -6,6 +6,7 @@ starts anywhere by counting, and any number of hosts reads the same global batch
 across epoch boundaries, so that none is ever short.
 """
 
+import contextlib
 import faulthandler
 import functools
 import os
@@ -223,6 +224,16 @@ def _counting_replaced(
     batches: Iterator[Examples], source: Source, share: float, max_fraction: float
 ) -> Iterator[Examples]:
     """Tell of each bad example once, and give up when there are too many."""
+    try:
+        yield from _without_replaced(batches, source, share, max_fraction)
+    finally:
+        with contextlib.suppress(AttributeError):  # of iterators that hold nothing
+            batches.close()
+
+
+def _without_replaced(
+    batches: Iterator[Examples], source: Source, share: float, max_fraction: float
+) -> Iterator[Examples]:
     bad: set[int] = set()
     for batch in batches:
         replaced = batch.pop("replaced")

@@ -1,3 +1,4 @@
+import errno
 import itertools
 
 import numpy as np
@@ -5,10 +6,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from gen_jax.data import open_source, ordered_batches, train_batches
+from gen_jax.data import feed, open_source, ordered_batches, train_batches
 from gen_jax.data.pipeline import shuffled_indices
 from gen_jax.data.transforms import augment
-from gen_jax.errors import DataError
+from gen_jax.errors import DataError, StorageError
 
 DIGITS = open_source("digits", "train", (8, 8, 1))
 
@@ -104,6 +105,39 @@ def test_sources_by_example_have_the_order_of_sources_in_memory(folder):
     truth = folder.read(indices[:16])
     batches = take(2, source=folder, batch_size=8, seed=7)
     np.testing.assert_array_equal(np.concatenate([b["image"] for b in batches]), truth["image"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Worker process was terminated unexpectedly with exit code -7. Search the"),
+    ],
+    ids=["ENOSPC", "SIGBUS"],
+)
+def test_a_full_shared_memory_is_not_blamed_on_the_data(error):
+    def fails():
+        raise error
+        yield
+
+    with pytest.raises(StorageError, match=r"/dev/shm: full.*--shm-size=8g.*data.num_workers"):
+        next(feed(fails(), name="folder:x", timeout_s=10))
+
+
+def test_who_stops_listening_closes_what_gives_batches():
+    closed = []
+
+    def gives():
+        try:
+            while True:
+                yield {"image": np.zeros(1)}
+        finally:
+            closed.append(True)
+
+    batches = feed(gives(), name="x", timeout_s=10)
+    next(batches)
+    batches.close()
+    assert closed == [True]
 
 
 def test_what_cannot_be_shared_is_refused():

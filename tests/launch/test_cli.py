@@ -277,6 +277,7 @@ def test_ctrl_c_reaches_workers_too_and_still_saves(tmp_path):
         code, text = job.wait(60)
     assert code == 130, text
     assert checkpoint_steps(tmp_path / "w") == logged(tmp_path / "w")[-1:]
+    assert "leaked" not in text  # neither semaphores nor shared memory are left for Python to find
 
 
 def test_grids_have_borders_and_hard_edges():

@@ -69,7 +69,7 @@ def slow_down(pace):
 def spoil_reading(fault):
     decode = gen_jax.data.sources.folder.decode_image
 
-    def spoilt(data, where, *more):
+    def spoilt(data, where, *more, **options):
         for kind in ("hang", "raise", "die"):
             if where.endswith(fault.get(kind, "?")):
                 if kind == "hang":
@@ -77,7 +77,7 @@ def spoil_reading(fault):
                 if kind == "die":
                     os.kill(os.getpid(), 9)
                 raise RuntimeError("as no reader should")
-        return decode(data, where, *more)
+        return decode(data, where, *more, **options)
 
     gen_jax.data.sources.folder.decode_image = spoilt
 

@@ -489,6 +489,9 @@ def run() -> None:
     from gen_jax.launch.cli.streams import keep_streams
 
     keep_streams()
+    # When a run ends with an error in the middle of a batch, a helper of Python's takes away what
+    # workers shared. It inherits these options, and need not complain.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     use_compilation_cache(os.environ)
     code = main()
     sys.stdout.flush()
