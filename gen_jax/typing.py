@@ -1,7 +1,8 @@
 """Names for arrays and trees, shared by every floor.
 
-Shapes are jaxtyping annotations: they document always and are checked only under the test
-suite's import hook, so that users pay nothing for them.
+Shapes are jaxtyping annotations. Public functions of the mathematics check their arguments against
+them (:func:`gen_jax.ops.checks.checked`), once where a program is traced; the others only under the
+test suite's import hook.
 """
 
 from typing import Any, TypeAlias

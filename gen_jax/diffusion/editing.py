@@ -11,11 +11,13 @@ from gen_jax.diffusion.sampling import integrate
 from gen_jax.diffusion.schedules import Schedule, diffuse
 from gen_jax.diffusion.solvers import Solver, transition
 from gen_jax.ops import keys as rng
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, ArrayLike, Float, Keys, ScalarLike
 
 __all__ = ["from_partial", "inpainting", "invert", "last_part", "repaint_times"]
 
 
+@checked
 def invert(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -45,6 +47,7 @@ def invert(
     return integrate(denoiser, schedule, solver, ascending.at[0].set(first), x, keys)
 
 
+@checked
 def from_partial(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -74,6 +77,7 @@ def from_partial(
     return integrate(denoiser, schedule, solver, times, x, step_keys, trace)
 
 
+@checked
 def inpainting(
     solver: Solver, x_0: Float[Array, "batch *dims"], mask: Float[Array, "batch *dims"]
 ) -> Solver:

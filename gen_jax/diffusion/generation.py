@@ -25,6 +25,7 @@ from gen_jax.diffusion.sampling import (
 )
 from gen_jax.diffusion.solvers import Variance
 from gen_jax.ops import keys as rng
+from gen_jax.ops.checks import checked
 from gen_jax.protocols import LogProb
 from gen_jax.typing import Array, Float, Keys, PyTree, ScalarLike, Shape
 
@@ -49,6 +50,7 @@ def _grid(process: Process, solver: str, steps: int | None, grid: str | None) ->
     return make_times(name, steps, process.schedule, process.num_steps)
 
 
+@checked
 def generate(
     process: Process,
     denoise: Denoiser,
@@ -152,6 +154,7 @@ def generate(
     return jnp.swapaxes(points, 0, 1) if trace else points
 
 
+@checked
 def noise_of(
     process: Process,
     denoise: Denoiser,
@@ -179,6 +182,7 @@ def noise_of(
     return points / jnp.hypot(process.schedule.alpha(times[0]), process.schedule.sigma(times[0]))
 
 
+@checked
 def likelihood(
     process: Process,
     denoise_for: Callable[[PyTree], Denoiser],

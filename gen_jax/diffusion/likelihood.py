@@ -11,6 +11,7 @@ from gen_jax.diffusion.parameterization import Denoiser, Prediction
 from gen_jax.diffusion.schedules import Schedule, diffuse, like
 from gen_jax.diffusion.solvers import Variance, log_variance, posterior_mean, transition
 from gen_jax.ops import distributions as dist, keys as rng
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, ArrayLike, Float, Keys, PyTree, Scalar, ScalarLike
 
 __all__ = ["Bound", "bound", "bound_term", "flow_log_prob", "prior_term"]
@@ -30,6 +31,7 @@ class Bound(NamedTuple):
         return self.prior + jnp.sum(self.steps, axis=0)
 
 
+@checked
 def prior_term(
     schedule: Schedule, x_0: Float[Array, "batch *dims"], t: ArrayLike = 1.0
 ) -> Float[Array, "batch"]:
@@ -43,6 +45,7 @@ def prior_term(
     return jnp.sum(jnp.reshape(kl, (len(x_0), -1)), axis=1)
 
 
+@checked
 def bound_term(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -102,6 +105,7 @@ def bound_term(
     return math.prod(x_0.shape[1:]) * average(nats), errors
 
 
+@checked
 def bound(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -136,6 +140,7 @@ def bound(
     return Bound(prior_term(schedule, x_0, times[0]), nats, x_0_error, eps_error)
 
 
+@checked
 def flow_log_prob(
     denoiser: Callable[..., Prediction],
     schedule: Schedule,

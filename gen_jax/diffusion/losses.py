@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from gen_jax.diffusion.parameterization import Parameterization
 from gen_jax.diffusion.schedules import Schedule, diffuse, like
 from gen_jax.diffusion.weighting import Weighting, of_target
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float
 
 __all__ = ["denoising_loss"]
 
 
+@checked
 def denoising_loss(
     network: Callable[[Float[Array, "batch *dims"], Float[Array, "batch"]], Array],
     schedule: Schedule,

@@ -10,6 +10,7 @@ from gen_jax.diffusion.likelihood import bound_term
 from gen_jax.diffusion.losses import denoising_loss
 from gen_jax.diffusion.process import Process
 from gen_jax.diffusion.weighting import Weighting, of_target, simple as weigh_eps
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float
 
 __all__ = ["Objective", "objective_losses"]
@@ -20,6 +21,7 @@ Objective = Literal["simple", "hybrid", "vlb"]
 HYBRID = 1e-3
 
 
+@checked
 def objective_losses(
     objective: Objective,
     process: Process,

@@ -2,11 +2,13 @@
 
 import jax.numpy as jnp
 
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float, Int
 
 __all__ = ["optimal_pairing"]
 
 
+@checked
 def optimal_pairing(
     x_0: Float[Array, "batch *dims"],
     eps: Float[Array, "batch *dims"],

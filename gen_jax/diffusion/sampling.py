@@ -10,6 +10,7 @@ from gen_jax.diffusion.parameterization import Denoiser
 from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, time_of_noise
 from gen_jax.diffusion.solvers import Solver
 from gen_jax.ops import keys as rng
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, ArrayLike, Float, Keys, Shape
 
 __all__ = [
@@ -158,6 +159,7 @@ def _check_num_steps(num_steps: int, num_train_steps: int | None) -> None:
         )
 
 
+@checked
 def integrate(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -195,6 +197,7 @@ def integrate(
     return state.x if trajectory is None else jnp.concatenate([x[None], trajectory])
 
 
+@checked
 def sample(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -226,11 +229,13 @@ def sample(
     return integrate(denoiser, schedule, solver, times, x, step_keys, trace)
 
 
+@checked
 def start_normal(keys: Keys, shape: Shape) -> Float[Array, "batch *dims"]:
     """Draw the standard normals that :func:`sample` begins with, one of ``shape`` from each key."""
     return rng.normal(rng.split(keys, 2)[0], shape)
 
 
+@checked
 def start_noise(
     schedule: Schedule, times: ArrayLike, eps: Float[Array, "batch *dims"]
 ) -> Float[Array, "batch *dims"]:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from gen_jax.diffusion.rules import COSINE_MAX_BETA, MIN_ALPHA, beta_range
-from gen_jax.ops.checks import check_floating, check_times
+from gen_jax.ops.checks import check_floating, check_times, checked
 from gen_jax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -292,6 +292,7 @@ def logsnr(schedule: Schedule, t: ArrayLike) -> Float[Array, "*t"]:
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
+@checked
 def diffuse(
     schedule: Schedule,
     x_0: Float[Array, "batch *dims"],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.diffusion.schedules import Schedule, time_of_noise
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float, Int, Keys
 
 __all__ = [
@@ -143,6 +144,7 @@ def init_history(num_steps: int) -> LossHistory:
     return LossHistory(jnp.zeros(num_steps), jnp.zeros(num_steps))
 
 
+@checked
 def importance(
     history: LossHistory, keys: Keys
 ) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
@@ -163,6 +165,7 @@ def importance(
     return (index + 1) / num_steps, 1.0 / (num_steps * p[index])
 
 
+@checked
 def observe_history(
     t: Float[Array, "batch"], losses: Float[Array, "batch"], num_steps: int
 ) -> dict[str, Float[Array, "times"]]:

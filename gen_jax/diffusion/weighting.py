@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from gen_jax.diffusion.parameterization import Parameterization
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float
 
 __all__ = ["Weighting", "min_snr", "of_target", "p2", "simple"]
@@ -55,6 +56,7 @@ def p2(gamma: float = 1.0, k: float = 1.0) -> Weighting:
     return lambda snr: (k + snr) ** -gamma
 
 
+@checked
 def of_target(
     weighting: Weighting,
     parameterization: Parameterization,

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gen_jax.ops.checks import check_pixels
+
 __all__ = ["Gaussian", "fit_gaussian", "frechet_between", "frechet_distance", "raw_pixels"]
 
 
@@ -20,6 +22,7 @@ def raw_pixels(images: np.ndarray) -> np.ndarray:
     A stand-in for a pretrained network: the distance then compares means and correlations of
     pixels, and says nothing of what a viewer would call quality.
     """
+    check_pixels(images)
     return images.reshape(len(images), -1).astype(np.float64) / 255.0
 
 
@@ -63,11 +66,14 @@ def frechet_between(a: np.ndarray, b: np.ndarray, chunk: int = 4096) -> float:
         chunk: dimensions at once.
 
     Raises:
-        ValueError: if either has fewer than two examples.
+        ValueError: if either has fewer than two examples, or other dimensions.
     """
     for features in (a, b):
         if len(features) < 2:
             raise ValueError(f"features: got {len(features)}; at least 2 examples are required")
+        if features.ndim != 2 or features.shape[1] != a.shape[-1]:
+            what = f"[N, {a.shape[-1]}] is required"
+            raise ValueError(f"features: got {list(features.shape)}; {what}")
     if min(len(a), len(b)) > a.shape[1]:
         return frechet_distance(fit_gaussian(a), fit_gaussian(b))
     apart, traces, cross = 0.0, 0.0, np.zeros((len(a), len(b)))

@@ -5,11 +5,14 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from gen_jax.ops.checks import check_pixels
+
 __all__ = ["mean_squared_error", "psnr", "ssim"]
 
 
 def mean_squared_error(images: np.ndarray, again: np.ndarray) -> float:
     """Average the squared difference of uint8 images, of values scaled to [0, 1]."""
+    _check_pairs(images, again)
     difference = (images.astype(np.float64) - again.astype(np.float64)) / 255
     return float(np.mean(difference**2))
 
@@ -19,6 +22,7 @@ def psnr(images: np.ndarray, again: np.ndarray) -> float:
 
     An image that comes back exactly counts as 100 dB.
     """
+    _check_pairs(images, again)
     return float(
         np.mean(
             [
@@ -36,11 +40,19 @@ def ssim(images: np.ndarray, again: np.ndarray) -> float:
     over the pixels around which the window fits, or over all of an image too small for it; 1 for
     equal images.
     """
+    _check_pairs(images, again)
     total = 0.0
     for first in range(0, len(images), 64):  # in parts: it takes ten copies of its images
         part = slice(first, first + 64)
         total += len(images[part]) * _ssim(images[part], again[part])
     return total / len(images)
+
+
+def _check_pairs(images: np.ndarray, again: np.ndarray) -> None:
+    check_pixels(images)
+    check_pixels(again)
+    if images.shape != again.shape:
+        raise ValueError(f"again: got {list(again.shape)}; {list(images.shape)} is required")
 
 
 def _ssim(images: np.ndarray, again: np.ndarray) -> float:

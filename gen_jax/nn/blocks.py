@@ -14,6 +14,7 @@ import jax.extend
 import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, DTypeLike, Float, Keys
 
 __all__ = [
@@ -94,6 +95,7 @@ def check_label(label: Array | None, num_classes: int | None) -> None:
         )
 
 
+@checked
 def drop(x: Float[Array, "batch *dims"], keys: Keys, rate: float) -> Float[Array, "batch *dims"]:
     """Drop elements of each example by its own key, and scale the others up."""
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
@@ -192,6 +194,7 @@ class ResBlock(nn.Module):
         )
 
 
+@checked
 def resampled(x: Float[Array, "batch height width channels"], how: str) -> Array:
     """Halve height and width by averages (``"down"``), double them by copies (``"up"``), or not."""
     if how == "down":

@@ -4,11 +4,13 @@ import math
 
 import jax.numpy as jnp
 
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float
 
 __all__ = ["sinusoidal"]
 
 
+@checked
 def sinusoidal(
     t: Float[Array, "batch"],
     dim: int,

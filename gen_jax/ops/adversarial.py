@@ -2,11 +2,13 @@
 
 import jax
 
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float
 
 __all__ = ["discriminator_loss", "non_saturating_loss"]
 
 
+@checked
 def discriminator_loss(
     real: Float[Array, "batch"], fake: Float[Array, "batch"]
 ) -> Float[Array, "batch"]:
@@ -17,6 +19,7 @@ def discriminator_loss(
     return jax.nn.softplus(-real) + jax.nn.softplus(fake)
 
 
+@checked
 def non_saturating_loss(fake: Float[Array, "batch"]) -> Float[Array, "batch"]:
     """Compute -log D(fake), whose gradient stays where D is sure (Goodfellow et al. 2014, 3)."""
     return jax.nn.softplus(-fake)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float, Int, Keys, Scalar
 
 __all__ = ["decode", "warp_logits"]
@@ -14,6 +15,7 @@ __all__ = ["decode", "warp_logits"]
 State = TypeVar("State")
 
 
+@checked
 def warp_logits(
     logits: Float[Array, "batch categories"],
     temperature: Scalar | float = 1.0,
@@ -51,6 +53,7 @@ def warp_logits(
     return jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
 
 
+@checked
 def decode(
     step: Callable[[State, Int[Array, "batch"], Array], tuple[Array, State]],
     state: State,

@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float, Keys, ScalarLike
 
 __all__ = [
@@ -31,6 +32,7 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 7.0
 
 
+@checked
 def normal_log_prob(
     x: Float[Array, "..."], mean: Float[Array, "..."] | float, log_sigma: ScalarLike
 ) -> Float[Array, "..."]:
@@ -38,6 +40,7 @@ def normal_log_prob(
     return -0.5 * (((x - mean) * jnp.exp(-log_sigma)) ** 2 + _LOG_TWO_PI) - log_sigma
 
 
+@checked
 def kl_normal(
     mean: Float[Array, "..."],
     log_variance: Float[Array, "..."],
@@ -55,6 +58,7 @@ def kl_normal(
     return 0.5 * (jnp.expm1(ratio) - ratio + distance)
 
 
+@checked
 def logit_laplace_log_prob(
     x: Float[Array, "..."], mean: Float[Array, "..."], log_scale: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -67,6 +71,7 @@ def logit_laplace_log_prob(
     return -spread - jnp.abs(logit - mean) * jnp.exp(-log_scale)
 
 
+@checked
 def bernoulli_log_prob(x: Float[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:
     """Compute x log p + (1 - x) log(1 - p) with p = sigmoid(logits).
 
@@ -75,11 +80,13 @@ def bernoulli_log_prob(x: Float[Array, "..."], logits: Float[Array, "..."]) -> F
     return x * logits - jax.nn.softplus(logits)
 
 
+@checked
 def kl_bernoulli(p: Float[Array, "..."] | float, q: Float[Array, "..."]) -> Float[Array, "..."]:
     """Compute KL(Bernoulli(p) || Bernoulli(q)) for probabilities in (0, 1)."""
     return p * (jnp.log(p) - jnp.log(q)) + (1 - p) * (jnp.log1p(-p) - jnp.log1p(-q))
 
 
+@checked
 def discretized_logistic_log_prob(
     x: Float[Array, "..."],
     mean: Float[Array, "..."],
@@ -113,6 +120,7 @@ def discretized_logistic_log_prob(
     return jnp.where(x < -edge, log_below, jnp.where(x > edge, log_above, inside))
 
 
+@checked
 def discretized_normal_log_prob(
     x: Float[Array, "..."],
     mean: Float[Array, "..."],
@@ -155,6 +163,7 @@ def logistic_mixture_outputs(channels: int, components: int) -> int:
     return components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
+@checked
 def logistic_mixture_log_prob(
     x: Float[Array, "*dims channels"], outputs: Float[Array, "*outer outputs"], levels: int = 256
 ) -> Float[Array, "..."]:
@@ -184,6 +193,7 @@ def logistic_mixture_log_prob(
     return jax.nn.logsumexp(total, axis=-1)
 
 
+@checked
 def logistic_mixture_mean(
     outputs: Float[Array, "*dims outputs"], channels: int
 ) -> Float[Array, "*dims channels"]:
@@ -194,6 +204,7 @@ def logistic_mixture_mean(
     return jnp.stack([jnp.sum(weights * value, axis=-1) for value in values], axis=-1)
 
 
+@checked
 def sample_logistic_mixture(
     keys: Keys, outputs: Float[Array, "batch *dims outputs"], channels: int
 ) -> Float[Array, "batch *dims channels"]:

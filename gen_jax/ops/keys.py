@@ -7,11 +7,13 @@ noise is then the same on one device or eight, and in one batch or four.
 import jax
 import jax.numpy as jnp
 
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, DTypeLike, Int, Key, Keys, Shape
 
 __all__ = ["fold_in", "normal", "per_example", "split"]
 
 
+@checked
 def per_example(key: Key[Array, ""], first: int | Int[Array, ""], num: int) -> Keys:
     """Make the keys of the examples with global indices ``first`` to ``first + num - 1``.
 
@@ -26,11 +28,13 @@ def per_example(key: Key[Array, ""], first: int | Int[Array, ""], num: int) -> K
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(num))
 
 
+@checked
 def fold_in(keys: Keys, data: int | Int[Array, ""]) -> Keys:
     """Fold the same integer into each key."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 
+@checked
 def split(keys: Keys, num: int) -> tuple[Keys, ...]:
     """Split each key into ``num``; returns ``num`` arrays of keys, each [batch].
 
@@ -41,6 +45,7 @@ def split(keys: Keys, num: int) -> tuple[Keys, ...]:
     return tuple(pieces[:, i] for i in range(num))
 
 
+@checked
 def normal(keys: Keys, shape: Shape, dtype: DTypeLike = jnp.float32) -> Array:
     """Draw standard normals, one array of ``shape`` from each key: [batch, *shape]."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
+from gen_jax.ops.checks import checked
 from gen_jax.protocols import Stats, Weights
 from gen_jax.typing import Array, Float, Int, PyTree, Scalar, Shape
 
@@ -38,6 +39,7 @@ def init_moments(shape: Shape) -> Moments:
     return {"mean": jnp.zeros(shape), "square": jnp.ones(shape), "variance": jnp.zeros(shape)}
 
 
+@checked
 def observe_moments(
     mean: Float[Array, "batch *dims"], variance: Float[Array, "batch *dims"] | None = None
 ) -> Moments:
@@ -49,6 +51,7 @@ def observe_moments(
     return {"mean": jnp.mean(mean, axis=0), "square": square, "variance": own}
 
 
+@checked
 def update_moments(moments: PyTree, observed: PyTree, step: Int[Array, ""]) -> PyTree:
     """Move running means, :data:`Moments` or any tree, toward a batch's after ``step`` steps.
 
@@ -58,6 +61,7 @@ def update_moments(moments: PyTree, observed: PyTree, step: Int[Array, ""]) -> P
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, moments, observed)
 
 
+@checked
 def update_code_moments(
     weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Int[Array, ""]
 ) -> tuple[Stats, Mapping[str, Scalar]]:
@@ -87,6 +91,7 @@ def active_units(moments: Moments) -> Float[Array, ""]:
     return jnp.sum(activity > MIN_ACTIVITY).astype(jnp.float32)
 
 
+@checked
 def lerp(
     a: Float[Array, "*dims"], b: Float[Array, "*dims"], weights: Float[Array, "steps"]
 ) -> Float[Array, "steps *dims"]:
@@ -95,6 +100,7 @@ def lerp(
     return (1 - weights) * a[None] + weights * b[None]
 
 
+@checked
 def slerp(
     a: Float[Array, "*dims"], b: Float[Array, "*dims"], weights: Float[Array, "steps"]
 ) -> Float[Array, "steps *dims"]:
@@ -119,6 +125,7 @@ def slerp(
     return jnp.where(defined, norm * turned, lerp(a, b, weights))
 
 
+@checked
 def class_means(
     z: Float[Array, "batch *dims"], labels: Int[Array, "batch"], num_classes: int
 ) -> Float[Array, "classes *dims"]:
@@ -144,6 +151,7 @@ def normal_grid(side: int) -> Float[Array, "points 2"]:
     return jnp.stack([right.ravel(), up.ravel()], axis=-1)
 
 
+@checked
 def apply_scale(
     z: Float[Array, "*dims channels"],
     mean: Float[Array, "channels"],
@@ -154,6 +162,7 @@ def apply_scale(
     return (z - mean.reshape(*ones, -1)) / deviation.reshape(*ones, -1)
 
 
+@checked
 def undo_scale(
     z: Float[Array, "*dims channels"],
     mean: Float[Array, "channels"],

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Bool, Float, Int, Key, Keys, Scalar, ScalarLike
 
 __all__ = [
@@ -61,6 +62,7 @@ class Quantized(NamedTuple):
     commitment_loss: Array
 
 
+@checked
 def straight_through(
     z: Float[Array, "*dims"], quantized: Float[Array, "*dims"]
 ) -> Float[Array, "*dims"]:
@@ -68,11 +70,13 @@ def straight_through(
     return z + jax.lax.stop_gradient(quantized - z)
 
 
+@checked
 def normalize(z: Float[Array, "*dims dim"]) -> Float[Array, "*dims dim"]:
     """Scale vectors to length 1: nearest neighbors are then those of the largest cosine."""
     return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))
 
 
+@checked
 def nearest_code(
     z: Float[Array, "*dims dim"], codebook: Float[Array, "codes dim"], chunk: int = 4096
 ) -> Int[Array, "*dims"]:
@@ -111,6 +115,7 @@ def nearest_code(
     return codes.reshape(z.shape[:-1])
 
 
+@checked
 def codes_to_vectors(
     codes: Int[Array, "*dims"], codebook: Float[Array, "codes dim"]
 ) -> Float[Array, "*dims dim"]:
@@ -118,6 +123,7 @@ def codes_to_vectors(
     return jnp.take(codebook, codes, axis=0)
 
 
+@checked
 def vector_quantize(
     z: Float[Array, "batch *grid dim"], codebook: Float[Array, "codes dim"], chunk: int = 4096
 ) -> Quantized:
@@ -140,6 +146,7 @@ def _squared_error(a: Array, b: Array) -> Float[Array, "batch"]:
     return jnp.mean(jnp.sum((a - b) ** 2, axis=-1).reshape(len(a), -1), axis=1)
 
 
+@checked
 def residual(
     z: Float[Array, "batch *grid dim"],
     codebooks: Float[Array, "levels codes dim"],
@@ -170,6 +177,7 @@ def residual(
     )
 
 
+@checked
 def finite_scalar(z: Float[Array, "batch *grid dim"], levels: Sequence[int]) -> Quantized:
     """Round each element to one of a few levels in [-1, 1] (Mentzer et al. 2024, section 3).
 
@@ -197,6 +205,7 @@ def finite_scalar(z: Float[Array, "batch *grid dim"], levels: Sequence[int]) -> 
     return Quantized(vectors, finite_scalar_codes(vectors, levels), zero, zero)
 
 
+@checked
 def finite_scalar_codes(z: Float[Array, "*dims dim"], levels: Sequence[int]) -> Int[Array, "*dims"]:
     """Return the number of each vector of :func:`finite_scalar`; the first element is fastest."""
     counts = _levels(levels, z.shape[-1])
@@ -206,6 +215,7 @@ def finite_scalar_codes(z: Float[Array, "*dims dim"], levels: Sequence[int]) -> 
     return jnp.sum(digits * jnp.reshape(_bases(levels), (*ones, -1)), axis=-1)
 
 
+@checked
 def finite_scalar_vectors(
     codes: Int[Array, "*dims"], levels: Sequence[int]
 ) -> Float[Array, "*dims dim"]:
@@ -227,6 +237,7 @@ def _bases(levels: Sequence[int]) -> Int[Array, "dim"]:
     return jnp.array([math.prod(levels[:i]) for i in range(len(levels))], jnp.int32)
 
 
+@checked
 def gumbel_softmax(
     keys: Keys, logits: Float[Array, "batch *grid codes"], temperature: ScalarLike, *, hard: bool
 ) -> Float[Array, "batch *grid codes"]:
@@ -255,18 +266,21 @@ def gumbel_softmax(
     return straight_through(soft, one_hot)
 
 
+@checked
 def kl_to_uniform(logits: Float[Array, "*dims codes"]) -> Float[Array, "*dims"]:
     """Compute KL(softmax(logits) || uniform) = log K - entropy, in nats."""
     log_q = jax.nn.log_softmax(logits, axis=-1)
     return jnp.sum(jnp.exp(log_q) * log_q, axis=-1) + math.log(logits.shape[-1])
 
 
+@checked
 def code_shares(codes: Int[Array, "*dims"], num_codes: int) -> Float[Array, "codes"]:
     """Return the share of a batch's vectors that each code has; additive, for ``observed``."""
     index = codes.reshape(-1)
     return jnp.zeros(num_codes).at[index].add(1.0) / index.size
 
 
+@checked
 def observe_codes(
     z: Float[Array, "batch *grid dim"], codes: Int[Array, "batch *grid"], num_codes: int
 ) -> Mapping[str, Array]:
@@ -281,6 +295,7 @@ def observe_codes(
     return {"counts": code_shares(codes, num_codes), "sums": sums / len(flat)}
 
 
+@checked
 def init_ema(codebook: Float[Array, "codes dim"]) -> Mapping[str, Array]:
     """Begin moving averages at a codebook, as if every code had an equal share."""
     counts = jnp.full(len(codebook), 1.0 / len(codebook), codebook.dtype)
@@ -322,6 +337,7 @@ def ema_codebook(
     }
 
 
+@checked
 def observe_candidates(
     keys: Keys, z: Float[Array, "batch *grid dim"], num_codes: int
 ) -> Mapping[str, Array]:
@@ -395,6 +411,7 @@ def revive(
     }, moved
 
 
+@checked
 def codebook_from(
     key: Key[Array, ""], vectors: Float[Array, "vectors dim"], num_codes: int
 ) -> Float[Array, "codes dim"]:
@@ -426,6 +443,7 @@ def codebook_from(
     return codes + scale * jax.random.normal(noise_key, codes.shape, codes.dtype)
 
 
+@checked
 def perplexity(counts: Float[Array, "codes"]) -> Scalar:
     """Compute exp(entropy) of the codes' shares: K if all are used alike, 1 if a single one is.
 
@@ -435,6 +453,7 @@ def perplexity(counts: Float[Array, "codes"]) -> Scalar:
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share)))
 
 
+@checked
 def share_used(counts: Float[Array, "codes"], threshold: float = 0.0) -> Scalar:
     """Return the share of codes with more than ``threshold`` times an equal share of vectors."""
     share = counts / jnp.maximum(jnp.sum(counts), 1e-12)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gen_jax.errors import check_arguments
 from gen_jax.ops import keys as rng, quantization as vq
 from gen_jax.ops.averages import ema_decay_at
+from gen_jax.ops.checks import checked
 from gen_jax.ops.quantization import Quantized
 from gen_jax.ops.rules import scalar_faults, vector_faults
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
@@ -247,6 +248,7 @@ def finite_scalar(levels: Sequence[int], decay: float = 0.99) -> Quantizer:
     )
 
 
+@checked
 def use_of_codes(
     usage: Float[Array, "levels codes"], now: Float[Array, "levels codes"], decay: float
 ) -> tuple[Float[Array, "levels codes"], Mapping[str, Scalar]]:
