@@ -6,7 +6,14 @@ import numpy as np
 
 from gen_jax.ops.checks import check_pixels
 
-__all__ = ["Gaussian", "fit_gaussian", "frechet_between", "frechet_distance", "raw_pixels"]
+__all__ = [
+    "Gaussian",
+    "bytes_of_distance",
+    "fit_gaussian",
+    "frechet_between",
+    "frechet_distance",
+    "raw_pixels",
+]
 
 
 class Gaussian(NamedTuple):
@@ -51,6 +58,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     trace = np.trace(a.covariance) + np.trace(b.covariance)
     trace -= 2 * np.sqrt(np.clip(eigenvalues, 0.0, None)).sum()
     return float(np.square(a.mean - b.mean).sum() + trace)
+
+
+def bytes_of_distance(num: int, other: int, dim: int, chunk: int = 4096) -> int:
+    """Estimate the memory that :func:`frechet_between` takes beside its features."""
+    if min(num, other) > dim:  # one set twice in double precision, and six matrices
+        return 8 * (2 * max(num, other) * dim + 6 * dim * dim)
+    # The matrix of all pairs, one more to factor it, and three copies of a chunk.
+    return 8 * (2 * num * other + 3 * (num + other) * min(dim, chunk))
 
 
 def frechet_between(a: np.ndarray, b: np.ndarray, chunk: int = 4096) -> float:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import scipy.linalg
 
 from gen_jax.evals.frechet import (
     Gaussian,
+    bytes_of_distance,
     fit_gaussian,
     frechet_between,
     frechet_distance,
@@ -108,3 +111,15 @@ def test_many_dimensions_need_no_matrix_of_them(monkeypatch):
     monkeypatch.setattr("gen_jax.evals.frechet.fit_gaussian", None)
     a, b = (np.random.default_rng(x).integers(0, 256, (4, 3 * 256**2), np.uint8) for x in (0, 1))
     assert frechet_between(a, b) > 0
+
+
+@pytest.mark.parametrize(("num", "other", "dim"), [(3000, 200, 5000), (3000, 2500, 300)])
+def test_the_memory_of_a_distance_is_known_before(num, other, dim):
+    """Within a factor of two of what NumPy takes at its peak."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (n, dim), np.uint8) for n in (num, other))
+    tracemalloc.start()
+    frechet_between(a, b)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / 2 < bytes_of_distance(num, other, dim) < 2 * peak

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from gen_jax.launch.cli.main import main
+from gen_jax.launch.commands import evaluate
 from gen_jax.launch.sampling import shards as parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
@@ -355,6 +356,23 @@ class TestClassifier:
         found = json.loads((judge / "eval" / "2.json").read_text())
         assert 0 <= found["accuracy_test"] <= 1
         assert found["classify_loss_test"] > 0
+
+
+def test_what_memory_will_not_do_for_is_refused_before_sampling(
+    plain, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    50 kB\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    free = evaluate._free_memory
+    assert free(tmp_path) == 50 * 1024
+    for name, value in (("max", "30000"), ("current", "10000")):
+        (tmp_path / "sys/fs/cgroup" / f"memory.{name}").write_text(value)
+    assert free(tmp_path) == 20_000
+    assert free(tmp_path / "nowhere") is None
+    monkeypatch.setattr(evaluate, "_free_memory", lambda: free(tmp_path))
+    assert main(["evaluate", "--workdir", str(plain), "--num", "1000"]) == 2
+    assert "--num: got 1000; the Fréchet distance takes 0.0 GiB" in capsys.readouterr().err
 
 
 class TestLikelihood:

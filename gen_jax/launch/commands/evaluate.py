@@ -12,7 +12,7 @@ import numpy as np
 from gen_jax.data import Source, ordered_batches, spread_indices
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.evals.classification import Judgment, judge
-from gen_jax.evals.frechet import frechet_between
+from gen_jax.evals.frechet import bytes_of_distance, frechet_between
 from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import write_file
@@ -78,9 +78,12 @@ def run_evaluation(
             raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
         check_source(source, trained.experiment, trained.config)
     judged = None if classifier is None else _judge(classifier, trained)
+    if model.sampler is not None:
+        _check_memory(splits, split, num)
     results: dict[str, Any] = {"step": trained.step, "seed": seed}
     results |= {f"option_{name}": value for name, value in sorted(options.items())}
     path = _path(trained, workdir, split)
+    _keep(path, results)  # a folder that cannot be written is told of now, and not in hours
     for measure in (
         lambda: _losses(trained, splits, split, seed, batch_size),
         lambda: _density(
@@ -99,6 +102,39 @@ def run_evaluation(
     draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
     results |= _distances(trained, splits, split, draw, num, judged)
     return _write(trained, workdir, results, split)
+
+
+def _check_memory(splits: Mapping[str, Source], split: str, num: int) -> None:
+    """Refuse distances for which memory will not do, before hours of sampling."""
+    num, held_out = min(num, splits["train"].size), splits[split].size
+    dim = math.prod(splits[split].image_shape)
+    pixels = (2 * num + held_out) * dim  # samples, as many examples, and what is held out
+    needed, free = pixels + bytes_of_distance(num, held_out, dim), _free_memory()
+    if free is not None and needed > free:
+        what = f"{needed / 2**30:.1f} GiB for {num} samples and {held_out} held-out images"
+        raise ConfigError(
+            f"--num: got {num}; the Fréchet distance takes {what}, and {free / 2**30:.1f} GiB of "
+            "memory are free; fewer are required"
+        )
+
+
+def _free_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process may still take; None where Linux does not tell."""
+    found = []
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    try:  # of a container
+        limit, used = (
+            (root / "sys/fs/cgroup" / name).read_text().strip()
+            for name in ("memory.max", "memory.current")
+        )
+        found += [max(0, int(limit) - int(used))] if limit != "max" else []
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
 
 
 def _options(trained: Trained, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
