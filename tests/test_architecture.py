@@ -35,7 +35,7 @@ ALLOWED = {
     },
     "launch.cli": {
         *("launch.commands", "launch.sampling", "launch.planning", "launch.runs"),
-        *("launch.build", "launch.config", "launch.jobs", "data"),
+        *("launch.build", "launch.config", "launch.jobs", "data", "train"),
     },
     "launch.__init__": set(),
     "__main__": {"launch.cli"},

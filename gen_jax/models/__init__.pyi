@@ -3,7 +3,6 @@ from gen_jax.models import (
     autoencoder as autoencoder,
     autoregressive as autoregressive,
     classifier as classifier,
-    conditions as conditions,
     diffusion as diffusion,
     dvae as dvae,
     gaussian_mixture as gaussian_mixture,

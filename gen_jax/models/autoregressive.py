@@ -213,6 +213,7 @@ class _Grids(NamedTuple):
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
+                parts=grid.network.parts,
             )
             x[name] = jnp.reshape(tokens, (len(keys), *grid.shape))
         return self.unnamed(x)
@@ -296,9 +297,14 @@ def _stepper(
     rows = 2 * batch if guided else batch
     context = grid.network.apply(variables, rows, label, above, method="context")
 
-    def step(cache: PyTree, token: Array, index: Array) -> tuple[Array, PyTree]:
+    def step(
+        cache: PyTree, token: Array, index: Array, seen: int | None = None
+    ) -> tuple[Array, PyTree]:
         token = jnp.concatenate([token, token]) if guided else token
-        logits, cache = grid.network.apply(variables, cache, token, index, context, method="decode")
+        near = () if seen is None else (seen,)
+        logits, cache = grid.network.apply(
+            variables, cache, token, index, context, *near, method="decode"
+        )
         if not guided:
             return logits, cache
         with_class, without = jnp.split(logits, 2)

@@ -18,8 +18,8 @@ from gen_jax.diffusion.sampling import start_normal
 from gen_jax.diffusion.schedules import Schedule
 from gen_jax.diffusion.weighting import Weighting, simple
 from gen_jax.errors import check_arguments
-from gen_jax.models.conditions import Told
 from gen_jax.models.rules import class_dropout_faults
+from gen_jax.nn.told import Told
 from gen_jax.ops import keys as rng
 from gen_jax.protocols import (
     Aux,

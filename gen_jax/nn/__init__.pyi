@@ -11,6 +11,7 @@ from gen_jax.nn import (
     hierarchy as hierarchy,
     pixelcnn as pixelcnn,
     tensor_dims as tensor_dims,
+    told as told,
     transformer as transformer,
     unet as unet,
 )

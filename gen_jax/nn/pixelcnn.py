@@ -95,6 +95,11 @@ class PixelCNN(nn.Module):
         """How many tokens a grid has."""
         return math.prod(self.shape)
 
+    @property
+    def parts(self) -> int:
+        """In how many programs a grid is decoded: every token costs the same."""
+        return 1
+
     def setup(self) -> None:
         width, reach, later = self.width, self.kernel // 2, self.depth - 1
         tokens = grid_of(self.shape)[2]

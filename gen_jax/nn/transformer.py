@@ -1,7 +1,7 @@
 """A causal transformer over grids of tokens, with a cache for sampling."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -21,10 +21,14 @@ INIT = nn.initializers.normal(0.02)
 
 
 class Cache(NamedTuple):
-    """Keys and values of the positions seen so far, for all layers at once."""
+    """Keys and values of the positions seen so far, an array for each layer.
 
-    key: Float[Array, "depth batch length heads dim"]
-    value: Float[Array, "depth batch length heads dim"]
+    A loop over tokens carries them, and each token writes its own place: layers in one array would
+    be copied whole by whoever goes from layer to layer.
+    """
+
+    key: tuple[Float[Array, "batch heads length dim"], ...]
+    value: tuple[Float[Array, "batch heads length dim"], ...]
 
 
 class Context(NamedTuple):
@@ -32,6 +36,7 @@ class Context(NamedTuple):
 
     start: Float[Array, "batch width"]  # what stands before the first token: the class
     added: Float[Array, "batch tokens width"] | None  # to each token's embedding
+    layers: tuple[Mapping[str, Array], ...]  # weights, as decoding one token wants them
 
 
 # Periods of a rotary axis grow up to about this factor; grids are short (Heo et al. 2024).
@@ -75,12 +80,10 @@ class _Block(nn.Module):
     def __call__(
         self,
         h: Float[Array, "batch tokens width"],
-        cache: Cache | None,
         layer: Int[Array, ""],
-        index: Int[Array, ""],
         angles: Float[Array, "tokens half"] | None,
         keys: Keys | None,
-    ) -> tuple[Float[Array, "batch tokens width"], Cache | None]:
+    ) -> tuple[Float[Array, "batch tokens width"], None]:
         # All layers stand at one place of the network; their masks must differ.
         keys = None if keys is None else rng.fold_in(keys, layer)
         width = h.shape[-1]
@@ -93,17 +96,7 @@ class _Block(nn.Module):
         )
         if angles is not None:
             query, key = _turn(query, angles), _turn(key, angles)
-        if cache is None:
-            x = jax.nn.dot_product_attention(query, key, value, is_causal=True)
-        else:
-            cache = Cache(
-                *(
-                    jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis=1)
-                    for old, new in zip(cache, (key, value), strict=True)
-                )
-            )
-            seen = jnp.arange(cache.key.shape[1]) <= index
-            x = jax.nn.dot_product_attention(query, *cache, mask=seen[None, None, None])
+        x = jax.nn.dot_product_attention(query, key, value, is_causal=True)
         x = nn.DenseGeneral(
             width, axis=(-2, -1), kernel_init=ending, dtype=self.dtype, name="attention_out"
         )(x)
@@ -111,13 +104,25 @@ class _Block(nn.Module):
         x = nn.LayerNorm(use_fast_variance=False, dtype=self.dtype, name="norm_mlp")(h)
         x = nn.Dense(self.mlp_ratio * width, kernel_init=INIT, dtype=self.dtype, name="mlp_in")(x)
         x = nn.Dense(width, kernel_init=ending, dtype=self.dtype, name="mlp_out")(nn.gelu(x))
-        return h + Dropout(self.dropout, name="dropout_mlp")(x, keys), cache
+        return h + Dropout(self.dropout, name="dropout_mlp")(x, keys), None
+
+
+def _normalized(
+    h: Float[Array, "batch width"], weights: Mapping[str, Array], name: str, dtype: DTypeLike
+) -> Float[Array, "batch width"]:
+    """As Linen's LayerNorm, in two passes."""
+    h = h.astype(jnp.float32)
+    centered = h - jnp.mean(h, axis=-1, keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + 1e-6)
+    scale, bias = weights[f"{name}_scale"], weights[f"{name}_bias"]
+    return (centered / deviation * scale[None] + bias[None]).astype(dtype)
 
 
 class CausalTransformer(nn.Module):
     """Predict each token of a grid, in raster order, from those before it (Radford et al. 2019).
 
-    The layers are one ``lax.scan``: a deep network compiles as fast as a shallow one.
+    In training the layers are one ``lax.scan``: a deep network compiles as fast as a shallow one.
+    Where a token is decoded they stand one after another, each with a cache of its own.
 
     Attributes:
         num_categories: how many different tokens there are.
@@ -167,6 +172,16 @@ class CausalTransformer(nn.Module):
         """How many tokens a grid has."""
         return math.prod(self.shape)
 
+    @property
+    def parts(self) -> int:
+        """In how many programs a sequence is decoded: early tokens look at few places.
+
+        Each is compiled, all layers of it; short sequences and deep networks gain too little.
+        """
+        if self.length < 128:
+            return 1
+        return 4 if self.depth <= 12 else 2
+
     def setup(self) -> None:
         self.tokens = nn.Embed(
             self.num_categories, self.width, embedding_init=INIT, dtype=self.dtype
@@ -192,7 +207,7 @@ class CausalTransformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),
             out_axes=0,
             length=self.depth,
         )
@@ -221,13 +236,13 @@ class CausalTransformer(nn.Module):
         """
         if tokens.shape[1] != self.length:
             raise ValueError(f"tokens: got {tokens.shape[1]}; {self.length} are required")
-        context = self.context(len(tokens), label, above)
-        h = jnp.concatenate([context.start[:, None], self.tokens(tokens[:, :-1])], axis=1)
+        start, added = self._given(len(tokens), label, above)
+        h = jnp.concatenate([start[:, None], self.tokens(tokens[:, :-1])], axis=1)
         places = jnp.arange(self.length)
         where, angles = self._positions(places), self._angles(places)
         h = h if where is None else h + where[None].astype(self.dtype)
-        h = h if context.added is None else h + context.added
-        h, _ = self.blocks(h, None, jnp.arange(self.depth), jnp.int32(0), angles, keys)
+        h = h if added is None else h + added
+        h, _ = self.blocks(h, jnp.arange(self.depth), angles, keys)
         return self._head(h)
 
     def context(
@@ -237,13 +252,38 @@ class CausalTransformer(nn.Module):
         above: Sequence[Array] = (),
     ) -> Context:
         """Make what :meth:`decode` needs of label and coarser grids, as :meth:`__call__` does."""
+        return Context(*self._given(batch, label, above), self._layers())
+
+    def _given(
+        self, batch: int, label: Int[Array, "batch"] | None, above: Sequence[Array]
+    ) -> tuple[Float[Array, "batch width"], Float[Array, "batch tokens width"] | None]:
         check_label(label, self.num_classes)
         start = self.start(jnp.zeros(batch, jnp.int32) if label is None else label)
         if not self.above:
-            return Context(start, None)
+            return start, None
         h = self.codes_above(above)
         tokens = grid_of(self.shape)[2]
-        return Context(start, jnp.repeat(h.reshape(len(h), -1, self.width), tokens, axis=1))
+        return start, jnp.repeat(h.reshape(len(h), -1, self.width), tokens, axis=1)
+
+    def _layers(self) -> tuple[Mapping[str, Array], ...]:
+        """Take the layers' weights apart, with one matrix for queries, keys and values."""
+        blocks = self.variables["params"]["blocks"]
+        kinds = ("query", "key", "value")
+        kernel, bias = (
+            jnp.concatenate(
+                [jnp.reshape(blocks[kind][part], (*shape, self.width)) for kind in kinds], axis=-1
+            ).astype(self.dtype)
+            for part, shape in (("kernel", (self.depth, self.width)), ("bias", (self.depth,)))
+        )
+        stacked = {"qkv_kernel": kernel, "qkv_bias": bias}
+        for name in ("attention_out", "mlp_in", "mlp_out"):
+            kernel = blocks[name]["kernel"]
+            kernel = jnp.reshape(kernel, (self.depth, -1, kernel.shape[-1]))
+            stacked |= {f"{name}_kernel": kernel, f"{name}_bias": blocks[name]["bias"]}
+        stacked = {name: x.astype(self.dtype) for name, x in stacked.items()}
+        for name in ("norm_attention", "norm_mlp"):
+            stacked |= {f"{name}_{part}": blocks[name][part] for part in ("scale", "bias")}
+        return tuple({name: x[i] for name, x in stacked.items()} for i in range(self.depth))
 
     def decode(
         self,
@@ -251,6 +291,7 @@ class CausalTransformer(nn.Module):
         token: Int[Array, "batch"],
         index: Int[Array, ""],
         context: Context,
+        seen: int | None = None,
     ) -> tuple[Float[Array, "batch categories"], Cache]:
         """Return the logits of the token at ``index``, from the one before it and the cache.
 
@@ -259,18 +300,60 @@ class CausalTransformer(nn.Module):
             token: at ``index - 1``; at index 0 it means nothing.
             index: from 0.
             context: of :meth:`context`.
+            seen: how many places at the beginning are looked at, more than index; None for all.
         """
-        h = jnp.where(index == 0, context.start, self.tokens(token))[:, None]
+        h = jnp.where(index == 0, context.start, self.tokens(token))
         where, angles = self._positions(index[None]), self._angles(index[None])
-        h = h if where is None else h + where[None].astype(self.dtype)
-        h = h if context.added is None else h + context.added[:, index[None]]
-        h, cache = self.blocks(h, cache, jnp.arange(self.depth), index, angles, None)
-        return self._head(h)[:, 0], cache
+        h = h if where is None else h + where.astype(self.dtype)
+        h = h if context.added is None else h + context.added[:, index]
+        made: list[tuple[Array, Array]] = []
+        for weights, key, value in zip(context.layers, *cache, strict=True):
+            h, *places = self._decode_layer(weights, h, key, value, index, angles, seen)
+            made.append((places[0], places[1]))
+        keys, values = zip(*made, strict=True)
+        return self._head(h[:, None])[:, 0], Cache(keys, values)
+
+    def _decode_layer(
+        self,
+        weights: Mapping[str, Array],
+        h: Float[Array, "batch width"],
+        keys: Float[Array, "batch heads length dim"],
+        values: Float[Array, "batch heads length dim"],
+        index: Int[Array, ""],
+        angles: Float[Array, "one half"] | None,
+        seen: int | None,
+    ) -> tuple[Array, Array, Array]:
+        """Give one layer its token, and the cache the token's key and value."""
+
+        def dense(x: Array, name: str) -> Array:
+            return x @ weights[f"{name}_kernel"] + weights[f"{name}_bias"][None]
+
+        batch, dim = len(h), self.width // self.num_heads
+        x = _normalized(h, weights, "norm_attention", self.dtype)
+        parts = jnp.split(dense(x, "qkv"), 3, axis=-1)
+        query, key, value = (jnp.reshape(x, (batch, 1, self.num_heads, dim)) for x in parts)
+        if angles is not None:
+            query, key = _turn(query, angles), _turn(key, angles)
+        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis=2)
+            for old, new in ((keys, key), (values, value))
+        )
+        near, there = keys[:, :, :seen], values[:, :, :seen]
+        logits = jnp.einsum("bhqd,bhld->bhql", query * dim**-0.5, near)
+        past = jnp.arange(near.shape[2]) <= index
+        logits = jnp.where(past[None, None, None], logits.astype(jnp.float32), -jnp.inf)
+        shares = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        x = jnp.einsum("bhql,bhld->bhqd", shares, there)
+        h = h + dense(jnp.reshape(x, (batch, self.width)), "attention_out")
+        x = _normalized(h, weights, "norm_mlp", self.dtype)
+        return h + dense(nn.gelu(dense(x, "mlp_in")), "mlp_out"), keys, values
 
     def empty_cache(self, batch: int) -> Cache:
         """Make the cache of an empty sequence."""
-        shape = (self.depth, batch, self.length, self.num_heads, self.width // self.num_heads)
-        return Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+        shape = (batch, self.num_heads, self.length, self.width // self.num_heads)
+        empty = tuple(jnp.zeros(shape, self.dtype) for _ in range(self.depth))
+        return Cache(empty, empty)
 
     def _positions(self, places: Int[Array, "tokens"]) -> Float[Array, "tokens width"] | None:
         if self.positions == "table":

@@ -152,7 +152,9 @@ class TestWorkdir:
 
         original = gen_jax.data.open_source
         monkeypatch.setattr(
-            gen_jax.data, "open_source", lambda *a: original(*a)._replace(fingerprint="other")
+            gen_jax.data,
+            "open_source",
+            lambda *a, **o: original(*a, **o)._replace(fingerprint="other"),
         )
         again = ["train", *TINY, "--workdir", str(work), "--config.model.num_classes=10"]
         assert main([*again, "--config.train.sample_every=2", "--config.train.steps=4"]) == 3

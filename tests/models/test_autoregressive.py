@@ -10,6 +10,7 @@ from gen_jax.models.autoregressive import autoregressive_model, hierarchical_mod
 from gen_jax.nn.pixelcnn import PixelCNN
 from gen_jax.nn.transformer import CausalTransformer
 from gen_jax.ops import keys as rng
+from gen_jax.ops.decoding import decode
 from gen_jax.protocols import LOCAL, Context, Weights
 from tests.weights import filled
 
@@ -109,6 +110,25 @@ def test_the_cache_changes_nothing(small):
     np.testing.assert_allclose(
         decode_all(network, variables, x), run(network, variables, x), atol=2e-5
     )
+
+
+def test_parts_of_a_sequence_give_the_same_tokens():
+    network = CausalTransformer(3, (6, 2), width=8, depth=2, num_heads=2)
+    assert network.parts == 1  # so short a one
+    assert CausalTransformer(3, (16, 16)).parts > 1
+    variables = filled(network.init, jnp.zeros((1, 12), jnp.int32))
+    context = network.apply(variables, 4, method="context")
+
+    def step(cache, token, index, **seen):
+        arguments = (variables, cache, token, index, context)
+        return network.apply(*arguments, **seen, method="decode")
+
+    whole, parts = (
+        jax.jit(lambda keys, n=n: decode(step, network.empty_cache(4), 12, keys, parts=n))(KEYS[:4])
+        for n in (1, 5)
+    )
+    np.testing.assert_array_equal(whole, parts)
+    assert len(np.unique(whole)) == 3
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -229,7 +249,7 @@ def test_bfloat16_computes_and_float32_remains():
     variables = filled(network.init, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert run(network, variables, x).dtype == jnp.float32
-    assert network.empty_cache(1).key.dtype == jnp.bfloat16
+    assert network.empty_cache(1).key[0].dtype == jnp.bfloat16
 
 
 def test_what_does_not_fit_is_refused():

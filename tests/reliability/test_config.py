@@ -82,8 +82,8 @@ def test_an_answer_comes_at_once_and_with_all_faults(tmp_path):
 FREE = {
     "": """
         data.source data.dir data.num_workers data.timeout_s data.on_bad data.max_bad_fraction
-        data.max_pixels data.skip_steps optimizer.learning_rate optimizer.warmup_steps
-        optimizer.decay optimizer.b1
+        data.max_pixels data.sixteen_bit data.skip_steps
+        optimizer.learning_rate optimizer.warmup_steps optimizer.decay optimizer.b1
         optimizer.b2 optimizer.eps optimizer.weight_decay optimizer.clip_norm profile.start
         profile.steps train.steps train.microbatches train.ema_decay train.log_every
         train.sample_every train.save_every train.keep train.max_bad_steps train.spike_window

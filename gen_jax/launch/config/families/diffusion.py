@@ -457,13 +457,6 @@ FAMILY = Family(
             "model.resample": "blocks",
             "model.head_dim": 64,
             "model.epsilon": 1e-5,
-            "model.time_scale": number(
-                0,
-                above=True,
-                default=0.0,
-                **_FROZEN,
-                doc="what the time is multiplied by before that; None: 1000, of prediction 'edm' 1",
-            )._replace(default=None, optional=True),
             "model.cos_first": True,
             "model.frequency_shift": 0,
             "model.time_offset": -1.0,
