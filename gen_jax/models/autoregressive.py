@@ -214,6 +214,7 @@ class _Grids(NamedTuple):
                 top_k=top_k,
                 top_p=top_p,
                 parts=grid.network.parts,
+                grow=grid.network.grown,
             )
             x[name] = jnp.reshape(tokens, (len(keys), *grid.shape))
         return self.unnamed(x)
@@ -297,14 +298,9 @@ def _stepper(
     rows = 2 * batch if guided else batch
     context = grid.network.apply(variables, rows, label, above, method="context")
 
-    def step(
-        cache: PyTree, token: Array, index: Array, seen: int | None = None
-    ) -> tuple[Array, PyTree]:
+    def step(cache: PyTree, token: Array, index: Array) -> tuple[Array, PyTree]:
         token = jnp.concatenate([token, token]) if guided else token
-        near = () if seen is None else (seen,)
-        logits, cache = grid.network.apply(
-            variables, cache, token, index, context, *near, method="decode"
-        )
+        logits, cache = grid.network.apply(variables, cache, token, index, context, method="decode")
         if not guided:
             return logits, cache
         with_class, without = jnp.split(logits, 2)

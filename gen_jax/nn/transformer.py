@@ -291,16 +291,15 @@ class CausalTransformer(nn.Module):
         token: Int[Array, "batch"],
         index: Int[Array, ""],
         context: Context,
-        seen: int | None = None,
     ) -> tuple[Float[Array, "batch categories"], Cache]:
         """Return the logits of the token at ``index``, from the one before it and the cache.
 
         Args:
-            cache: of :meth:`empty_cache`, filled by the calls for smaller indices.
+            cache: of :meth:`empty_cache`, filled by the calls for smaller indices; all of its
+                places are looked at.
             token: at ``index - 1``; at index 0 it means nothing.
             index: from 0.
             context: of :meth:`context`.
-            seen: how many places at the beginning are looked at, more than index; None for all.
         """
         h = jnp.where(index == 0, context.start, self.tokens(token))
         where, angles = self._positions(index[None]), self._angles(index[None])
@@ -308,7 +307,7 @@ class CausalTransformer(nn.Module):
         h = h if context.added is None else h + context.added[:, index]
         made: list[tuple[Array, Array]] = []
         for weights, key, value in zip(context.layers, *cache, strict=True):
-            h, *places = self._decode_layer(weights, h, key, value, index, angles, seen)
+            h, *places = self._decode_layer(weights, h, key, value, index, angles)
             made.append((places[0], places[1]))
         keys, values = zip(*made, strict=True)
         return self._head(h[:, None])[:, 0], Cache(keys, values)
@@ -321,7 +320,6 @@ class CausalTransformer(nn.Module):
         values: Float[Array, "batch heads length dim"],
         index: Int[Array, ""],
         angles: Float[Array, "one half"] | None,
-        seen: int | None,
     ) -> tuple[Array, Array, Array]:
         """Give one layer its token, and the cache the token's key and value."""
 
@@ -339,12 +337,11 @@ class CausalTransformer(nn.Module):
             jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis=2)
             for old, new in ((keys, key), (values, value))
         )
-        near, there = keys[:, :, :seen], values[:, :, :seen]
-        logits = jnp.einsum("bhqd,bhld->bhql", query * dim**-0.5, near)
-        past = jnp.arange(near.shape[2]) <= index
+        logits = jnp.einsum("bhqd,bhld->bhql", query * dim**-0.5, keys)
+        past = jnp.arange(keys.shape[2]) <= index
         logits = jnp.where(past[None, None, None], logits.astype(jnp.float32), -jnp.inf)
         shares = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        x = jnp.einsum("bhql,bhld->bhqd", shares, there)
+        x = jnp.einsum("bhql,bhld->bhqd", shares, values)
         h = h + dense(jnp.reshape(x, (batch, self.width)), "attention_out")
         x = _normalized(h, weights, "norm_mlp", self.dtype)
         return h + dense(nn.gelu(dense(x, "mlp_in")), "mlp_out"), keys, values
@@ -354,6 +351,15 @@ class CausalTransformer(nn.Module):
         shape = (batch, self.num_heads, self.length, self.width // self.num_heads)
         empty = tuple(jnp.zeros(shape, self.dtype) for _ in range(self.depth))
         return Cache(empty, empty)
+
+    def grown(self, cache: Cache, length: int) -> Cache:
+        """Give a cache so many places: more, or fewer where nothing stands there yet."""
+
+        def sized(x: Array) -> Array:
+            more = max(0, length - x.shape[2])
+            return jnp.pad(x[:, :, :length], ((0, 0), (0, 0), (0, more), (0, 0)))
+
+        return jax.tree.map(sized, cache)
 
     def _positions(self, places: Int[Array, "tokens"]) -> Float[Array, "tokens width"] | None:
         if self.positions == "table":

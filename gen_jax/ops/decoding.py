@@ -1,7 +1,6 @@
 """Sampling one token after another."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -65,28 +64,28 @@ def decode(
     top_k: Int[Array, ""] | int = 0,
     top_p: Scalar | float = 1.0,
     parts: int = 1,
+    grow: Callable[[State, int], State] = lambda state, length: state,
 ) -> Int[Array, "batch length"]:
     """Sample a sequence from left to right, as one ``lax.scan``, or as one for each of its parts.
 
     Args:
         step: ``(state, token [batch], index) -> (logits [batch, categories], state)``, where
             ``token`` stands at ``index - 1`` and the logits are of the token at ``index``. At index
-            0 the token is 0 and means nothing. With more than one part it is also given ``seen=``,
-            a Python number above all indices of the part: nothing behind it need be looked at.
+            0 the token is 0 and means nothing.
         state: what the step carries, for example a cache of keys and values.
         length: tokens to sample.
         keys: one for each sequence; token i is drawn with the key folded with i.
         temperature: see :func:`warp_logits`.
         top_k: see :func:`warp_logits`.
         top_p: see :func:`warp_logits`.
-        parts: programs of equal length that are compiled one after another.
+        parts: loops of equal length, one after another.
+        grow: ``(state, length) -> state``: gives a state room for so many tokens, before each part
+            for those until its end; early tokens then need not look at a whole sequence.
     """
 
-    def advance(
-        seen: Mapping[str, int], carry: tuple[State, Array], index: Array
-    ) -> tuple[tuple[State, Array], Array]:
+    def advance(carry: tuple[State, Array], index: Array) -> tuple[tuple[State, Array], Array]:
         state, token = carry
-        logits, state = step(state, token, index, **seen)
+        logits, state = step(state, token, index)
         warped = warp_logits(logits, temperature, top_k, top_p)
         token = jax.vmap(jax.random.categorical)(rng.fold_in(keys, index), warped)
         token = token.astype(jnp.int32)
@@ -95,8 +94,8 @@ def decode(
     carry, tokens = (state, jnp.zeros(len(keys), jnp.int32)), []
     ends = [length * (part + 1) // parts for part in range(parts)]
     for first, end in zip([0, *ends], ends, strict=False):
-        seen = {"seen": end} if parts > 1 else {}
-        advance_part = functools.partial(advance, seen)
-        carry, made = jax.lax.scan(advance_part, carry, jnp.arange(first, end))
+        if parts > 1:
+            carry = (grow(carry[0], end), carry[1])
+        carry, made = jax.lax.scan(advance, carry, jnp.arange(first, end))
         tokens.append(made)
     return jnp.concatenate(tokens).T

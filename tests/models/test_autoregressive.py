@@ -119,14 +119,14 @@ def test_parts_of_a_sequence_give_the_same_tokens():
     variables = filled(network.init, jnp.zeros((1, 12), jnp.int32))
     context = network.apply(variables, 4, method="context")
 
-    def step(cache, token, index, **seen):
-        arguments = (variables, cache, token, index, context)
-        return network.apply(*arguments, **seen, method="decode")
+    def step(cache, token, index):
+        return network.apply(variables, cache, token, index, context, method="decode")
 
-    whole, parts = (
-        jax.jit(lambda keys, n=n: decode(step, network.empty_cache(4), 12, keys, parts=n))(KEYS[:4])
-        for n in (1, 5)
-    )
+    def draw(keys, parts):
+        grown = {"parts": parts, "grow": network.grown}
+        return decode(step, network.empty_cache(4), 12, keys, **grown)
+
+    whole, parts = (jax.jit(draw, static_argnums=1)(KEYS, n) for n in (1, 5))
     np.testing.assert_array_equal(whole, parts)
     assert len(np.unique(whole)) == 3
 
