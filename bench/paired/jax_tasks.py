@@ -91,7 +91,7 @@ def unet_sample(values, batch, steps=50):
         apply = functools.partial(network.apply, variables)
         denoise = diffusion.denoiser(apply, schedule, diffusion.epsilon)
         denoise = diffusion.clip_x_0(denoise, schedule)
-        return diffusion.sample(denoise, schedule, diffusion.ddim(), times, keys, x.shape[1:])
+        return diffusion.sample(denoise, schedule, diffusion.ddim(), times, x.shape[1:], keys)
 
     return lambda: run(variables, keys).block_until_ready()
 

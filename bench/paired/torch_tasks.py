@@ -131,7 +131,9 @@ class DiT(nn.Module):
 
     def forward(self, x, t):
         h = self.patch(x).flatten(2).transpose(1, 2) + self.places
-        waves = t[:, None] * torch.exp(-math.log(1e4) / 128 * torch.arange(128))[None]
+        waves = (
+            t[:, None] * torch.exp(-math.log(1e4) / 128 * torch.arange(128, device=t.device))[None]
+        )
         condition = self.time(torch.cat([waves.cos(), waves.sin()], -1))
         for block in self.blocks:
             h = block(h, condition)

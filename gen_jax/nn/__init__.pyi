@@ -9,6 +9,7 @@ from gen_jax.nn import (
     embeddings as embeddings,
     geometry as geometry,
     hierarchy as hierarchy,
+    lowering as lowering,
     pixelcnn as pixelcnn,
     tensor_dims as tensor_dims,
     told as told,

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_jax.nn import lowering
 from gen_jax.nn.blocks import (
     ACTIVATIONS,
     DEFAULT_INIT,
@@ -155,17 +156,15 @@ class _Convolutional(nn.Module):
             h = AttentionBlock(1, self.groups, self.dtype, name="middle_attention")(h)
         return self._block("middle_1", width)(h, embedding, None)
 
-    def _conv(self, name: str, width: int, dtype: DTypeLike | None = None) -> nn.Conv:
+    def _conv(self, name: str, width: int, dtype: DTypeLike | None = None) -> nn.Module:
         dtype = self.dtype if dtype is None else dtype
-        return nn.Conv(width, (3, 3), kernel_init=DEFAULT_INIT, dtype=dtype, name=name)
+        return lowering.Conv(width, (3, 3), kernel_init=DEFAULT_INIT, dtype=dtype, name=name)
 
     def _project(self, h: Array, width: int) -> Array:
         return nn.Dense(width, kernel_init=DEFAULT_INIT, dtype=jnp.float32, name="project")(h)
 
     def _finish(self, h: Array, width: int) -> Array:
-        h = nn.silu(
-            nn.GroupNorm(self.groups, use_fast_variance=False, dtype=self.dtype, name="norm")(h)
-        )
+        h = nn.silu(lowering.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
         return self._conv("head", width, jnp.float32)(h)
 
 
@@ -206,9 +205,7 @@ class ConvEncoder(_Convolutional):
         if not self.flat:
             h = self._finish(h, self.projected or self.num_outputs)
             return self._project(h, self.num_outputs) if self.projected else h
-        h = nn.silu(
-            nn.GroupNorm(self.groups, use_fast_variance=False, dtype=self.dtype, name="norm")(h)
-        )
+        h = nn.silu(lowering.GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
         h = jnp.reshape(h, (len(h), -1))
         return nn.Dense(self.num_outputs, dtype=jnp.float32, name="head")(h)
 

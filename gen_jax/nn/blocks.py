@@ -13,6 +13,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 
+from gen_jax.nn import lowering
 from gen_jax.ops import keys as rng
 from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, DTypeLike, Float, Keys
@@ -79,7 +80,7 @@ def rematerialized(module: type[nn.Module], policy: str) -> type[nn.Module]:
 
 
 def _is_matmul(primitive: jax.extend.core.Primitive, *_: object, **__: object) -> bool:
-    return primitive.name in ("dot_general", "conv_general_dilated")
+    return primitive.name in ("dot_general", "conv_general_dilated", *lowering.PRODUCTS)
 
 
 def check_label(label: Array | None, num_classes: int | None) -> None:
@@ -160,7 +161,7 @@ class ResBlock(nn.Module):
         act = ACTIVATIONS[self.activation]
         h = act(self._norm("norm_in")(x))
         h, x = resampled(h, self.resample), resampled(x, self.resample)
-        h = nn.Conv(
+        h = lowering.Conv(
             self.channels, (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="conv_in"
         )(h)
         scale = None
@@ -179,19 +180,17 @@ class ResBlock(nn.Module):
         if scale is not None:
             h = h * (1 + scale) + shift
         h = Dropout(self.dropout)(act(h), keys)
-        h = nn.Conv(
+        h = lowering.Conv(
             self.channels, (3, 3), kernel_init=ZERO_INIT, dtype=self.dtype, name="conv_out"
         )(h)
         if x.shape[-1] != self.channels:
-            x = nn.Conv(
+            x = lowering.Conv(
                 self.channels, (1, 1), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="shortcut"
             )(x)
         return (x + h) * self.residual_scale if self.residual_scale != 1 else x + h
 
-    def _norm(self, name: str) -> nn.GroupNorm:
-        return nn.GroupNorm(
-            self.groups, epsilon=self.epsilon, use_fast_variance=False, dtype=self.dtype, name=name
-        )
+    def _norm(self, name: str) -> nn.Module:
+        return lowering.GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
 
 
 @checked
@@ -220,7 +219,7 @@ class ConvNeXtBlock(ResBlock):
     ) -> Float[Array, "batch new_height new_width channels"]:
         x = resampled(x, self.resample)
         width = x.shape[-1]
-        h = nn.Conv(
+        h = lowering.Conv(
             width,
             (7, 7),
             feature_group_count=width,
@@ -271,10 +270,9 @@ class AttentionBlock(nn.Module):
         batch, height, width, channels = x.shape
         h = x
         if self.normed:
-            h = nn.GroupNorm(
+            h = lowering.GroupNorm(
                 self.groups,
                 epsilon=self.epsilon,
-                use_fast_variance=False,
                 dtype=self.dtype,
                 name="norm",
             )(h)
@@ -284,7 +282,7 @@ class AttentionBlock(nn.Module):
             nn.DenseGeneral(heads, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)(h)
             for name in ("query", "key", "value")
         )
-        h = jax.nn.dot_product_attention(query, key, value)
+        h = lowering.attention(query, key, value)
         h = nn.DenseGeneral(
             channels, axis=(-2, -1), kernel_init=ZERO_INIT, dtype=self.dtype, name="out"
         )(h)
@@ -308,7 +306,7 @@ class Downsample(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch half_height half_width channels"]:
-        return nn.Conv(
+        return lowering.Conv(
             x.shape[-1],
             (3, 3),
             strides=(2, 2),
@@ -329,6 +327,6 @@ class Upsample(nn.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch double_height double_width channels"]:
         x = resampled(x, "up")
-        return nn.Conv(
+        return lowering.Conv(
             x.shape[-1], (3, 3), kernel_init=DEFAULT_INIT, dtype=self.dtype, name="conv"
         )(x)

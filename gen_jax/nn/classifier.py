@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_jax.nn import lowering
 from gen_jax.nn.blocks import (
     DEFAULT_INIT,
     AttentionBlock,
@@ -86,7 +87,7 @@ class Classifier(nn.Module):
         embedding = nn.Dense(4 * self.channels, dtype=self.dtype, name="time_0")(embedding)
         embedding = nn.Dense(4 * self.channels, dtype=self.dtype, name="time_1")(nn.silu(embedding))
         # In float32, as the U-Net's: rounded pixels are another image.
-        h = nn.Conv(
+        h = lowering.Conv(
             self.channels, (3, 3), kernel_init=DEFAULT_INIT, dtype=jnp.float32, name="conv_in"
         )(x.astype(jnp.float32)).astype(self.dtype)
         last = len(self.multipliers) - 1
@@ -98,9 +99,7 @@ class Classifier(nn.Module):
                     h = AttentionBlock(self.num_heads, self.groups, self.dtype, name=name)(h)
             if level != last:
                 h = self._block(f"down_{level}_sample", width, "down")(h, embedding, keys)
-        h = nn.silu(
-            nn.GroupNorm(self.groups, use_fast_variance=False, dtype=self.dtype, name="norm_out")(h)
-        )
+        h = nn.silu(lowering.GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
         features = jnp.mean(h.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="logits")(features), features
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_jax.nn import lowering
 from gen_jax.nn.hierarchy import Residuals
 from gen_jax.typing import Array, DTypeLike, Float
 
@@ -67,5 +68,5 @@ class CodesAbove(nn.Module):
             x = jnp.repeat(x, height // rows, axis=1)
             embedded.append(jnp.repeat(x, width // columns, axis=2))
         total_embedded = jnp.sum(jnp.stack(embedded), axis=0)
-        h = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="conv")(total_embedded)
+        h = lowering.Conv(self.width, (3, 3), dtype=self.dtype, name="conv")(total_embedded)
         return Residuals(self.num_blocks, self.width // 2, self.dtype, name="blocks")(h)

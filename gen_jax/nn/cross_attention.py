@@ -1,9 +1,9 @@
 """Transformer layers within a U-Net, which look at a sequence beside the image."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from gen_jax.nn import lowering
 from gen_jax.nn.blocks import DEFAULT_INIT, ZERO_INIT
 from gen_jax.typing import Array, DTypeLike, Float
 
@@ -35,9 +35,7 @@ class SpatialTransformer(nn.Module):
         context: Float[Array, "batch length context_dim"],
     ) -> Float[Array, "batch height width channels"]:
         batch, height, width, channels = x.shape
-        h = nn.GroupNorm(
-            self.groups, epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm"
-        )(x)
+        h = lowering.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         h = jnp.reshape(h, (batch, height * width, channels))
         h = nn.Dense(channels, kernel_init=DEFAULT_INIT, dtype=self.dtype, name="proj_in")(h)
         for layer in range(self.depth):
@@ -84,7 +82,7 @@ class _Layer(nn.Module):
             )(x)
 
         query, key, value = project("query", h), project("key", source), project("value", source)
-        h = jax.nn.dot_product_attention(query, key, value)
+        h = lowering.attention(query, key, value)
         return nn.DenseGeneral(
             channels,
             axis=(-2, -1),

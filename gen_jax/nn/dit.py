@@ -3,10 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.nn import lowering
 from gen_jax.nn.blocks import Dropout, check_label, rematerialized
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import dit_faults
@@ -62,7 +62,7 @@ class _Block(nn.Module):
             nn.DenseGeneral(heads, kernel_init=INIT, dtype=self.dtype, name=name)(x)
             for name in ("query", "key", "value")
         )
-        x = jax.nn.dot_product_attention(query, key, value)
+        x = lowering.attention(query, key, value)
         x = nn.DenseGeneral(
             width, axis=(-2, -1), kernel_init=INIT, dtype=self.dtype, name="attention_out"
         )(x)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gen_jax.errors import check_arguments
+from gen_jax.nn import lowering
 from gen_jax.nn.geometry import dvae_faults
 from gen_jax.typing import Array, DTypeLike, Float, Int
 
@@ -18,10 +19,10 @@ TENSOR_DIMS: Mapping[str, int] = {
 }
 
 
-def _conv(width: int, kernel: int, dtype: DTypeLike, name: str) -> nn.Conv:
+def _conv(width: int, kernel: int, dtype: DTypeLike, name: str) -> nn.Module:
     # Normal with 1 / sqrt(fan-in), as in the released code.
     init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-    return nn.Conv(width, (kernel, kernel), kernel_init=init, dtype=dtype, name=name)
+    return lowering.Conv(width, (kernel, kernel), kernel_init=init, dtype=dtype, name=name)
 
 
 class _Bottleneck(nn.Module):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_jax.nn import lowering
 from gen_jax.nn.geometry import hierarchy_faults
 from gen_jax.typing import Array, DTypeLike, Float
 
@@ -35,10 +36,10 @@ class Residuals(nn.Module):
         self, h: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
         for number in range(self.num_blocks):
-            x = nn.Conv(
+            x = lowering.Conv(
                 self.hidden, (3, 3), kernel_init=INIT, dtype=self.dtype, name=f"conv_{number}_in"
             )(nn.relu(h))
-            x = nn.Conv(
+            x = lowering.Conv(
                 h.shape[-1], (1, 1), kernel_init=INIT, dtype=self.dtype, name=f"conv_{number}_out"
             )(nn.relu(x))
             h = h + x
@@ -94,7 +95,7 @@ class _Down(nn.Module):
         for number in range(halvings):
             width = self.channels // 2 if number == 0 else self.channels
             h = nn.relu(
-                nn.Conv(
+                lowering.Conv(
                     width,
                     (4, 4),
                     (2, 2),
@@ -103,7 +104,7 @@ class _Down(nn.Module):
                     name=f"halve_{number}",
                 )(h)
             )
-        h = nn.Conv(self.channels, (3, 3), kernel_init=INIT, dtype=self.dtype, name="conv")(h)
+        h = lowering.Conv(self.channels, (3, 3), kernel_init=INIT, dtype=self.dtype, name="conv")(h)
         return Residuals(self.num_blocks, self.hidden, self.dtype, name="blocks")(h)
 
 
@@ -122,7 +123,7 @@ class _Up(nn.Module):
     def __call__(
         self, z: Float[Array, "batch height width dim"]
     ) -> Float[Array, "batch big_height big_width num_outputs"]:
-        h = nn.Conv(self.channels, (3, 3), kernel_init=INIT, dtype=self.dtype, name="conv")(
+        h = lowering.Conv(self.channels, (3, 3), kernel_init=INIT, dtype=self.dtype, name="conv")(
             z.astype(self.dtype)
         )
         h = Residuals(self.num_blocks, self.hidden, self.dtype, name="blocks")(h)
@@ -179,7 +180,7 @@ class Hierarchy(nn.Module):
         levels = range(len(self.factors))
         self.down = [_Down(factor, *shared, self.dtype) for factor in self.factors]
         # Vectors are compared with codes: in float32.
-        self.project = [nn.Conv(dim, (1, 1), dtype=jnp.float32) for dim in self.dims]
+        self.project = [lowering.Conv(dim, (1, 1), dtype=jnp.float32) for dim in self.dims]
         # The condition of level i is what level i + 1 became, with its own condition beside it.
         self.condition = [
             _Up(self.factors[i + 1], *shared, self.channels, self.dtype, self.dtype)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.nn import lowering
 from gen_jax.nn.blocks import Dropout, check_label, rematerialized
 from gen_jax.nn.conditioning import CodesAbove, grid_of
 from gen_jax.nn.geometry import transformer_faults
@@ -96,7 +97,7 @@ class _Block(nn.Module):
         )
         if angles is not None:
             query, key = _turn(query, angles), _turn(key, angles)
-        x = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        x = lowering.attention(query, key, value, is_causal=True)
         x = nn.DenseGeneral(
             width, axis=(-2, -1), kernel_init=ending, dtype=self.dtype, name="attention_out"
         )(x)

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_jax.nn import lowering
 from gen_jax.nn.blocks import (
     ACTIVATIONS,
     DEFAULT_INIT,
@@ -219,10 +220,9 @@ class UNet(nn.Module):
             if level != 0:
                 h = self._resample(f"up_{level}_sample", "up", width)(h, embedding, keys)
 
-        norm = nn.GroupNorm(
+        norm = lowering.GroupNorm(
             self.groups,
             epsilon=self.epsilon,
-            use_fast_variance=False,
             dtype=jnp.float32,
             name="norm_out",
         )
@@ -303,5 +303,5 @@ class UNet(nn.Module):
     def _dense(self, name: str, width: int) -> nn.Dense:
         return nn.Dense(width, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)
 
-    def _conv(self, name: str, width: int, kernel_init: nn.initializers.Initializer) -> nn.Conv:
-        return nn.Conv(width, (3, 3), kernel_init=kernel_init, dtype=jnp.float32, name=name)
+    def _conv(self, name: str, width: int, kernel_init: nn.initializers.Initializer) -> nn.Module:
+        return lowering.Conv(width, (3, 3), kernel_init=kernel_init, dtype=jnp.float32, name=name)

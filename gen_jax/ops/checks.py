@@ -75,12 +75,14 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _check_arrays(given: Mapping[str, tuple[Any, tuple[Any, ...]]]) -> None:
     sizes: dict[str, str] = {}
     for name, (x, kinds) in given.items():
+        known = {kind.dtype.__name__ for kind in kinds}
         if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+            if x is not None and known == {"Key"}:  # of the other kinds there are Python's numbers
+                raise TypeError(f"{name}: got {type(x).__name__}; {_KINDS['Key']}")
             continue
         if any(isinstance(x, kind) for kind in kinds):
             sizes[name] = f"{name} {list(x.shape)}"
             continue
-        known = {kind.dtype.__name__ for kind in kinds}
         if not any(isinstance(x, kind.dtype[Any, "..."]) for kind in kinds):
             what = " or ".join(_KINDS.get(kind, f"{kind} is required") for kind in sorted(known))
             what += ", pixels by a codec" if x.dtype == jnp.uint8 and "Float" in known else ""

@@ -10,6 +10,7 @@ from gen_jax.nn.blocks import AttentionBlock, ConvNeXtBlock, ResBlock
 from gen_jax.nn.classifier import Classifier
 from gen_jax.nn.dit import DiT, _from_patches, _to_patches, grid_positions
 from gen_jax.nn.embeddings import sinusoidal
+from gen_jax.nn.lowering import GroupNorm
 from gen_jax.nn.unet import UNet
 from gen_jax.ops import keys as rng
 from tests.nn.test_unet import KEYS, TINY, T, X, count
@@ -262,7 +263,7 @@ def test_normalization_keeps_its_digits_far_from_zero():
 
     def record(next_fun, args, kwargs, context):
         out = next_fun(*args, **kwargs)
-        if isinstance(context.module, nn.GroupNorm):
+        if isinstance(context.module, GroupNorm):
             normed["norm"] = out
         return out
 

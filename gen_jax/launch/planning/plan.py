@@ -17,6 +17,7 @@ from gen_jax.launch.planning.cost import collectives, count_flops, wire_bytes
 from gen_jax.launch.planning.hardware import Hardware
 from gen_jax.launch.planning.topology import Topology
 from gen_jax.launch.runs.restore import load_codec
+from gen_jax.nn.lowering import target
 from gen_jax.train.sharding import axis_sizes
 from gen_jax.train.step import make_train_step
 
@@ -56,6 +57,11 @@ def make_plan(
     Raises:
         ConfigError: if the batch cannot be shared among the devices.
     """
+    with target(topology.devices[0].platform):
+        return _make_plan(config, topology, hardware)
+
+
+def _make_plan(config: Mapping[str, Any], topology: Topology, hardware: Hardware | None) -> Plan:
     experiment, engine, arguments = _arguments(config, topology)
     state, size = arguments[0], config["data"]["batch_size"]
 

@@ -1,0 +1,337 @@
+"""Attention, normalization and convolution, each in the form that its platform runs fastest.
+
+The numbers are the same within rounding, and so are derivatives of all orders, forward and reverse.
+The platform is that of JAX's default device, or what :func:`target` says, for who plans for another
+machine. What was measured stands in ``experiments/performance``.
+
+On a CPU, XLA's attention for [batch, positions, heads, dim] transposes where it need not, its
+weight gradient of a wide 3x3 convolution runs at half of what nine matrix products do, a 1x1
+convolution is slower than the product that it is, and a depthwise one costs as much as a dense one.
+On GPUs attention in half precision is cuDNN's fused kernel. Everywhere else XLA's forms are left
+alone.
+"""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.extend
+import jax.numpy as jnp
+from jax import lax
+from jax.interpreters import ad, batching, mlir
+
+from gen_jax.typing import Array, DTypeLike, Float
+
+__all__ = ["PRODUCTS", "Conv", "GroupNorm", "attention", "platform", "target"]
+
+# From so many input channels on, nine products of shifted images beat XLA's own weight gradient.
+_TAPS_FROM = 256
+
+_TARGET: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+def platform() -> str:
+    """Return the platform that programs are traced for: ``"cpu"``, ``"gpu"`` or ``"tpu"``."""
+    if (chosen := _TARGET.get()) is not None:
+        return chosen
+    device = jax.config.jax_default_device
+    return getattr(device, "platform", device) or jax.default_backend()
+
+
+@contextlib.contextmanager
+def target(name: str) -> Iterator[None]:
+    """Trace programs for a platform that is not the one at hand.
+
+    Example:
+        >>> with target("tpu"):
+        ...     jaxpr = jax.make_jaxpr(step)(state, batch)
+    """
+    token = _TARGET.set(name)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
+
+
+# --- products with transposes of their own -------------------------------------------------------
+
+Product = Callable[[Array, Array], Array]
+PRODUCTS = ("product_of_heads", "product_of_images")
+"""Names of the primitives that are matrix products or convolutions."""
+
+
+def _product(
+    name: str,
+    apply: Callable[..., Array],
+    left: Callable[..., Array],
+    right: Callable[..., Array],
+) -> Callable[..., Array]:
+    """Make a bilinear map whose transposes are chosen by hand.
+
+    A primitive, because ``custom_vjp`` knows no forward mode, and both are needed: reverse for
+    training, forward for the divergence of a flow.
+
+    Args:
+        name: of the primitive.
+        apply: ``(x, y, **static) -> z``, with JAX's own operations.
+        left: ``(dz, x's shape, y, **static) -> dx``.
+        right: ``(dz, x, y's shape, **static) -> dy``.
+    """
+    primitive = jax.extend.core.Primitive(name)
+
+    def plain(x: Array, y: Array, *, jaxpr: Any, static: Any) -> Array:
+        del jaxpr
+        return apply(x, y, **dict(static))
+
+    def bind(x: Array, y: Array, **static: Any) -> Array:
+        # The plain form goes along, for who counts operations.
+        jaxpr = jax.make_jaxpr(functools.partial(apply, **static))(x, y)
+        return primitive.bind(x, y, jaxpr=jaxpr, static=tuple(static.items()))
+
+    def transposed_left(dz: Array, x: Any, y: Array, *, jaxpr: Any, static: Any) -> Array:
+        del jaxpr
+        return left(dz, x.aval, y, **dict(static)).astype(x.aval.dtype)
+
+    def transposed_right(dz: Array, x: Array, y: Any, *, jaxpr: Any, static: Any) -> Array:
+        del jaxpr
+        return right(dz, x, y.aval, **dict(static)).astype(y.aval.dtype)
+
+    def batched(
+        arguments: Sequence[Array], axes: Sequence[Any], **params: Any
+    ) -> tuple[Array, int]:
+        return jax.vmap(functools.partial(plain, **params), tuple(axes))(*arguments), 0
+
+    primitive.def_impl(jax.jit(plain, static_argnames=("jaxpr", "static")))
+    primitive.def_abstract_eval(lambda x, y, *, jaxpr, static: jaxpr.out_avals[0])
+    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+    batching.primitive_batchers[primitive] = batched
+    ad.defbilinear(primitive, transposed_left, transposed_right)
+    return bind
+
+
+# Contracting the second-to-last axes of both into [.., S, D] takes three times as long as into
+# [.., D, S], since the larger one is then the one that is transposed.
+def _over_positions(scores: Array, x: Array) -> Array:
+    return jnp.swapaxes(jnp.einsum("bhtd,bhts->bhds", x, scores), 2, 3)
+
+
+_of_heads: Callable[..., Array]
+
+
+def _heads(x: Array, y: Array, *, scores: bool) -> Array:
+    """Compute scores of queries and keys, or averages of values."""
+    return jnp.einsum("bhtd,bhsd->bhts" if scores else "bhts,bhsd->bhtd", x, y)
+
+
+_of_heads = _product(
+    "product_of_heads",
+    _heads,
+    lambda dz, x, y, *, scores: _of_heads(dz, y, scores=not scores),
+    lambda dz, x, y, *, scores: _over_positions(dz, x) if scores else _over_positions(x, dz),
+)
+
+
+def _image_product(x: Array, y: Array) -> Array:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, y, (1, 1), "SAME", dimension_numbers=dimensions)
+
+
+def _by_taps(dz: Array, x: Array, kernel: Any) -> Array:
+    """Make a 3x3 kernel's gradient as nine products of a shifted image and the output's gradient.
+
+    One after another: all nine copies at once would be most of what training keeps in memory.
+    """
+    _, height, width, channels = x.shape
+    around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    flat = jnp.reshape(dz, (-1, dz.shape[-1]))
+    taps: list[Array] = []
+    for row in range(3):
+        for column in range(3):
+            if taps:
+                around, taps[-1] = lax.optimization_barrier((around, taps[-1]))
+            shifted = around[:, row : row + height, column : column + width]
+            taps.append(jnp.reshape(shifted, (-1, channels)).T @ flat)
+    return jnp.reshape(jnp.stack(taps), kernel.shape)
+
+
+_of_images = _product(
+    "product_of_images",
+    _image_product,
+    lambda dz, x, y: jax.linear_transpose(lambda x: _image_product(x, y), x)(dz)[0],
+    _by_taps,
+)
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def attention(
+    query: Float[Array, "batch queries heads dim"],
+    key: Float[Array, "batch keys heads dim"],
+    value: Float[Array, "batch keys heads dim"],
+    *,
+    is_causal: bool = False,
+) -> Float[Array, "batch queries heads dim"]:
+    """Compute softmax(Q K^T / sqrt(dim)) V for each head (Vaswani et al. 2017, Eq. 1).
+
+    Args:
+        query: what looks.
+        key: what it is compared with.
+        value: what is averaged.
+        is_causal: whether a position looks at itself and those before it alone.
+    """
+    kind = platform()
+    if kind == "cpu":
+        return _heads_first(query, key, value, is_causal)
+    # JAX asks for the library already while it traces: who plans for a GPU elsewhere has none.
+    fused = kind in ("gpu", "cuda") and jax.default_backend() == "gpu"
+    if fused and _fits_cudnn(query, key, value):
+        # A program that is traced beside a GPU may still be run on a CPU.
+        return lax.platform_dependent(
+            query,
+            key,
+            value,
+            cuda=functools.partial(
+                jax.nn.dot_product_attention, is_causal=is_causal, implementation="cudnn"
+            ),
+            default=functools.partial(
+                jax.nn.dot_product_attention, is_causal=is_causal, implementation="xla"
+            ),
+        )
+    return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+
+
+def _fits_cudnn(query: Array, key: Array, value: Array) -> bool:
+    """Return whether cuDNN has a fused kernel for arrays of these types and shapes.
+
+    In training it takes even lengths alone.
+    """
+    half = all(x.dtype in (jnp.bfloat16, jnp.float16) for x in (query, key, value))
+    dim = query.shape[-1]
+    even = all(x.shape[1] % 2 == 0 for x in (query, key))
+    return half and even and dim % 8 == 0 and dim <= 128
+
+
+def _heads_first(query: Array, key: Array, value: Array, is_causal: bool) -> Array:
+    dim, dtype = query.shape[-1], query.dtype
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * dim**-0.5, key, value))
+    logits = _of_heads(query, key, scores=True).astype(jnp.float32)
+    if is_causal:
+        past = jnp.arange(logits.shape[2])[:, None] >= jnp.arange(logits.shape[3])[None]
+        logits = jnp.where(past[None, None], logits, -jnp.inf)
+    largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    shares = jnp.exp(logits - largest)
+    # Divided by their sums after the product: of it there is less.
+    total = jnp.sum(shares, axis=-1, keepdims=True)
+    mean = _of_heads(shares.astype(dtype), value, scores=False) / total
+    return jnp.swapaxes(mean.astype(dtype), 1, 2)
+
+
+# --- normalization -------------------------------------------------------------------------------
+
+
+class GroupNorm(nn.Module):
+    """Group normalization (Wu & He 2018), with variances in two passes and in float32.
+
+    Parameters and numbers are those of Linen's with ``use_fast_variance=False``; on a CPU sums are
+    over positions first, channel by channel, and over a group's channels then.
+
+    Attributes:
+        num_groups: of channels.
+        epsilon: is added to the variance.
+        dtype: of the result.
+    """
+
+    num_groups: int
+    epsilon: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *dims channels"]) -> Array:
+        """Normalize each example's groups to mean 0 and variance 1, scale and shift channels."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        batch, size = len(x), channels // self.num_groups
+        p = jnp.reshape(x, (batch, -1, channels)).astype(jnp.float32)
+
+        def mean(p: Array) -> Array:
+            if platform() == "cpu":
+                sums = jnp.reshape(jnp.sum(p, axis=1), (batch, self.num_groups, size))
+                means = jnp.sum(sums, axis=-1) / (p.shape[1] * size)
+            else:
+                groups = jnp.reshape(p, (batch, p.shape[1], self.num_groups, size))
+                means = jnp.mean(groups, axis=(1, 3))
+            return jnp.repeat(means, size, axis=1)[:, None]
+
+        centered = p - mean(p)
+        factor = lax.rsqrt(mean(jnp.square(centered)) + self.epsilon) * scale[None, None]
+        return jnp.reshape(centered * factor + bias[None, None], x.shape).astype(self.dtype)
+
+
+# --- convolution, channels last ------------------------------------------------------------------
+
+
+def _convolve(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: Any,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    **options: Any,
+) -> Array:
+    """Convolve as ``lax.conv_general_dilated``, which Linen would call."""
+    dilated = any(d != 1 for dilation in (lhs_dilation, rhs_dilation) for d in dilation or ())
+    plain = kernel.ndim == 4 and not dilated and all(s == 1 for s in strides)
+    size, dense = kernel.shape[:2], feature_group_count == 1
+    if plain and dense and size == (1, 1):
+        return jnp.reshape(
+            jnp.reshape(x, (-1, x.shape[-1])) @ kernel[0, 0], (*x.shape[:-1], kernel.shape[-1])
+        )
+    if plain and platform() == "cpu" and _is_same(padding, size):
+        if dense and size == (3, 3) and x.shape[-1] >= _TAPS_FROM:
+            return _of_images(x, kernel)
+        if feature_group_count == x.shape[-1] == kernel.shape[-1]:
+            return _depthwise(x, kernel)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        lhs_dilation,
+        rhs_dilation,
+        dimension_numbers,
+        feature_group_count,
+        **options,
+    )
+
+
+def _is_same(padding: Any, size: Sequence[int]) -> bool:
+    """Return whether odd kernels leave height and width as they are."""
+    if any(side % 2 == 0 for side in size):
+        return False
+    return padding == "SAME" or tuple(map(tuple, padding)) == tuple((s // 2, s // 2) for s in size)
+
+
+def _depthwise(x: Array, kernel: Array) -> Array:
+    """Convolve each channel by itself, as a sum of shifted images."""
+    rows, columns = kernel.shape[:2]
+    height, width = x.shape[1:3]
+    pads = ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0))
+    around, total = jnp.pad(x, pads), jnp.zeros((), x.dtype)
+    for row in range(rows):
+        for column in range(columns):
+            part = around[:, row : row + height, column : column + width]
+            total = total + part * kernel[row, column, 0][None, None, None]
+    return total
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve)
+"""Linen's convolution, by :func:`_convolve`."""
