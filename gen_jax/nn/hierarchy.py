@@ -46,12 +46,28 @@ class Residuals(nn.Module):
         return nn.relu(h)
 
 
-class Double(nn.Module):
-    """Double height and width: a transposed 4x4 convolution with stride 2.
+class _Phases(nn.Module):
+    """The parameters of :class:`Double`, as of a dense layer over neighborhoods of four."""
 
-    Written as a matrix product from 2x2 neighbourhoods to the four phases of the output, which are
-    then interleaved: the same taps and as many products, with a bias a phase. On CPU the gradient
-    of the dilated convolution that XLA makes of a transposed one takes ten times as long.
+    channels: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", INIT, (4 * x.shape[-1], 4 * self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (4 * self.channels,))
+        kernel = jnp.reshape(kernel, (2, 2, x.shape[-1], 2, 2, self.channels))
+        made = lowering.doubled(x.astype(self.dtype), kernel)
+        # A bias for each phase.
+        height, width = x.shape[1:3]
+        tiled = jnp.tile(jnp.reshape(bias, (2, 2, self.channels)), (height, width, 1))
+        return made + tiled[None].astype(self.dtype)
+
+
+class Double(nn.Module):
+    """Double height and width: a transposed 4x4 convolution with stride 2, and a bias a phase.
+
+    See :func:`gen_jax.nn.lowering.doubled`.
     """
 
     channels: int
@@ -61,20 +77,7 @@ class Double(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width in_channels"]
     ) -> Float[Array, "batch double_height double_width channels"]:
-        batch, height, width, _ = x.shape
-        around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        corners = [around[:, a : a + height + 1, b : b + width + 1] for a in (0, 1) for b in (0, 1)]
-        h = nn.Dense(4 * self.channels, kernel_init=INIT, dtype=self.dtype, name="phases")(
-            jnp.concatenate(corners, axis=-1)
-        )
-        h = h.reshape(batch, height + 1, width + 1, 2, 2, self.channels)
-        # An even row of the output lies between its own input row and the one above, an odd row
-        # between its own and the one below; likewise columns.
-        rows = [
-            jnp.stack([h[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3)
-            for a in (0, 1)
-        ]
-        return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, self.channels)
+        return _Phases(self.channels, self.dtype, name="phases")(x)
 
 
 class _Down(nn.Module):

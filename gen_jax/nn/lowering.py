@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching, mlir
 
-from gen_jax.typing import Array, DTypeLike, Float
+from gen_jax.typing import Array, Float
 
-__all__ = ["PRODUCTS", "Conv", "GroupNorm", "attention", "platform", "target"]
+__all__ = ["PRODUCTS", "Conv", "GroupNorm", "attention", "doubled", "platform", "target"]
 
 # From so many input channels on, nine products of shifted images beat XLA's own weight gradient.
 _TAPS_FROM = 256
@@ -234,43 +234,36 @@ def _heads_first(query: Array, key: Array, value: Array, is_causal: bool) -> Arr
 # --- normalization -------------------------------------------------------------------------------
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(nn.GroupNorm):
     """Group normalization (Wu & He 2018), with variances in two passes and in float32.
 
-    Parameters and numbers are those of Linen's with ``use_fast_variance=False``; on a CPU sums are
-    over positions first, channel by channel, and over a group's channels then.
-
-    Attributes:
-        num_groups: of channels.
-        epsilon: is added to the variance.
-        dtype: of the result.
+    Linen's, but that on a CPU sums are over positions first, channel by channel, and over a group's
+    channels then.
     """
 
-    num_groups: int
-    epsilon: float = 1e-6
-    dtype: DTypeLike = jnp.float32
+    use_fast_variance: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *dims channels"]) -> Array:
+    def __call__(
+        self, x: Float[Array, "batch *dims channels"], *, mask: Array | None = None
+    ) -> Array:
         """Normalize each example's groups to mean 0 and variance 1, scale and shift channels."""
-        channels = x.shape[-1]
+        if platform() != "cpu" or self.num_groups is None or mask is not None:
+            return super().__call__(x, mask=mask)
+        batch, channels, num = len(x), x.shape[-1], self.num_groups
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        batch, size = len(x), channels // self.num_groups
         p = jnp.reshape(x, (batch, -1, channels)).astype(jnp.float32)
 
         def mean(p: Array) -> Array:
-            if platform() == "cpu":
-                sums = jnp.reshape(jnp.sum(p, axis=1), (batch, self.num_groups, size))
-                means = jnp.sum(sums, axis=-1) / (p.shape[1] * size)
-            else:
-                groups = jnp.reshape(p, (batch, p.shape[1], self.num_groups, size))
-                means = jnp.mean(groups, axis=(1, 3))
-            return jnp.repeat(means, size, axis=1)[:, None]
+            sums = jnp.reshape(jnp.sum(p, axis=1), (batch, num, -1))
+            means = jnp.sum(sums, axis=-1) / (p.shape[1] * sums.shape[-1])
+            return jnp.repeat(means, channels // num, axis=1)[:, None]
 
         centered = p - mean(p)
         factor = lax.rsqrt(mean(jnp.square(centered)) + self.epsilon) * scale[None, None]
-        return jnp.reshape(centered * factor + bias[None, None], x.shape).astype(self.dtype)
+        made = jnp.reshape(centered * factor + bias[None, None], x.shape)
+        return made.astype(self.dtype or x.dtype)
 
 
 # --- convolution, channels last ------------------------------------------------------------------
@@ -291,11 +284,10 @@ def _convolve(
     dilated = any(d != 1 for dilation in (lhs_dilation, rhs_dilation) for d in dilation or ())
     plain = kernel.ndim == 4 and not dilated and all(s == 1 for s in strides)
     size, dense = kernel.shape[:2], feature_group_count == 1
-    if plain and dense and size == (1, 1):
-        return jnp.reshape(
-            jnp.reshape(x, (-1, x.shape[-1])) @ kernel[0, 0], (*x.shape[:-1], kernel.shape[-1])
-        )
     if plain and platform() == "cpu" and _is_same(padding, size):
+        if dense and size == (1, 1):
+            flat = jnp.reshape(x, (-1, x.shape[-1])) @ kernel[0, 0]
+            return jnp.reshape(flat, (*x.shape[:-1], kernel.shape[-1]))
         if dense and size == (3, 3) and x.shape[-1] >= _TAPS_FROM:
             return _of_images(x, kernel)
         if feature_group_count == x.shape[-1] == kernel.shape[-1]:
@@ -331,6 +323,45 @@ def _depthwise(x: Array, kernel: Array) -> Array:
             part = around[:, row : row + height, column : column + width]
             total = total + part * kernel[row, column, 0][None, None, None]
     return total
+
+
+def doubled(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "two two channels two two out"],
+) -> Float[Array, "batch double_height double_width out"]:
+    """Convolve with the transpose of a 4x4 convolution of stride 2.
+
+    Written as what makes each of the four phases of the output of 2x2 neighborhoods of the input:
+    of the dilated convolution that XLA makes of a transposed one the gradient takes ten times as
+    long on a CPU.
+
+    Args:
+        x: images.
+        kernel: of neighborhoods' rows and columns, and of phases' rows and columns.
+    """
+    batch, height, width, channels = x.shape
+    kernel = kernel.astype(x.dtype)
+    if platform() == "cpu":
+
+        def phase(a: int, b: int) -> Array:
+            # An even row of the output lies between its own input row and the one above, an odd row
+            # between its own and the one below; likewise columns.
+            pads = ((1 - a, a), (1 - b, b))
+            dimensions = ("NHWC", "HWIO", "NHWC")
+            part = kernel[:, :, :, a, b]
+            return lax.conv_general_dilated(x, part, (1, 1), pads, dimension_numbers=dimensions)
+
+        rows = [jnp.stack([phase(a, b) for b in (0, 1)], axis=3) for a in (0, 1)]
+    else:  # all phases of all neighborhoods, as one product
+        around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        corners = [around[:, a : a + height + 1, b : b + width + 1] for a in (0, 1) for b in (0, 1)]
+        h = jnp.concatenate(corners, axis=-1) @ jnp.reshape(kernel, (4 * channels, -1))
+        h = jnp.reshape(h, (batch, height + 1, width + 1, 2, 2, -1))
+        rows = [
+            jnp.stack([h[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3)
+            for a in (0, 1)
+        ]
+    return jnp.reshape(jnp.stack(rows, axis=2), (batch, 2 * height, 2 * width, -1))
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve)

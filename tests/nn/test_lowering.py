@@ -42,6 +42,10 @@ def convolved(size, channels, out, groups=1):
     return lambda x, kernel: conv.apply({"params": {"kernel": kernel}}, x), (x, kernel)
 
 
+def doubled():
+    return lowering.doubled, (array(2, 3, 4, 5), array(2, 2, 5, 2, 2, 3))
+
+
 CASES = {
     "attention": lambda: heads(causal=False),
     "causal attention": lambda: heads(causal=True),
@@ -49,6 +53,7 @@ CASES = {
     "pointwise": lambda: convolved(1, 4, 6),
     "small": lambda: convolved(3, 4, 6),
     "wide": lambda: convolved(3, lowering._TAPS_FROM, 2),
+    "doubled": doubled,
     "depthwise": lambda: convolved(7, 4, 4, groups=4),
 }
 
