@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from gen_jax.diffusion.rules import COSINE_MAX_BETA, MIN_ALPHA, beta_range
 from gen_jax.ops.checks import check_floating, check_times, checked
@@ -144,6 +143,8 @@ def _monotone_cubics(values: np.ndarray) -> np.ndarray:
     """Interpolate values a step of 1 apart: coefficients [4, steps], the constant first."""
     if len(values) < 2:
         return np.zeros((4, 1), np.float32)
+    from scipy.interpolate import PchipInterpolator  # a third of a second, which flows need not pay
+
     slopes = PchipInterpolator(np.arange(len(values)), values).derivative()(np.arange(len(values)))
     low, high, rise = slopes[:-1], slopes[1:], np.diff(values)
     made = np.stack([values[:-1], low, 3 * rise - 2 * low - high, low + high - 2 * rise])
