@@ -4,7 +4,7 @@
 # make test-nightly, make soak  what does not fit into these 15 minutes, and an hour of faults
 # make test-floor  the suite with the oldest Python that is supported
 # PYTHON=... chooses the interpreter; by default the newest that really runs and is supported, on the
-# PATH or among pyenv's versions.
+# PATH or among the versions of pyenv and uv.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,7 +12,7 @@ SHELL := /bin/bash
 
 # Of some versions, the first whose interpreter runs and can make virtual environments.
 interpreter = $(shell for v in $(1); do \
-	for p in python$$v $$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$v.*/bin/python$$v 2>/dev/null | sort -rV); do \
+	for p in python$$v $$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$v.*/bin/python$$v "$${UV_PYTHON_INSTALL_DIR:-$$HOME/.local/share/uv/python}"/cpython-$$v.*/bin/python$$v 2>/dev/null | sort -rV); do \
 	"$$p" -c 'import venv, ensurepip' >/dev/null 2>&1 && { echo "$$p"; exit; }; done; done)
 PYTHON ?= $(or $(call interpreter,3.13 3.12 3.11),python3)
 FLOOR ?= $(or $(call interpreter,3.11),python3.11)

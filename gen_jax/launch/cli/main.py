@@ -46,6 +46,7 @@ commands:
   evaluate     --workdir DIR [--split=test|validation]
   import       --from DIR --workdir DIR   weights of diffusers (safetensors)
   export       --workdir DIR --to DIR
+  doctor       what this machine is, and what would make it faster
 
 of models with codes:
   reconstruct  --workdir DIR --num N --out FILE.png   originals above reconstructions
@@ -132,6 +133,7 @@ def _run(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "import": _import,
         "export": _export,
+        "doctor": _doctor,
         **cli_codes.COMMANDS,
     }
     if arguments[:1] == ["--version"]:
@@ -296,6 +298,16 @@ def _help_config(arguments: list[str]) -> int:
         raise ConfigError(f"help-config: {' '.join(arguments)!r}; one family at most is required")
     asked = [argument for argument in arguments if argument not in ("-h", "--help")]
     run_help_config(asked[0] if asked else None)
+    return 0
+
+
+def _doctor(arguments: list[str]) -> int:
+    from gen_jax.launch.cli.allocator import allocator
+    from gen_jax.launch.commands.doctor import run_doctor
+
+    if any(argument not in ("-h", "--help") for argument in arguments):
+        raise ConfigError(f"doctor: got {' '.join(arguments)!r}; no flags are required")
+    run_doctor(os.environ, allocator(os.environ))
     return 0
 
 
@@ -483,11 +495,26 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
+# Commands that compute nothing.
+_LIGHT: tuple[list[str], ...] = (
+    [],
+    ["help"],
+    ["-h"],
+    ["--help"],
+    ["--version"],
+    ["help-config"],
+    ["launch"],
+)
+
+
 def run() -> None:
     """Run as a program: the entry point of the console script."""
+    from gen_jax.launch.cli.allocator import use_huge_pages
     from gen_jax.launch.cli.cache import use_compilation_cache
     from gen_jax.launch.cli.streams import keep_streams
 
+    if sys.argv[1:2] not in _LIGHT:
+        use_huge_pages(os.environ, sys.orig_argv)
     keep_streams()
     # When a run ends with an error in the middle of a batch, a helper of Python's takes away what
     # workers shared. It inherits these options, and need not complain.
