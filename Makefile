@@ -1,6 +1,7 @@
 # make demo   train on real digits and sample, in minutes
 # make test   the suite of every day, linted: at most 15 minutes on two cores
 # make quick  an answer within two minutes
+# make bench  our speed beside torch's on this machine
 # make test-nightly, make soak  what does not fit into these 15 minutes, and an hour of faults
 # make test-floor  the suite with the oldest Python that is supported
 # PYTHON=... chooses the interpreter; by default the newest that really runs and is supported, on the
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 APART := not parity and not slurm and not launchfiles
 
-.PHONY: demo test quick test-nightly test-floor soak test-parity test-slurm test-launch-files lint format install clean
+.PHONY: bench demo test quick test-nightly test-floor soak test-parity test-slurm test-launch-files lint format install clean
 
 install: $(STAMP)
 
@@ -51,6 +52,14 @@ test: $(STAMP) lint
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(APART) and not nightly and not slow" $(ARGS)
+
+# Our speed beside torch's, in one run of some ten minutes; TORCH=PYTHON names an interpreter that
+# has torch and diffusers, else one is installed into .venv-parity. ARGS='--only unet_train'.
+TORCH ?= .venv-parity/bin/python
+bench: $(STAMP)
+	@test -x "$(TORCH)" || { $(MAKE) --no-print-directory install VENV=.venv-parity PYTHON=$(FLOOR); \
+		.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,parity]'; }
+	$(BIN)/python bench/paired --torch "$(TORCH)" $(ARGS)
 
 # What is marked nightly, what tries more in this tier (the faults of tests/reliability many times
 # over), and the suite of every day with the oldest Python. RECORD=FILE keeps what was counted.

@@ -4,7 +4,8 @@
 
 PYTHON is an interpreter with torch and diffusers. For each task both sides are made, each in a
 process of its own, and then take turns: ours, theirs, ours, theirs. Printed are the median of the
-ratios of neighbors (torch's time over ours: above 1 we are faster) and their quartiles.
+ratios of neighbors (torch's time over ours: above 1 we are faster) and their quartiles. Our side
+has huge pages, as every ``gen-jax`` command has, and torch its own defaults.
 """
 
 import argparse
@@ -32,12 +33,14 @@ class Side:
 
     def __init__(self, python, side, task):
         path = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
+        # As gen-jax itself begins, and torch does not.
+        pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if side == "jax" else {}
         self.process = subprocess.Popen(
             [python, str(HERE / "worker.py"), side, task],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, **pages, "PYTHONPATH": path},
         )
         _, seconds, self.version = self._line("ready").split(maxsplit=2)
         self.repeats = max(1, round(TURN_S / float(seconds)))

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching, mlir
 
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float
 
 __all__ = ["PRODUCTS", "Conv", "GroupNorm", "attention", "doubled", "platform", "target"]
@@ -169,6 +170,7 @@ _of_images = _product(
 # --- attention -----------------------------------------------------------------------------------
 
 
+@checked
 def attention(
     query: Float[Array, "batch queries heads dim"],
     key: Float[Array, "batch keys heads dim"],
@@ -325,6 +327,7 @@ def _depthwise(x: Array, kernel: Array) -> Array:
     return total
 
 
+@checked
 def doubled(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "two two channels two two out"],
