@@ -25,7 +25,8 @@ TASKS = (
     *("dit_train", "prior_train", "vae_train"),
     *(f"decode_{length}_{batch}" for length, batch in decoding_of()),
 )
-TURN_S = 0.7  # of one side, at least
+TURN_S = 0.7  # of one side, at least, after one repetition that is not timed
+PAUSE_S = 0.3  # between turns: threads of the side before wait for work in a loop, for a while
 
 
 class Side:
@@ -53,6 +54,7 @@ class Side:
 
     def seconds(self):
         """Take a turn, and give the seconds of one repetition."""
+        time.sleep(PAUSE_S)
         print(self.repeats, file=self.process.stdin, flush=True)
         return float(self._line()) / self.repeats
 

@@ -26,6 +26,7 @@ def main():
     run()
     print("ready", time.perf_counter() - start, version, flush=True)
     for line in sys.stdin:
+        run()  # memory of a process that has waited may have been taken away
         start = time.perf_counter()
         for _ in range(int(line)):
             run()
