@@ -20,6 +20,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.extend
+import jax.extend.backend
 import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching, mlir
@@ -189,9 +190,7 @@ def attention(
     kind = platform()
     if kind == "cpu":
         return _heads_first(query, key, value, is_causal)
-    # JAX asks for the library already while it traces: who plans for a GPU elsewhere has none.
-    fused = kind in ("gpu", "cuda") and jax.default_backend() == "gpu"
-    if fused and _fits_cudnn(query, key, value):
+    if kind in ("gpu", "cuda") and _has_cudnn() and _fits_cudnn(query, key, value):
         # A program that is traced beside a GPU may still be run on a CPU.
         return lax.platform_dependent(
             query,
@@ -205,6 +204,15 @@ def attention(
             ),
         )
     return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+
+
+def _has_cudnn() -> bool:
+    """Return whether the GPU at hand is one of NVIDIA's.
+
+    JAX asks for the library already while it traces: who plans for a GPU elsewhere has none.
+    """
+    version = jax.extend.backend.get_backend().platform_version
+    return jax.default_backend() == "gpu" and "rocm" not in version
 
 
 def _fits_cudnn(query: Array, key: Array, value: Array) -> bool:
