@@ -7,7 +7,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from gen_jax.errors import DataError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "SUFFIXES", "decode_image", "fit_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "SUFFIXES", "decode_image", "fit_image", "to_eight_bits"]
 
 # Of what Pillow reads, pictures of one frame; a camera's JPEG of several (MPO) is its first.
 FORMATS = tuple(
@@ -82,13 +82,18 @@ def decode_image(
         raise DataError(f"{where}: not a usable image: {error}") from error
 
 
+def to_eight_bits(levels: np.ndarray) -> np.ndarray:
+    """Bring levels from 0 to 65,535 to uint8 from 0 to 255, to the nearest."""
+    return ((levels.astype(np.int64) * 255 + 32_767) // 65_535).astype(np.uint8)
+
+
 def _in_eight_bits(image: Image.Image) -> Image.Image:
-    """Bring gray levels from 0 to 65,535 to 0 to 255, to the nearest."""
+    """Bring a gray picture of 16 bits to eight."""
     levels = np.asarray(image, np.int64)
     low, high = int(np.min(levels)), int(np.max(levels))
     if low < 0 or high > 65_535:
         raise ValueError(f"gray levels of {low} to {high}; 0 to 65535 is required")
-    made = Image.fromarray(((levels * 255 + 32_767) // 65_535).astype(np.uint8))
+    made = Image.fromarray(to_eight_bits(levels))
     made.info = dict(image.info)
     made.getexif().update(image.getexif())
     return made

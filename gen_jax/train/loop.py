@@ -59,6 +59,7 @@ class Loop(NamedTuple):
     window: Window  # of steps to profile
 
 
+@allowed()
 def train(
     engine: Engine,
     state: TrainState,
@@ -88,18 +89,6 @@ def train(
         NonFiniteError: after ``loop.max_bad_steps`` consecutive steps without a finite loss, or
             more than ten among the last thousand.
     """
-    with allowed():
-        return _train(engine, state, frozen, batches, key, loop)
-
-
-def _train(
-    engine: Engine,
-    state: TrainState,
-    frozen: PyTree,
-    batches: Iterator[Mapping[str, np.ndarray]],
-    key: jax.Array,
-    loop: Loop,
-) -> TrainState:
     first = done = int(state.step)
     if done >= loop.steps:
         return state

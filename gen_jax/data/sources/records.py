@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gen_jax.data.decode import fit_image
+from gen_jax.data.decode import fit_image, to_eight_bits
 from gen_jax.data.sources.source import Examples, Source
 from gen_jax.data.tfds import open_records
 from gen_jax.errors import DataError
@@ -34,7 +34,7 @@ def open_tfds(
                 raise DataError(f"{where}: cannot be read: {error}") from error
             array = np.asarray(record["image"])
             if array.dtype == np.uint16 and sixteen_bit:
-                array = ((array.astype(np.int64) * 255 + 32_767) // 65_535).astype(np.uint8)
+                array = to_eight_bits(array)
             channels = (1, 3, 4) if image_shape[-1] == 4 else (1, 3)
             if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in channels:
                 known = "1, 3 or 4" if 4 in channels else "1 or 3"

@@ -288,10 +288,8 @@ def _beside(config: Mapping[str, Any]) -> tuple[tuple[int, int, int], str]:
     """Return the shape of x, and which image a network with more inputs sees beside it."""
     side, _, inputs = read_shape(config)
     outputs = config["out_channels"]
-    kinds = {inputs: "nothing", inputs // 2: "source", (inputs - 1) // 2: "masked"}
-    if inputs > 2 and outputs in kinds and inputs in (outputs, 2 * outputs, 2 * outputs + 1):
-        return (side, side, outputs), kinds[outputs]
-    return (side, side, inputs), "nothing"
+    beside = {2 * outputs: "source", 2 * outputs + 1: "masked"}.get(inputs, "nothing")
+    return (side, side, inputs if beside == "nothing" else outputs), beside
 
 
 # Of SDXL's text encoders, one has a pooled vector of this width.

@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["run_doctor"]
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-# Since then XLA's CPU backend has its present speed (experiments/performance).
+# A U-Net's step takes 1.36 times as long with 0.10.2 (experiments/performance).
 _FAST_JAX = (0, 12)
 _SHARED = Path("/dev/shm")
 
