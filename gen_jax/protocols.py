@@ -40,6 +40,7 @@ __all__ = [
     "label_input",
     "no_faults",
     "no_statistics",
+    "nothing_ahead",
     "take",
 ]
 
@@ -205,16 +206,26 @@ def no_faults(options: Mapping[str, Any], told: Collection[str]) -> Mapping[str,
     return {}
 
 
+def nothing_ahead(options: Mapping[str, Any], told: Collection[str]) -> Mapping[str, Any]:
+    """Leave options as they are: the ``ahead`` of models that have nothing to compute before."""
+    del told
+    return options
+
+
 class Sampler(NamedTuple):
     """How a model draws.
 
     ``draw(weights, keys, cond, **options)`` draws ``len(keys)`` samples, one from each key, so that
     a sample does not depend on the batch it was drawn in.
+    ``ahead(options, names in cond)`` puts arrays in the place of options that would be compiled in,
+    as a grid of times in that of a number of steps: ``draw`` and ``Latents.decode`` take these as
+    well, and one program serves all their values.
     """
 
     draw: Callable[..., PyTree]
     options: Mapping[str, Option] = {}
     faults: Faults = no_faults
+    ahead: Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]] = nothing_ahead
 
 
 class Latents(NamedTuple):

@@ -5,7 +5,8 @@ by piece, for whoever builds something else of it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,9 @@ from gen_jax.diffusion.solvers import Variance
 from gen_jax.ops import keys as rng
 from gen_jax.ops.checks import checked
 from gen_jax.protocols import LogProb
-from gen_jax.typing import Array, Float, Keys, PyTree, ScalarLike, Shape
+from gen_jax.typing import Array, ArrayLike, Float, Keys, PyTree, ScalarLike, Shape
 
-__all__ = ["default_steps", "generate", "likelihood", "noise_of"]
+__all__ = ["default_steps", "generate", "grid_ahead", "likelihood", "noise_of"]
 
 # Smallest noise level above 0 of the bound of a schedule without a table: that of the first step of
 # DDPM's, a bit more than a gray level of data from -1 to 1.
@@ -42,6 +43,36 @@ def default_steps(process: Process, solver: str) -> int:
     if process.num_steps is None:
         return 1000 if solver == "ddpm" else few
     return process.num_steps if solver == "ddpm" else min(few, process.num_steps)
+
+
+# Grids of so many points, or a multiple, are one program.
+_GRID_LENGTH = 1024
+
+
+def grid_ahead(
+    process: Process, options: Mapping[str, Any], told: Collection[str]
+) -> Mapping[str, Any]:
+    """Put the grid itself in the place of ``solver``'s ``steps`` and ``grid``.
+
+    What :func:`generate` is asked for with it compiles one program for all numbers of steps. Where
+    the number decides more than the grid (an image to begin with, a mask, a trace), options stay.
+
+    Args:
+        process: the noise.
+        options: of :func:`gen_jax.diffusion.options.sampler_options`.
+        told: names of what the model is told.
+
+    Returns:
+        Options with ``times``, float32 [multiple of 1024] filled up with zeros, and ``num_steps``.
+    """
+    if {"image", "mask"} & set(told) or any(options.get(name) for name in ("trace", "invert")):
+        return options
+    kept = {name: value for name, value in options.items() if name not in ("steps", "grid")}
+    solver = options.get("solver", "ddim")
+    times = _grid(process, solver, options.get("steps"), options.get("grid"))
+    padded = np.zeros(-(-len(times) // _GRID_LENGTH) * _GRID_LENGTH, np.float32)
+    padded[: len(times)] = times
+    return {**kept, "times": padded, "num_steps": np.int32(len(times) - 1)}
 
 
 def _grid(process: Process, solver: str, steps: int | None, grid: str | None) -> np.ndarray:
@@ -63,6 +94,8 @@ def generate(
     solver: str = "ddim",
     steps: int | None = None,
     grid: str | None = None,
+    times: Float[Array, "points"] | None = None,
+    num_steps: ArrayLike | None = None,
     eta: ScalarLike | None = None,
     variance: Variance | None = None,
     quantile: ScalarLike | None = None,
@@ -91,6 +124,9 @@ def generate(
         solver: one of :data:`gen_jax.diffusion.recipes.SOLVERS`.
         steps: of the solver.
         grid: one of :data:`gen_jax.diffusion.recipes.GRIDS`.
+        times: the grid itself, in place of both, of which ``num_steps`` steps are walked; see
+            :func:`grid_ahead`.
+        num_steps: may be traced.
         eta: fresh noise of ddim and euler_ancestral.
         variance: of ddpm.
         quantile: of dynamic thresholding.
@@ -119,10 +155,15 @@ def generate(
         denoise = guidance.clip_x_0(denoise, schedule)
     if guide is not None:
         denoise = guide(denoise)
-    times = _grid(process, solver, steps, grid)
+    points: np.ndarray | Array
+    if times is None and num_steps is None:
+        points = _grid(process, solver, steps, grid)
+    else:
+        whole = strength is None and mask is None and not (invert or trace)
+        points = _given(times, num_steps, whole and steps is None and grid is None)
     method = make_solver(
         solver,
-        len(times) - 1,
+        len(points) - 1 if num_steps is None else num_steps,
         eta=eta,
         variance=process.variances[0] if variance is None else variance,
         churn=churn,
@@ -130,28 +171,38 @@ def generate(
         churn_to=churn_to,
         churn_noise=churn_noise,
     )
-    way = jnp.asarray(times) if strength is None else editing.last_part(times, strength)
+    way = jnp.asarray(points) if strength is None else editing.last_part(points, strength)
     if mask is not None:
         if image is None:
             raise ValueError("mask: has a meaning only with an image")
         method = editing.inpainting(method, image, mask)
-        way = way[editing.repaint_order(len(times) - 1, jump, resamples)]
+        way = way[editing.repaint_order(len(points) - 1, jump, resamples)]
     if strength is not None:
         if image is None:
             raise ValueError("strength: has a meaning only with an image")
         # Of a table too: between its entries, which its levels and the embedding bridge.
-        points = editing.from_partial(denoise, schedule, method, way, image, keys, trace)
-        return jnp.swapaxes(points, 0, 1) if trace else points
+        made = editing.from_partial(denoise, schedule, method, way, image, keys, trace)
+        return jnp.swapaxes(made, 0, 1) if trace else made
     if invert:
         if image is None:
             raise ValueError("invert: has a meaning only with an image")
-        x = editing.invert(denoise, schedule, method, times, image, keys)
+        x = editing.invert(denoise, schedule, method, points, image, keys)
     else:
         eps = start_normal(keys, shape) if noise is None else noise
-        x = start_noise(schedule, times, eps)
+        x = start_noise(schedule, points, eps)
     _, step_keys = rng.split(keys, 2)
-    points = integrate(denoise, schedule, method, way, x, step_keys, trace)
-    return jnp.swapaxes(points, 0, 1) if trace else points
+    made = integrate(denoise, schedule, method, way, x, step_keys, trace, num_steps)
+    return jnp.swapaxes(made, 0, 1) if trace else made
+
+
+def _given(times: Array | None, num_steps: ArrayLike | None, whole: bool) -> Array:
+    """Check that a grid given as arrays is all that decides the way."""
+    if times is None or num_steps is None or not whole:
+        raise ValueError(
+            "times: stands with num_steps in the place of steps and grid; strength, mask, invert "
+            "and trace need these"
+        )
+    return times
 
 
 @checked

@@ -4,11 +4,9 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-
 from gen_jax.diffusion import rules
 from gen_jax.diffusion.parameterization import Denoiser, Parameterization, denoiser
-from gen_jax.diffusion.schedules import Schedule
+from gen_jax.diffusion.schedules import Schedule, end_levels
 from gen_jax.diffusion.solvers import Variance
 from gen_jax.diffusion.time_sampling import (
     TimeSampler,
@@ -63,11 +61,7 @@ class Process(NamedTuple):
 
     def end(self) -> tuple[float, float]:
         """Return alpha(1) and sigma(1)."""
-        schedule = self.schedule
-        if schedule.end is not None:
-            return schedule.end
-        with jax.ensure_compile_time_eval():
-            return float(schedule.alpha(1.0)), float(schedule.sigma(1.0))
+        return end_levels(self.schedule)
 
     def default_times(self) -> TimeSampler:
         """Make the usual times of training: uniform, or EDM's where the variance explodes."""

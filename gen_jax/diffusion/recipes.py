@@ -15,7 +15,7 @@ from gen_jax.diffusion.solvers import (
     euler_ancestral,
     heun,
 )
-from gen_jax.typing import ScalarLike
+from gen_jax.typing import ArrayLike, ScalarLike
 
 __all__ = ["GRIDS", "SOLVERS", "make_solver", "make_times"]
 
@@ -25,7 +25,7 @@ GRIDS = ("uniform", "quadratic", "karras")
 
 def make_solver(
     name: str,
-    num_steps: int,
+    num_steps: ArrayLike,
     *,
     eta: ScalarLike | None = None,
     variance: Variance = "beta",
@@ -38,7 +38,7 @@ def make_solver(
 
     Args:
         name: of :data:`SOLVERS`.
-        num_steps: of the whole run, for the amount of churn in each step.
+        num_steps: of the whole run, which may be traced, for the amount of churn in each step.
         eta: of ddim, by default 0, and euler_ancestral, by default 1.
         variance: of ddpm.
         churn: S_churn of :func:`churned`; None for no churn.

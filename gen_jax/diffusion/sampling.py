@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.diffusion.parameterization import Denoiser
-from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, time_of_noise
+from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, end_levels, time_of_noise
 from gen_jax.diffusion.solvers import Solver
 from gen_jax.ops import keys as rng
 from gen_jax.ops.checks import checked
@@ -118,11 +118,12 @@ def karras_times(
     _check_num_steps(num_steps, None)
     if not 0 < low < high:
         raise ValueError(f"low, high: got {low} and {high}; 0 < low < high is required")
+    alpha, sigma = end_levels(schedule)
+    last = sigma / max(alpha, MIN_ALPHA)
+    first, final = (x ** (1 / rho) for x in (min(high, last), min(low, last / 2)))
+    ratios = np.float32(np.linspace(first, final, num_steps) ** rho)
     with jax.ensure_compile_time_eval():  # grids are constants, also of a compiled sampler
-        last = float(schedule.sigma(1.0)) / max(float(schedule.alpha(1.0)), MIN_ALPHA)
-        first, final = (x ** (1 / rho) for x in (min(high, last), min(low, last / 2)))
-        ratios = np.linspace(first, final, num_steps) ** rho
-        times = np.array(time_of_noise(schedule, ratios))
+        times = np.array(jax.jit(lambda ratio: time_of_noise(schedule, ratio))(ratios))
     if high >= last:
         times[0] = 1.0
     return np.append(times, 0.0).astype(np.float32)
@@ -168,6 +169,7 @@ def integrate(
     x: Float[Array, "batch *dims"],
     keys: Keys,
     trace: bool = False,
+    num_steps: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
     """Carry points along a time grid with one ``lax.scan``.
 
@@ -179,10 +181,18 @@ def integrate(
         x: points at ``times[0]``.
         keys: one for each point; step i draws from the key folded with i.
         trace: whether to keep the points at every time.
+        num_steps: how many steps of the grid are walked; by default all. It may be traced, so that
+            one program serves grids of any number of steps, filled up to one length; the loop then
+            has no reverse-mode gradient.
 
     Returns:
         The points at ``times[-1]``, or with ``trace`` those at every time, [S + 1, batch, ...].
+
+    Raises:
+        ValueError: for ``trace`` with ``num_steps``, which would leave times without points.
     """
+    if trace and num_steps is not None:
+        raise ValueError("trace: does not go with num_steps")
     times = jnp.asarray(times, jnp.float32)
 
     def step(state: Any, index_and_times: tuple[Array, Array, Array]) -> tuple[Any, Array | None]:
@@ -192,6 +202,12 @@ def integrate(
         new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
         return new, new.x if trace else None
 
+    if num_steps is not None:
+
+        def walk(i: Array, state: Any) -> Any:
+            return step(state, (i, times[i], times[i + 1]))[0]
+
+        return jax.lax.fori_loop(0, num_steps, walk, solver.init(x)).x
     steps = (jnp.arange(len(times) - 1), times[:-1], times[1:])
     state, trajectory = jax.lax.scan(step, solver.init(x), steps)
     return state.x if trajectory is None else jnp.concatenate([x[None], trajectory])

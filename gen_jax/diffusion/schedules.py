@@ -20,6 +20,7 @@ __all__ = [
     "Schedule",
     "cosine",
     "diffuse",
+    "end_levels",
     "from_betas",
     "linear_beta",
     "logsnr",
@@ -286,6 +287,16 @@ def time_of_noise(schedule: Schedule, ratio: ArrayLike) -> Float[Array, "*t"]:
 
     ends = jnp.zeros_like(ratio), jnp.ones_like(ratio)
     return jax.lax.fori_loop(0, 48, halve, ends)[1]
+
+
+def end_levels(schedule: Schedule) -> tuple[float, float]:
+    """Return alpha(1) and sigma(1) as numbers, also while something else is traced."""
+    if schedule.end is not None:
+        return schedule.end
+    with jax.ensure_compile_time_eval():
+        # One program, not one for each operation.
+        alpha, sigma = jax.jit(lambda t: (schedule.alpha(t), schedule.sigma(t)))(jnp.float32(1))
+        return float(alpha), float(sigma)
 
 
 def logsnr(schedule: Schedule, t: ArrayLike) -> Float[Array, "*t"]:

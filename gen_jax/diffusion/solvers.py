@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from gen_jax.diffusion.parameterization import Denoiser, Prediction
 from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, time_of_noise
 from gen_jax.ops import keys as rng
-from gen_jax.typing import Array, Float, Keys, ScalarLike
+from gen_jax.typing import Array, ArrayLike, Float, Keys, ScalarLike
 
 __all__ = [
     "MultistepState",
@@ -299,7 +299,7 @@ def _dpmpp_step(
 def churned(
     solver: Solver,
     amount: ScalarLike,
-    num_steps: int,
+    num_steps: ArrayLike,
     low: ScalarLike = 0.0,
     high: ScalarLike = jnp.inf,
     noise: ScalarLike = 1.0,
@@ -312,7 +312,7 @@ def churned(
     Args:
         solver: usually :func:`heun`.
         amount: S_churn, from 0, which changes nothing.
-        num_steps: of the whole run.
+        num_steps: of the whole run; may be traced.
         low: S_tmin.
         high: S_tmax. Noise beyond the schedule's own is not added.
         noise: S_noise, the standard deviation of what is added.

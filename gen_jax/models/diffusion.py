@@ -380,7 +380,7 @@ def _sampling(
 
     known = options.sampler_options(process, guided=guided, edits=edits)
     return {
-        "sampler": Sampler(draw, known, faults),
+        "sampler": Sampler(draw, known, faults, functools.partial(generation.grid_ahead, process)),
         "latents": Latents(
             decode,
             encode,

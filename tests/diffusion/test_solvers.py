@@ -270,3 +270,24 @@ def test_points_keep_their_precision_whatever_a_network_answers(make):
     made = process.integrate(wide, LINEAR, make(), np.array([1, 0.5, 0]), x, keys_of(2))
     assert made.dtype == jnp.bfloat16
     assert np.isfinite(np.asarray(made, np.float32)).all()
+
+
+@pytest.mark.parametrize("name", ["ddpm", "heun"])
+def test_one_program_walks_grids_of_any_length(name):
+    denoise = gaussian_denoiser(LINEAR)
+    keys, x = keys_of(4), rng.normal(keys_of(4, 1), (2,))
+
+    @jax.jit
+    def walk(times, num_steps):
+        solver = process.make_solver(name, num_steps, churn=3.0 if name == "heun" else None)
+        return process.integrate(denoise, LINEAR, solver, times, x, keys, num_steps=num_steps)
+
+    for num in (1, 4, 7):
+        times = process.uniform_times(num, 1000)
+        solver = process.make_solver(name, num, churn=3.0 if name == "heun" else None)
+        exact = process.integrate(denoise, LINEAR, solver, times, x, keys)
+        made = walk(np.pad(times, (0, 8 - num)), num)
+        np.testing.assert_allclose(made, exact, rtol=1e-5, atol=1e-6)
+    assert walk._cache_size() == 1
+    with pytest.raises(ValueError, match="trace"):
+        process.integrate(denoise, LINEAR, solver, times, x, keys, trace=True, num_steps=num)

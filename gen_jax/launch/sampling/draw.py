@@ -1,7 +1,7 @@
 """Drawing any number of samples from a model, in batches of one shape."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -79,7 +79,7 @@ def draw_some(
     """Draw samples ``first`` to ``end - 1`` of a job, a batch at a time."""
     sampler = model.sampler
     assert sampler is not None
-    static, traced = _split(model, draw.options)
+    static, traced = _split(model, draw.options, draw.cond)
     sharding = batch_sharding(mesh)
     rows = {"cond": dict(draw.cond), "index": np.broadcast_to(np.int8(0), end)}
     if draw.z is None:
@@ -103,14 +103,20 @@ def draw_some(
 
 
 def _split(
-    model: Model, options: Mapping[str, Any]
+    model: Model, options: Mapping[str, Any], told: Collection[str] | None = None
 ) -> tuple[tuple[tuple[str, Any], ...], dict[str, Any]]:
-    """Tell options that are compiled in from numbers that are not."""
+    """Tell options that are compiled in from numbers and arrays that are not.
+
+    With ``told``, names of what the model is told, the sampler computes ahead what it can.
+    """
     known = model.sampler.options if model.sampler is not None else {}
+    if model.sampler is not None and told is not None:
+        options = model.sampler.ahead(options, told)
+    arrays = (float, np.ndarray, np.generic)
     static = {
         name: value
         for name, value in options.items()
-        if (known[name].static if name in known else not isinstance(value, float))
+        if (known[name].static if name in known else not isinstance(value, arrays))
     }
     traced = {name: value for name, value in options.items() if name not in static}
     return tuple(sorted(static.items())), traced
@@ -178,7 +184,7 @@ def encode(
 def decode(model: Model, weights: Weights, draw: Draw) -> np.ndarray:
     """Decode the latents of a draw, uint8 [num, H, W, C]."""
     assert model.latents is not None
-    static, traced = _split(model, draw.options)
+    static, traced = _split(model, draw.options, draw.cond)
     run = _compiled(model.latents.decode, static)
 
     def make(batch: Mapping[str, Any], _: np.int32) -> PyTree:
