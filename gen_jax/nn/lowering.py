@@ -7,8 +7,8 @@ machine. What was measured stands in ``experiments/performance``.
 On a CPU, XLA's attention for [batch, positions, heads, dim] transposes where it need not, its
 weight gradient of a wide 3x3 convolution runs at half of what nine matrix products do, a 1x1
 convolution is slower than the product that it is, and a depthwise one costs as much as a dense one.
-On GPUs attention in half precision is cuDNN's fused kernel. Everywhere else XLA's forms are left
-alone.
+On GPUs attention in half precision is cuDNN's fused kernel, and where there is none its gradient's
+products are in half precision, of which XLA's are not. Everywhere else XLA's forms are left alone.
 """
 
 import contextlib
@@ -125,15 +125,24 @@ _of_heads: Callable[..., Array]
 
 
 def _heads(x: Array, y: Array, *, scores: bool) -> Array:
-    """Compute scores of queries and keys, or averages of values."""
-    return jnp.einsum("bhtd,bhsd->bhts" if scores else "bhts,bhsd->bhtd", x, y)
+    """Compute scores of queries and keys, or averages of values.
+
+    Scores are in float32 also of half precision, in which their differences would be lost.
+    """
+    if not scores:
+        return jnp.einsum("bhts,bhsd->bhtd", x, y)
+    return jnp.einsum("bhtd,bhsd->bhts", x, y, preferred_element_type=jnp.float32)
 
 
+# Gradients of scores are rounded to what they are multiplied with: products of float32 and half
+# precision would be made in float32.
 _of_heads = _product(
     "product_of_heads",
     _heads,
-    lambda dz, x, y, *, scores: _of_heads(dz, y, scores=not scores),
-    lambda dz, x, y, *, scores: _over_positions(dz, x) if scores else _over_positions(x, dz),
+    lambda dz, x, y, *, scores: _of_heads(dz.astype(y.dtype), y, scores=not scores),
+    lambda dz, x, y, *, scores: (
+        _over_positions(dz.astype(x.dtype), x) if scores else _over_positions(x, dz.astype(x.dtype))
+    ),
 )
 
 
@@ -187,10 +196,8 @@ def attention(
         value: what is averaged.
         is_causal: whether a position looks at itself and those before it alone.
     """
-    kind = platform()
-    if kind == "cpu":
-        return _heads_first(query, key, value, is_causal)
-    if kind in ("gpu", "cuda") and _has_cudnn() and _fits_cudnn(query, key, value):
+    kind, half = platform(), _is_half(query, key, value)
+    if half and kind in ("gpu", "cuda") and _has_cudnn() and _fits_cudnn(query, key):
         # A program that is traced beside a GPU may still be run on a CPU.
         return lax.platform_dependent(
             query,
@@ -199,11 +206,15 @@ def attention(
             cuda=functools.partial(
                 jax.nn.dot_product_attention, is_causal=is_causal, implementation="cudnn"
             ),
-            default=functools.partial(
-                jax.nn.dot_product_attention, is_causal=is_causal, implementation="xla"
-            ),
+            default=functools.partial(_heads_first, is_causal=is_causal),
         )
+    if half or kind == "cpu":
+        return _heads_first(query, key, value, is_causal)
     return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+
+
+def _is_half(*arrays: Array) -> bool:
+    return all(x.dtype in (jnp.bfloat16, jnp.float16) for x in arrays)
 
 
 def _has_cudnn() -> bool:
@@ -215,21 +226,24 @@ def _has_cudnn() -> bool:
     return jax.default_backend() == "gpu" and "rocm" not in version
 
 
-def _fits_cudnn(query: Array, key: Array, value: Array) -> bool:
-    """Return whether cuDNN has a fused kernel for arrays of these types and shapes.
+def _fits_cudnn(query: Array, key: Array) -> bool:
+    """Return whether cuDNN has a fused kernel for arrays of these shapes, in half precision.
 
     In training it takes even lengths alone.
     """
-    half = all(x.dtype in (jnp.bfloat16, jnp.float16) for x in (query, key, value))
     dim = query.shape[-1]
-    even = all(x.shape[1] % 2 == 0 for x in (query, key))
-    return half and even and dim % 8 == 0 and dim <= 128
+    return all(x.shape[1] % 2 == 0 for x in (query, key)) and dim % 8 == 0 and dim <= 128
 
 
 def _heads_first(query: Array, key: Array, value: Array, is_causal: bool) -> Array:
     dim, dtype = query.shape[-1], query.dtype
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * dim**-0.5, key, value))
-    logits = _of_heads(query, key, scores=True).astype(jnp.float32)
+    scale, half = dim**-0.5, _is_half(query)
+    if not half:  # fewer numbers than the scores; but half precision would lose digits
+        query = query * scale
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    logits = _of_heads(query, key, scores=True)
+    if half:
+        logits = logits * scale
     if is_causal:
         past = jnp.arange(logits.shape[2])[:, None] >= jnp.arange(logits.shape[3])[None]
         logits = jnp.where(past[None, None], logits, -jnp.inf)

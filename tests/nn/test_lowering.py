@@ -1,6 +1,7 @@
 """Forms for one platform have the numbers, and all derivatives, of the plain ones."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -135,20 +136,35 @@ def test_the_platform_is_that_of_the_default_device():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "length", "dim", "fits"),
-    [
-        (jnp.bfloat16, 64, 64, True),
-        (jnp.float16, 1024, 56, True),
-        (jnp.float32, 64, 64, False),
-        (jnp.bfloat16, 77, 64, False),
-        (jnp.bfloat16, 64, 192, False),
-        (jnp.bfloat16, 64, 12, False),
-    ],
+    ("length", "dim", "fits"),
+    [(64, 64, True), (1024, 56, True), (77, 64, False), (64, 192, False), (64, 12, False)],
 )
-def test_fused_attention_is_asked_for_where_it_is_possible(dtype, length, dim, fits):
+def test_fused_attention_is_asked_for_where_it_is_possible(length, dim, fits):
     """As an H200 took them (experiments/performance)."""
-    x, found = jax.ShapeDtypeStruct((2, length, 4, dim), dtype), []
-    jax.eval_shape(lambda x: found.append(lowering._fits_cudnn(x, x, x)), x)
+    x, found = jax.ShapeDtypeStruct((2, length, 4, dim), jnp.bfloat16), []
+    jax.eval_shape(lambda x: found.append(lowering._fits_cudnn(x, x)), x)
     assert found == [fits]
     with lowering.target("gpu"):  # planned where there is none
         jax.eval_shape(lambda x: lowering.attention(x, x, x), x)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_half_precision_is_kept_in_the_products_of_attention(platform):
+    """Beside float32: numbers and gradients as near as 8 bits are, and no product in float32."""
+    given = heads(causal=True)[1]
+    half = tuple(x.astype(jnp.bfloat16) for x in given)
+
+    def grads(*given):
+        return jax.grad(
+            lambda *x: jnp.sum(jnp.square(lowering.attention(*x, is_causal=True))), (0, 1, 2)
+        )(*(x.astype(given[0].dtype) for x in given))
+
+    with lowering.target(platform):
+        made, exact = jax.jit(grads)(*half), jax.jit(grads)(*(jnp.float32(x) for x in half))
+        text = jax.jit(grads).lower(*half).as_text()
+    for a, b in zip(made, exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(jnp.float32(a), b, atol=0.03 * float(jnp.abs(b).max()))
+    products = re.findall(r"dot_general.*: \((.*?)\) ->", text)
+    assert products
+    assert not [x for x in products if "f32" in x]
