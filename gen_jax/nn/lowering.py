@@ -28,7 +28,16 @@ from jax.interpreters import ad, batching, mlir
 from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float
 
-__all__ = ["PRODUCTS", "Conv", "GroupNorm", "attention", "doubled", "platform", "target"]
+__all__ = [
+    "PRODUCTS",
+    "Conv",
+    "GroupNorm",
+    "attention",
+    "depthwise",
+    "doubled",
+    "platform",
+    "target",
+]
 
 # From so many input channels on, nine products of shifted images beat XLA's own weight gradient.
 _TAPS_FROM = 256
@@ -315,7 +324,7 @@ def _convolve(
         if dense and size == (3, 3) and x.shape[-1] >= _TAPS_FROM:
             return _of_images(x, kernel)
         if feature_group_count == x.shape[-1] == kernel.shape[-1]:
-            return _depthwise(x, kernel)
+            return depthwise(x, kernel)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -336,8 +345,12 @@ def _is_same(padding: Any, size: Sequence[int]) -> bool:
     return padding == "SAME" or tuple(map(tuple, padding)) == tuple((s // 2, s // 2) for s in size)
 
 
-def _depthwise(x: Array, kernel: Array) -> Array:
-    """Convolve each channel by itself, as a sum of shifted images."""
+@checked
+def depthwise(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "rows columns one channels"],
+) -> Float[Array, "batch height width channels"]:
+    """Convolve each channel by itself with an odd kernel, as a sum of shifted images."""
     rows, columns = kernel.shape[:2]
     height, width = x.shape[1:3]
     pads = ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0))

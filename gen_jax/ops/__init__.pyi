@@ -1,5 +1,6 @@
 from gen_jax.ops import (
     adversarial as adversarial,
+    augmentations as augmentations,
     averages as averages,
     checks as checks,
     corruptions as corruptions,

@@ -19,6 +19,7 @@ R = TypeVar("R")
 _KINDS = {
     "Float": "floating-point numbers are required",
     "Int": "whole numbers are required",
+    "UInt8": "uint8",
     "Key": "keys of jax.random.key are required (jax.random.wrap_key_data makes them of old ones)",
 }
 
@@ -87,7 +88,8 @@ def _check_arrays(given: Mapping[str, tuple[Any, tuple[Any, ...]]]) -> None:
             what = " or ".join(_KINDS.get(kind, f"{kind} is required") for kind in sorted(known))
             what += ", pixels by a codec" if x.dtype == jnp.uint8 and "Float" in known else ""
             raise TypeError(f"{name}: got {x.dtype}; {what}")
-        wanted = " or ".join(f"[{kind.dim_str.replace(' ', ', ')}]" for kind in kinds)
+        shapes = dict.fromkeys(f"[{kind.dim_str.replace(' ', ', ')}]" for kind in kinds)
+        wanted = " or ".join(shapes)
         beside = f", beside {', '.join(sizes.values())}" if sizes else ""
         raise ValueError(f"{name}: got {list(x.shape)}; {wanted} is required{beside}")
 

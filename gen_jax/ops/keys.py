@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, DTypeLike, Int, Key, Keys, Shape
 
-__all__ = ["fold_in", "normal", "per_example", "split"]
+__all__ = ["fold_in", "normal", "per_example", "split", "uniform"]
 
 
 @checked
@@ -49,3 +49,9 @@ def split(keys: Keys, num: int) -> tuple[Keys, ...]:
 def normal(keys: Keys, shape: Shape, dtype: DTypeLike = jnp.float32) -> Array:
     """Draw standard normals, one array of ``shape`` from each key: [batch, *shape]."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+
+
+@checked
+def uniform(keys: Keys, shape: Shape, dtype: DTypeLike = jnp.float32) -> Array:
+    """Draw an array [batch, *shape] of numbers in [0, 1), each row from its own key."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype))(keys)

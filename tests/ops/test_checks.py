@@ -77,7 +77,11 @@ def functions():
                         yield function, kinds
 
 
-WRONG = {"Float": (np.uint8, "floating-point"), "Int": (np.float32, "whole numbers")}
+WRONG = {
+    "Float": (np.uint8, "floating-point"),
+    "Int": (np.float32, "whole numbers"),
+    "UInt8": (np.float32, "uint8"),
+}
 
 
 def test_every_public_function_refuses_arrays_of_another_type():
@@ -88,6 +92,8 @@ def test_every_public_function_refuses_arrays_of_another_type():
         for name in kinds:
             kind = kinds[name][0].dtype.__name__
             dtype, words = WRONG.get(kind, (np.uint32, "keys of jax.random.key"))
+            if len(kinds[name]) > 1:  # pixels, or numbers
+                dtype = np.int32
             given = dict.fromkeys(inspect.signature(function).parameters, None)
             given[name] = np.zeros(2, dtype)
             with pytest.raises(TypeError, match=f"^{name}: got {np.dtype(dtype)}; {words}"):
