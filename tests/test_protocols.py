@@ -26,6 +26,7 @@ FAMILIES = {
     "classifier": "configs/classifier_mnist.py:tiny",
     "diffusion": "configs/ddpm_digits.py:tiny",
     "dvae": "configs/dvae_cifar10.py:tiny",
+    "gan": "configs/gan_mnist.py:tiny",
     "gaussian_mixture": "configs/mixture_digits.py:tiny",
     "vae": "configs/vae_mnist.py:tiny",
     "vqvae": "configs/vqvae2_cifar10.py:tiny",

@@ -5,6 +5,7 @@ from gen_jax.models import (
     classifier as classifier,
     diffusion as diffusion,
     dvae as dvae,
+    gan as gan,
     gaussian_mixture as gaussian_mixture,
     rules as rules,
     vae as vae,

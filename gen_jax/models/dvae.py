@@ -1,6 +1,5 @@
 """The discrete VAE of DALL-E (Ramesh et al. 2021), with a Gumbel-softmax relaxation."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from gen_jax.ops import keys as rng
 from gen_jax.ops.likelihoods import Likelihood
 from gen_jax.ops.quantization import code_shares, gumbel_softmax, kl_to_uniform
 from gen_jax.ops.quantizers import use_of_codes
+from gen_jax.ops.ramps import Ramp
 from gen_jax.protocols import (
     Aux,
     Batch,
@@ -31,19 +31,6 @@ from gen_jax.protocols import (
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar, ScalarLike
 
 __all__ = ["Ramp", "dvae_model"]
-
-
-class Ramp(NamedTuple):
-    """A value that goes from ``start`` to ``end`` in ``steps`` steps, along half a cosine."""
-
-    start: float
-    end: float
-    steps: int
-
-    def at(self, step: ScalarLike) -> Scalar:
-        """Return the value at a step."""
-        share = jnp.clip(step / max(self.steps, 1), 0.0, 1.0) if self.steps else jnp.float32(1.0)
-        return self.end + 0.5 * (self.start - self.end) * (1 + jnp.cos(math.pi * share))
 
 
 # Of DALL-E.

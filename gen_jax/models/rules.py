@@ -1,8 +1,8 @@
 """What does not go together in a model, without JAX; see :mod:`gen_jax.diffusion.rules`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-__all__ = ["class_dropout_faults", "vae_faults"]
+__all__ = ["class_dropout_faults", "gan_faults", "vae_faults"]
 
 
 def class_dropout_faults(*, class_dropout: float, conditional: bool) -> Mapping[str, str]:
@@ -10,6 +10,48 @@ def class_dropout_faults(*, class_dropout: float, conditional: bool) -> Mapping[
     if class_dropout and not conditional:
         return {"class_dropout": f"got {class_dropout}; 0 is required without num_classes"}
     return {}
+
+
+GAMES = ("paired", "non_saturating", "hinge", "least_squares", "wasserstein")
+
+
+def gan_faults(
+    *,
+    game: str,
+    gammas: Collection[float],
+    interpolation: float,
+    penalized: bool,
+    every: int,
+    critic_turns: int,
+    strengths: Collection[float],
+) -> Mapping[str, str]:
+    """Find what does not go together in a game of two players.
+
+    Args:
+        game: its name.
+        gammas: weights of R1 and R2.
+        interpolation: weight of WGAN-GP's penalty.
+        penalized: whether there is any penalty.
+        every: steps between two penalties.
+        critic_turns: discriminator's turns in a step.
+        strengths: probabilities of augmentations.
+    """
+    faults: dict[str, str] = {}
+    if game not in GAMES:
+        faults["game"] = f"got {game!r}; one of {', '.join(GAMES)} is required"
+    if game == "wasserstein" and not penalized:
+        faults["game"] = "wasserstein: without a penalty its critic has no bound"
+    if min(gammas) < 0:
+        faults["gamma"] = f"got {min(gammas)}; at least 0 is required"
+    if interpolation < 0:
+        faults["interpolation"] = f"got {interpolation}; at least 0 is required"
+    if every < 1:
+        faults["penalty_every"] = f"got {every}; at least 1 is required"
+    if critic_turns < 1:
+        faults["critic_turns"] = f"got {critic_turns}; at least 1 is required"
+    if not all(0 <= strength <= 1 for strength in strengths):
+        faults["augmentation"] = f"got {tuple(strengths)}; from 0 to 1 is required"
+    return faults
 
 
 def vae_faults(

@@ -11,6 +11,7 @@ __all__ = [
     "autoencoder_faults",
     "dit_faults",
     "dvae_faults",
+    "gan_faults",
     "hierarchy_faults",
     "level_widths",
     "pixelcnn_faults",
@@ -176,6 +177,17 @@ def hierarchy_faults(
     if resolution and any(side % total for side in resolution):
         sides = "x".join(map(str, resolution))
         return {"factors": f"{tuple(factors)} divide by {total}, which {sides} is no multiple of"}
+    return {}
+
+
+def gan_faults(*, widths: Sequence[int], resolution: Sequence[int]) -> Mapping[str, str]:
+    """Find what could not work between a generator's stages, each twice as large as the last."""
+    if not widths:
+        return {"widths": "got none; one for each resolution is required"}
+    factor = 2 ** (len(widths) - 1)
+    if any(side % factor for side in resolution):
+        sides = "x".join(map(str, resolution))
+        return {"widths": f"{len(widths)} stages divide by {factor}; {sides} is no multiple of it"}
     return {}
 
 

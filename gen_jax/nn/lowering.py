@@ -155,9 +155,60 @@ _of_heads = _product(
 )
 
 
-def _image_product(x: Array, y: Array) -> Array:
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, y, (1, 1), "SAME", dimension_numbers=dimensions)
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+# Strides, padding, and dilations of the image and of the kernel, along height and width.
+Window = tuple[tuple[int, ...], tuple[tuple[int, int], ...], tuple[int, ...], tuple[int, ...]]
+
+_of_images: Callable[..., Array]
+
+
+def _image_product(x: Array, y: Array, *, window: Window) -> Array:
+    strides, padding, image_dilation, kernel_dilation = window
+    return lax.conv_general_dilated(
+        x, y, strides, padding, image_dilation, kernel_dilation, dimension_numbers=_NHWC
+    )
+
+
+def _dilated(size: int, dilation: int) -> int:
+    return (size - 1) * dilation + 1
+
+
+def _image_gradient(dz: Array, x: Any, y: Array, *, window: Window) -> Array:
+    """Convolve with the kernel turned around, written as a convolution as any other."""
+    strides, padding, image_dilation, kernel_dilation = window
+    pads = []
+    for axis in (0, 1):
+        image = _dilated(x.shape[1 + axis], image_dilation[axis])
+        kernel = _dilated(y.shape[axis], kernel_dilation[axis])
+        before = kernel - padding[axis][0] - 1
+        out = _dilated(dz.shape[1 + axis], strides[axis])
+        pads.append((before, image + kernel - 1 - out - before))
+    turned = jnp.swapaxes(y[::-1, ::-1], 2, 3)
+    return _of_images(dz, turned, window=(image_dilation, tuple(pads), strides, kernel_dilation))
+
+
+def _kernel_gradient(dz: Array, x: Array, y: Any, *, window: Window) -> Array:
+    """Convolve the images with the output's gradient, channels for examples."""
+    strides, padding, image_dilation, kernel_dilation = window
+    same = (strides, padding, image_dilation, kernel_dilation) == _SAME_3X3
+    if same and y.shape[:2] == (3, 3) and x.shape[-1] >= _TAPS_FROM:
+        return _by_taps(dz, x, y)
+    pads = []
+    for axis in (0, 1):
+        image = _dilated(x.shape[1 + axis], image_dilation[axis])
+        kernel = _dilated(y.shape[axis], kernel_dilation[axis])
+        out = _dilated(dz.shape[1 + axis], strides[axis])
+        before = padding[axis][0]
+        pads.append((before, out - image + kernel - before - 1))
+    by_channel, by_place = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(dz, (1, 2, 0, 3))
+    made = _of_images(
+        by_channel, by_place, window=(kernel_dilation, tuple(pads), image_dilation, strides)
+    )
+    return jnp.transpose(made, (1, 2, 0, 3))
+
+
+_SAME_3X3: Window = ((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
 
 
 def _by_taps(dz: Array, x: Array, kernel: Any) -> Array:
@@ -178,12 +229,10 @@ def _by_taps(dz: Array, x: Array, kernel: Any) -> Array:
     return jnp.reshape(jnp.stack(taps), kernel.shape)
 
 
-_of_images = _product(
-    "product_of_images",
-    _image_product,
-    lambda dz, x, y: jax.linear_transpose(lambda x: _image_product(x, y), x)(dz)[0],
-    _by_taps,
-)
+# Of loops and branches XLA leaves convolutions as they are written, and on a CPU only one way of
+# writing them is fast: examples first, channels last, and no other order of dimensions. Gradients
+# as JAX writes them have others, and take ten times as long there.
+_of_images = _product("product_of_images", _image_product, _image_gradient, _kernel_gradient)
 
 
 # --- attention -----------------------------------------------------------------------------------
@@ -315,15 +364,16 @@ def _convolve(
 ) -> Array:
     """Convolve as ``lax.conv_general_dilated``, which Linen would call."""
     dilated = any(d != 1 for dilation in (lhs_dilation, rhs_dilation) for d in dilation or ())
-    plain = kernel.ndim == 4 and not dilated and all(s == 1 for s in strides)
-    size, dense = kernel.shape[:2], feature_group_count == 1
-    if plain and platform() == "cpu" and _is_same(padding, size):
-        if dense and size == (1, 1):
+    plain, dense = kernel.ndim == 4 and not dilated, feature_group_count == 1
+    size = kernel.shape[:2]
+    if plain and platform() == "cpu":
+        same = all(s == 1 for s in strides) and _is_same(padding, size)
+        if dense and same and size == (1, 1):
             flat = jnp.reshape(x, (-1, x.shape[-1])) @ kernel[0, 0]
             return jnp.reshape(flat, (*x.shape[:-1], kernel.shape[-1]))
-        if dense and size == (3, 3) and x.shape[-1] >= _TAPS_FROM:
-            return _of_images(x, kernel)
-        if feature_group_count == x.shape[-1] == kernel.shape[-1]:
+        if dense:
+            return _of_images(x, kernel, window=_window(x, size, strides, padding))
+        if same and feature_group_count == x.shape[-1] == kernel.shape[-1]:
             return depthwise(x, kernel)
     return lax.conv_general_dilated(
         x,
@@ -336,6 +386,13 @@ def _convolve(
         feature_group_count,
         **options,
     )
+
+
+def _window(x: Array, size: Sequence[int], strides: Sequence[int], padding: Any) -> Window:
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    return tuple(strides), pads, (1, 1), (1, 1)
 
 
 def _is_same(padding: Any, size: Sequence[int]) -> bool:
@@ -385,9 +442,7 @@ def doubled(
             # An even row of the output lies between its own input row and the one above, an odd row
             # between its own and the one below; likewise columns.
             pads = ((1 - a, a), (1 - b, b))
-            dimensions = ("NHWC", "HWIO", "NHWC")
-            part = kernel[:, :, :, a, b]
-            return lax.conv_general_dilated(x, part, (1, 1), pads, dimension_numbers=dimensions)
+            return _of_images(x, kernel[:, :, :, a, b], window=((1, 1), pads, (1, 1), (1, 1)))
 
         rows = [jnp.stack([phase(a, b) for b in (0, 1)], axis=3) for a in (0, 1)]
     else:  # all phases of all neighborhoods, as one product

@@ -11,6 +11,7 @@ from gen_jax.ops import (
     likelihoods as likelihoods,
     quantization as quantization,
     quantizers as quantizers,
+    ramps as ramps,
     rows as rows,
     rules as rules,
 )

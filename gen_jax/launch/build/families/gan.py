@@ -1,0 +1,60 @@
+"""Generative adversarial networks."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from gen_jax.codecs import rgb, with_codec
+from gen_jax.launch.build.experiment import Experiment, Stage1, make_optimizer
+from gen_jax.models.gan import Augmenting, Penalties, gan_model
+from gen_jax.nn.gan import Discriminator, Generator
+from gen_jax.ops.ramps import Ramp
+
+__all__ = ["build"]
+
+
+def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment:
+    """Build the model, its codec and its optimizers."""
+    del stage1
+    shape, steps = tuple(values["data.shape"]), values["train.steps"]
+    num_classes = values["model.num_classes"] or None
+    shared = {
+        "shape": shape,
+        "widths": tuple(values["model.widths"]),
+        "num_blocks": values["model.num_blocks"],
+        "num_classes": num_classes,
+        "embedding_dim": values["model.embedding_dim"],
+        "dtype": jnp.dtype(values["model.dtype"]),
+    }
+    pixels, kind = math.prod(shape[:2]), values["model.penalty"]
+    penalties = Penalties(
+        Ramp(pixels * values["model.gamma"], pixels * values["model.gamma_end"], steps),
+        r1=kind in ("r1", "r1_r2"),
+        r2=kind == "r1_r2",
+        interpolation=values["model.interpolation"] if kind == "interpolation" else 0.0,
+        every=values["model.penalty_every"],
+    )
+    adapted = values["model.adapted_over"]
+    augmenting = Augmenting(
+        Ramp(values["model.augmentation"], values["model.augmentation_end"], steps),
+        ramp_steps=max(1, adapted // values["data.batch_size"]) if adapted else 0,
+    )
+    model = gan_model(
+        Generator(**shared),
+        Discriminator(**shared),
+        values["model.latent_dim"],
+        shape,
+        game=values["model.game"],
+        penalties=penalties,
+        augmenting=augmenting,
+        critic_turns=values["model.critic_turns"],
+        num_classes=num_classes,
+    )
+    turns = values["model.critic_turns"]
+    optimizers = {
+        "gen": make_optimizer(values, "gen"),
+        "disc": make_optimizer(values, "disc", turns=turns),
+    }
+    return Experiment(with_codec(model, rgb()), optimizers)

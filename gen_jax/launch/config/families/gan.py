@@ -1,0 +1,104 @@
+"""Generative adversarial networks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gen_jax.launch.config import parts
+from gen_jax.launch.config.fields import Family, choice, integer, integers, number, prefixed
+from gen_jax.models.rules import GAMES
+from gen_jax.nn.geometry import gan_faults
+
+__all__ = ["FAMILY"]
+
+# How R1 and R2, or WGAN-GP, are named in a config.
+PENALTIES = ("r1_r2", "r1", "interpolation", "none")
+
+
+def _network(values: Mapping[str, Any]) -> dict[str, str]:
+    given = {"widths": values["model.widths"], "resolution": values["data.shape"][:2]}
+    return prefixed("model", gan_faults(**given))
+
+
+def _turns(values: Mapping[str, Any]) -> dict[str, str]:
+    turns, size = values["model.critic_turns"], values["data.batch_size"]
+    parts_of = values["train.microbatches"] * turns
+    if size % parts_of:
+        return {"model.critic_turns": f"{parts_of} parts do not divide data.batch_size {size}"}
+    return {}
+
+
+def _game(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["model.game"] == "wasserstein" and values["model.penalty"] == "none":
+        return {"model.penalty": "'none'; the wasserstein game's critic has no bound without one"}
+    return {}
+
+
+FAMILY = Family(
+    fields={
+        "model.latent_dim": integer(1, default=64, change="frozen", doc="length of z"),
+        "model.widths": integers(
+            1,
+            default=(96, 96, 64, 32),
+            change="frozen",
+            doc="channels of each resolution, from the coarsest; each is twice as large",
+        ),
+        "model.num_blocks": integer(
+            1, default=1, change="frozen", doc="residual blocks of each resolution"
+        ),
+        "model.embedding_dim": integer(
+            1, default=64, change="frozen", doc="length of a class's vector"
+        ),
+        **parts.num_classes(),
+        "model.game": choice(
+            *GAMES, doc="what the players minimize; 'paired' is R3GAN's relativistic pairing"
+        ),
+        "model.penalty": choice(
+            *PENALTIES, doc="squared gradients at real and fake images, or WGAN-GP's between them"
+        ),
+        "model.gamma": number(
+            0,
+            default=1e-3,
+            doc="weight of R1 and R2 over the number of pixels: the same at each resolution",
+        ),
+        "model.gamma_end": number(
+            0, default=1e-3, doc="that weight at the last step, reached along half a cosine"
+        ),
+        "model.interpolation": number(
+            0, above=True, default=10.0, doc="interpolation: weight of WGAN-GP's penalty"
+        ),
+        "model.penalty_every": integer(
+            1, default=1, doc="steps between two penalties, each of which counts as many times"
+        ),
+        "model.critic_turns": integer(
+            1, default=1, doc="discriminator's turns in a step; of several each sees its part"
+        ),
+        "model.augmentation": number(
+            0, 1, default=0.0, doc="probability of each augmentation at the first step"
+        ),
+        "model.augmentation_end": number(
+            0, 1, default=0.0, doc="that probability at the last step"
+        ),
+        "model.adapted_over": integer(
+            0,
+            default=0,
+            change="frozen",
+            doc="images in which the probability may go from 0 to 1, adapted (ADA); 0 adapts none",
+        ),
+        **parts.DTYPE,
+    },
+    rules=(_network, _turns, _game),
+    defaults={
+        # Momentum of gradients that the other player moves, and clipping, do harm here.
+        "optimizer.learning_rate": 2e-4,
+        "optimizer.b1": 0.0,
+        "optimizer.b2": 0.99,
+        "optimizer.clip_norm": 0.0,
+    },
+    tiny={
+        "model.latent_dim": 8,
+        "model.widths": lambda widths: (16, 8)[: len(widths)],
+        "model.num_blocks": 1,
+        "model.embedding_dim": 4,
+    },
+    players=("gen", "disc"),
+)
