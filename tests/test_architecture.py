@@ -22,7 +22,7 @@ ALLOWED = {
     "codecs": {"ops"},
     "models": {"nn", "diffusion", "ops"},
     "train": {"ops"},
-    "evals": {"ops"},
+    "evals": {"nn", "ops", "interop"},  # networks of features, and their files
     "launch.jobs": set(),
     "launch.config": {"nn", "diffusion", "ops", "models", "train"},  # their rules, without JAX
     "launch.build": {"launch.config", *BELOW},

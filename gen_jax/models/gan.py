@@ -29,7 +29,6 @@ from gen_jax.protocols import (
     Turn,
     Weights,
     batch_mean,
-    global_mean,
     label_input,
     take,
 )
@@ -200,17 +199,22 @@ class _GAN(NamedTuple):
         see_real = self.critic(weights, label, rng.fold_in(keys, 1), strength)
         see_fake = self.critic(weights, label, rng.fold_in(keys, 2), strength)
         nats = self.game.gen(see_real(x), see_fake(fake))
-        return batch_mean(batch, nats), Aux({}, {"diversity": _diversity(batch, fake, context)})
+        observed = {"real": _moments(batch, x), "fake": _moments(batch, fake)}
+        return batch_mean(batch, nats), Aux(observed, {})
 
     def update_stats(
         self, weights: Weights, observed: Mapping[str, PyTree], key: Array, step: Array
     ) -> tuple[Stats, Mapping[str, Scalar]]:
         del key
-        if "disc" not in observed or not self.augmenting.ramp_steps:
-            if "disc" in observed and self.augmenting.any:
-                return weights.stats, {"augmentation": self.augmenting.strength.at(step)}
+        if "gen" in observed:
+            real, fake = (_variance(observed["gen"][name]) for name in ("real", "fake"))
+            return weights.stats, {"diversity": jnp.sqrt(fake / jnp.maximum(real, 1e-12))}
+        given = self.augmenting
+        if not given.any:
             return weights.stats, {}
-        old, given = weights.stats["disc"], self.augmenting
+        if not given.ramp_steps:
+            return weights.stats, {"augmentation": given.strength.at(step)}
+        old = weights.stats["disc"]
         sign = old["sign"] + (1 - _SIGN_DECAY) * (observed["disc"]["sign"] - old["sign"])
         strength = adapted_strength(
             old["strength"], sign, num_images=1.0, target=given.target, ramp=given.ramp_steps
@@ -230,15 +234,15 @@ class _GAN(NamedTuple):
         return self.generate(weights.params, z, self.label_of(cond))
 
 
-def _diversity(batch: Batch, fake: Array, context: Context) -> Scalar:
-    """Compare how fake examples of a batch differ with how real ones do; 0 is a collapse."""
+def _moments(batch: Batch, x: Array) -> dict[str, Array]:
+    """Average x and its square over the real examples of a batch, pixel by pixel."""
+    weight = batch["weight"][:, None, None, None] if "weight" in batch else 1.0
+    x = jax.lax.stop_gradient(x)
+    return {"mean": jnp.mean(weight * x, axis=0), "square": jnp.mean(weight * x**2, axis=0)}
 
-    def spread(x: Array) -> Array:
-        mean = global_mean(batch, x, context.across)
-        return jnp.mean(global_mean(batch, jnp.square(x), context.across) - jnp.square(mean))
 
-    ratio = spread(fake) / jnp.maximum(spread(batch["x"]), 1e-12)
-    return jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(ratio, 0.0)))
+def _variance(moments: Mapping[str, Array]) -> Scalar:
+    return jnp.maximum(jnp.mean(moments["square"] - jnp.square(moments["mean"])), 0.0)
 
 
 def gan_model(

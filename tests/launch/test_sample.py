@@ -332,6 +332,11 @@ class TestClassifier:
         found = json.loads((flow / "eval" / "2.json").read_text())
         assert 0 <= found["class_accuracy_samples"] <= 1
         assert found["frechet_features_samples_to_test"] >= 0
+        for name in ("precision", "recall", "coverage"):
+            assert 0 <= found[f"{name}_features_samples"] <= 1
+        with Image.open(flow / "eval" / "2.nearest.png") as picture:
+            assert picture.size[0] > 16 * 32
+        assert main([*line, "--features", "inception"]) == 2
 
     @pytest.mark.nightly
     def test_a_guided_job_goes_on(self, judge, plain, tmp_path, monkeypatch):

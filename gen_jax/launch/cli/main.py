@@ -422,6 +422,12 @@ def _evaluate(arguments: list[str]) -> int:
         "in its features",
         flag_values=values,
     )
+    flags.DEFINE_list(
+        "features",
+        [],
+        "pretrained networks to compare images in: alexnet, vgg16, efficientnet_lite0",
+        flag_values=values,
+    )
     define_sampling(values, batch_size=256)
     if (rest := parse_known("evaluate", values, arguments)) is None:
         return 0
@@ -444,6 +450,7 @@ def _evaluate(arguments: list[str]) -> int:
         split=values.split,
         likelihood_num=values.likelihood_num,
         classifier=Path(values.classifier) if values.classifier else None,
+        networks=tuple(values.features),
     )
     return 0
 

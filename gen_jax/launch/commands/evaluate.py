@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from gen_jax.data import Source, ordered_batches, spread_indices
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.evals.classification import Judgment, judge
+from gen_jax.evals.coverage import coverage, kernel_distance, nearest
+from gen_jax.evals.features import NETWORKS, features_of
 from gen_jax.evals.frechet import bytes_of_distance, frechet_between
 from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
@@ -20,12 +22,15 @@ from gen_jax.launch.build.sources import check_source, open_split
 from gen_jax.launch.runs.restore import Trained, load_weights
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.launch.sampling.request import as_flags
+from gen_jax.pictures import grid, png_bytes
 
 __all__ = ["run_evaluation"]
 
 # Small test sets are seen several times, each time with other noise, until so many numbers were
 # seen: of 8x8 digits 4,096 images.
 MIN_LOSS_DRAWS = 4096 * 64
+# Neighborhoods reach to this neighbor (Kynkäänniemi et al. 2019 took 3, Naeem et al. 2020 5).
+NEIGHBOR = 5
 # Keeps the noise of densities apart from that of losses, whose keys are folded with small numbers.
 _DENSITY = 0x0DE51
 
@@ -41,6 +46,7 @@ def run_evaluation(
     split: str = "test",
     likelihood_num: int | None = None,
     classifier: Path | None = None,
+    networks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure the averaged weights, print a table, and write ``eval/<step>.json``.
 
@@ -63,6 +69,9 @@ def run_evaluation(
             where each of them takes many runs of the network.
         classifier: a work directory; its features give a further Fréchet distance, and its labels
             the share of samples that are of their class.
+        networks: pretrained ones, of :data:`gen_jax.evals.features.NETWORKS`, whose features give
+            one each. In the features of either also stand precision, recall, density, coverage and
+            the kernel distance, and a picture shows samples above the nearest training images.
 
     Returns:
         What the file holds.
@@ -78,6 +87,8 @@ def run_evaluation(
             raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
         check_source(source, trained.experiment, trained.config)
     judged = None if classifier is None else _judge(classifier, trained)
+    spaces = {} if judged is None else {"features": lambda images: judged(images).features}
+    spaces |= {network: _features(network, trained) for network in networks}
     if model.sampler is not None:
         _check_memory(splits, split, num)
     results: dict[str, Any] = {"step": trained.step, "seed": seed}
@@ -100,7 +111,8 @@ def run_evaluation(
         print("no Fréchet distance: the data holds codes; --data names images", flush=True)
         return _write(trained, workdir, results, split)
     draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
-    results |= _distances(trained, splits, split, draw, num, judged)
+    near = _path(trained, workdir, split).with_suffix(".nearest.png") if spaces else None
+    results |= _distances(trained, splits, split, draw, num, judged, spaces, near)
     return _write(trained, workdir, results, split)
 
 
@@ -176,6 +188,8 @@ def _distances(
     draw: Draw,
     num: int,
     judged: Callable[[np.ndarray], Judgment] | None,
+    spaces: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    near: Path | None,
 ) -> dict[str, Any]:
     """Draw samples, and measure how far they, and as many training images, are from the split."""
     model = trained.experiment.model
@@ -188,22 +202,59 @@ def _distances(
         model, trained.weights, draw._replace(cond=cond), trained.mesh, num, progress=True
     )
     held_out = _read(splits[split])["image"]
-    # Of pixels as they are, in units of a gray level: a byte a number, however many there are.
-    spaces: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
-        "pixels": (lambda images: images.reshape(len(images), -1), 1 / 255)
-    }
-    if judged is not None:
-        spaces["features"] = (lambda images: judged(images).features, 1.0)
-        if "label" in cond:
-            results["class_accuracy_samples"] = judged(samples).accuracy(cond["label"])
-            results["class_accuracy_train"] = judged(examples["image"]).accuracy(cond["label"])
+    if judged is not None and "label" in cond:
+        results["class_accuracy_samples"] = judged(samples).accuracy(cond["label"])
+        results["class_accuracy_train"] = judged(examples["image"]).accuracy(cond["label"])
     results["frechet_num"] = num
-    for space, (read, unit) in spaces.items():
+
+    # Of pixels as they are, in units of a gray level: a byte a number, however many there are.
+    def flat(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1)
+
+    for space, read in {"pixels": flat, **spaces}.items():
         reference = read(held_out)
-        for name, images in (("samples", samples), ("train", examples["image"])):
-            distance = unit**2 * frechet_between(read(images), reference)
+        made = {"samples": read(samples), "train": read(examples["image"])}
+        unit = 1 / 255 if space == "pixels" else 1.0
+        for name, features in made.items():
+            distance = unit**2 * frechet_between(features, reference)
             results[f"frechet_{space}_{name}_to_{split}"] = distance
+        if space == "pixels":  # where neighbors say little
+            continue
+        # As many on both sides, or the larger set's neighborhoods would be the smaller.
+        fewer = min(num, len(reference))
+        for name, features in made.items():
+            results[f"kernel_{space}_{name}_to_{split}"] = kernel_distance(features, reference)
+            if fewer > NEIGHBOR:
+                found = coverage(reference[:fewer], features[:fewer], NEIGHBOR)
+                results |= {
+                    f"{measure}_{space}_{name}": value for measure, value in found._asdict().items()
+                }
+        results |= _copies(made["samples"], made["train"], reference, space)
+        if near is not None:
+            shown = min(16, num)
+            index, _ = nearest(made["samples"][:shown], made["train"])
+            rows = np.concatenate([samples[:shown], examples["image"][index]])
+            write_file(near, png_bytes(grid(rows, shown)))
+            near = None  # of the first space
     return results
+
+
+def _copies(
+    samples: np.ndarray, train: np.ndarray, held_out: np.ndarray, space: str
+) -> dict[str, float]:
+    """Compare how near training images are to samples and to held-out ones: below 1 is copying."""
+    near, usual = (np.median(nearest(x, train)[1]) for x in (samples, held_out))
+    return {f"nearest_{space}_samples_over_held_out": float(near / max(usual, 1e-12))}
+
+
+def _features(network: str, trained: Trained) -> Callable[[np.ndarray], np.ndarray]:
+    if network not in NETWORKS:
+        raise ConfigError(
+            f"--features: got {network!r}; some of {', '.join(NETWORKS)} are required"
+        )
+    if trained.experiment.model.sampler is None:
+        raise ConfigError("--features: has a meaning only for models that generate")
+    return features_of(network)
 
 
 def _path(trained: Trained, workdir: Path, split: str) -> Path:
