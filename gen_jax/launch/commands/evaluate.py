@@ -17,12 +17,12 @@ from gen_jax.evals.features import NETWORKS, features_of
 from gen_jax.evals.frechet import bytes_of_distance, frechet_between
 from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
-from gen_jax.files import write_file
+from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.build.sources import check_source, open_split
 from gen_jax.launch.runs.restore import Trained, load_weights
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.launch.sampling.request import as_flags
-from gen_jax.pictures import grid, png_bytes
+from gen_jax.pictures import grid
 
 __all__ = ["run_evaluation"]
 
