@@ -1,5 +1,6 @@
 from gen_jax.models import (
     adversarial_autoencoder as adversarial_autoencoder,
+    adversary as adversary,
     autoencoder as autoencoder,
     autoregressive as autoregressive,
     classifier as classifier,

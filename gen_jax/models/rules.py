@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-__all__ = ["class_dropout_faults", "gan_faults", "vae_faults"]
+__all__ = ["adversary_faults", "class_dropout_faults", "gan_faults", "vae_faults"]
 
 
 def class_dropout_faults(*, class_dropout: float, conditional: bool) -> Mapping[str, str]:
@@ -51,6 +51,51 @@ def gan_faults(
         faults["critic_turns"] = f"got {critic_turns}; at least 1 is required"
     if not all(0 <= strength <= 1 for strength in strengths):
         faults["augmentation"] = f"got {tuple(strengths)}; from 0 to 1 is required"
+    return faults
+
+
+# Whose generator asks nothing of real examples, for patches are not paired.
+PATCH_GAMES = ("hinge", "non_saturating", "least_squares")
+PERCEPTUAL = ("alexnet", "vgg16")
+
+
+def adversary_faults(
+    *,
+    game: str,
+    weight: float,
+    perceptual: str | None,
+    perceptual_weight: float,
+    lecam: float,
+    disc_from: int,
+    gen_from: int,
+) -> Mapping[str, str]:
+    """Find what does not go together in an autoencoder's adversary.
+
+    Args:
+        game: its name.
+        weight: of the adversarial loss.
+        perceptual: a network of LPIPS, or None.
+        perceptual_weight: of its distance.
+        lecam: weight of that penalty.
+        disc_from: step from which the discriminator is trained.
+        gen_from: step from which its loss enters the autoencoder's.
+    """
+    faults: dict[str, str] = {}
+    if game not in PATCH_GAMES:
+        faults["game"] = f"got {game!r}; one of {', '.join(PATCH_GAMES)} is required"
+    if perceptual is not None and perceptual not in PERCEPTUAL:
+        faults["perceptual"] = f"got {perceptual!r}; one of {', '.join(PERCEPTUAL)} is required"
+    for name, value in (
+        ("weight", weight), ("perceptual_weight", perceptual_weight), ("lecam", lecam),
+        ("disc_from", disc_from),
+    ):  # fmt: skip
+        if value < 0:
+            faults[name] = f"got {value}; at least 0 is required"
+    if gen_from < disc_from:
+        faults["gen_from"] = (
+            f"got {gen_from}; from disc_from {disc_from} on is required: what was never trained "
+            "teaches nothing"
+        )
     return faults
 
 

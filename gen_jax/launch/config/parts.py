@@ -14,15 +14,19 @@ from gen_jax.launch.config.fields import (
     prefixed,
     text,
 )
+from gen_jax.models.rules import PATCH_GAMES, PERCEPTUAL
 from gen_jax.nn.geometry import autoencoder_faults
 
 __all__ = [
+    "ADVERSARY",
     "AUTOENCODER",
     "CONV",
     "DTYPE",
     "REMAT",
     "STAGE1",
+    "TINY_ADVERSARY",
     "TINY_AUTOENCODER",
+    "adversary_faults",
     "binarize",
     "class_dropout",
     "conv_faults",
@@ -161,6 +165,74 @@ AUTOENCODER = {
     ),
     **DTYPE,
 }
+
+ADVERSARY = {
+    "model.adversary": choice(
+        "none",
+        "patch",
+        change="frozen",
+        doc="a discriminator of patches beside the reconstruction's loss, as VQGAN's",
+    ),
+    "model.disc_widths": integers(
+        1,
+        default=(64, 128, 256),
+        change="frozen",
+        doc="adversary: channels of its convolutions, each of which halves the image",
+    ),
+    "model.disc_groups": integer(
+        0, default=32, change="frozen", doc="adversary: groups of group normalization; 0 has none"
+    ),
+    "model.disc_weight": number(
+        0, default=0.8, doc="adversary: weight of its loss, beside gradients as long as the others"
+    ),
+    "model.adaptive": boolean(
+        default=True, doc="adversary: weigh its loss by the ratio of gradients at the last layer"
+    ),
+    "model.disc_from": number(
+        0, 1, default=0.2, doc="adversary: share of the steps after which it is trained"
+    ),
+    "model.adversarial_from": number(
+        0, 1, default=0.3, doc="adversary: share of the steps after which its loss counts"
+    ),
+    "model.adversarial_ramp": number(
+        0,
+        1,
+        default=0.05,
+        doc="adversary: share of the steps in which its loss rises to its weight",
+    ),
+    "model.adversarial_game": choice(
+        *PATCH_GAMES, doc="adversary: what it and the autoencoder minimize"
+    ),
+    "model.lecam": number(0, default=0.0, doc="adversary: weight of LeCam's penalty"),
+    "model.perceptual": choice(
+        "none",
+        *PERCEPTUAL,
+        change="frozen",
+        doc="network of a perceptual loss (LPIPS), of the extra [perceptual]",
+    ),
+    "model.perceptual_weight": number(
+        0, default=1.0, doc="weight of LPIPS, beside the mean squared error"
+    ),
+}
+
+TINY_ADVERSARY = {"model.disc_widths": (8,), "model.disc_groups": 4}
+
+
+def adversary_faults(values: Mapping[str, Any]) -> dict[str, str]:
+    """Find what does not go together in an adversary's fields."""
+    faults: dict[str, str] = {}
+    if values["model.adversarial_from"] < values["model.disc_from"]:
+        given = values["model.adversarial_from"]
+        faults["model.adversarial_from"] = f"got {given}; from model.disc_from on is required"
+    groups, widths = values["model.disc_groups"], values["model.disc_widths"]
+    if groups and any(width % groups for width in widths[1:]):
+        faults["model.disc_groups"] = f"{groups} does not divide the widths {tuple(widths[1:])}"
+    side = min(values["data.shape"][:2])
+    least = {"vgg16": 16, "alexnet": 31}.get(values["model.perceptual"], 1)
+    if side < least:
+        faults["model.perceptual"] = f"takes {least} pixels or more; data.shape has {side}"
+    return faults
+
 
 TINY_AUTOENCODER = {
     "data.holdout": lambda size: min(size, 16),

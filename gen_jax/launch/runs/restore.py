@@ -15,6 +15,7 @@ from gen_jax.codecs import pretrained
 from gen_jax.errors import CheckpointError
 from gen_jax.launch.build.experiment import Experiment, Stage1, abstract_state, build
 from gen_jax.launch.config.files import from_json
+from gen_jax.launch.config.parts import ADVERSARY
 from gen_jax.launch.config.schema import RENAMED, find_faults
 from gen_jax.launch.runs.newest import newest_good_beside
 from gen_jax.launch.runs.workdir import STAGE1, checkpoint_steps
@@ -139,7 +140,12 @@ def load_codec(workdir: Path, saved: Saved | None = None) -> Stage1:
 def _digest(config: Mapping[str, Any], weights: Weights) -> str:
     # Under the names that fields had at first: the digest of a run must never change.
     old = {new.partition(".")[2]: name.partition(".")[2] for name, new in RENAMED.items()}
-    model = sorted((old.get(name, name), value) for name, value in config["model"].items())
+    # An adversary is of training alone, and came later.
+    model = sorted(
+        (old.get(name, name), value)
+        for name, value in config["model"].items()
+        if f"model.{name}" not in ADVERSARY
+    )
     sha = hashlib.sha256(repr((config["family"], model)).encode())
     arrays = {"params": weights.params, "stats": weights.stats}
     for path, x in jax.tree_util.tree_flatten_with_path(arrays)[0]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gen_jax.codecs import with_codec
 from gen_jax.launch.build import autoencoders
-from gen_jax.launch.build.experiment import Experiment, Stage1, make_optimizer
+from gen_jax.launch.build.adversary import autoencoding
+from gen_jax.launch.build.experiment import Experiment, Stage1
 from gen_jax.models.dvae import Ramp, dvae_model
 from gen_jax.nn.dvae import DVAEDecoder, DVAEEncoder
 
@@ -15,7 +15,7 @@ __all__ = ["build"]
 
 
 def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment:
-    """Build the model, its codec and its optimizer."""
+    """Build the model, its codec and its optimizers."""
     del stage1
     height, width, channels = values["data.shape"]
     codec, likelihood = autoencoders.codec_and_likelihood(values["model.likelihood"], channels)
@@ -40,4 +40,11 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
     )
     # A density of gray levels without noise bounds no probability of pixels.
     codec = codec._replace(log_scale=None)
-    return Experiment(with_codec(model, codec), {"net": make_optimizer(values)})
+    return autoencoding(
+        model,
+        codec,
+        values,
+        last="^head$",
+        mean=likelihood.mean,
+        low=0.0 if values["model.likelihood"] == "logit_laplace" else -1.0,
+    )

@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gen_jax.codecs import with_codec
+import jax.numpy as jnp
+
 from gen_jax.launch.build import autoencoders
-from gen_jax.launch.build.experiment import Experiment, Stage1, make_optimizer
+from gen_jax.launch.build.adversary import autoencoding
+from gen_jax.launch.build.experiment import Experiment, Stage1
 from gen_jax.models.vae import vae_model
+from gen_jax.typing import Array
 
 __all__ = ["build"]
 
 
 def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment:
-    """Build the model, its codec and its optimizer."""
+    """Build the model, its codec and its optimizers."""
     del stage1
     num_classes = values["model.num_classes"] or None
     names = ("binarize", "sigma", "log_sigma", "components")
@@ -33,5 +36,17 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
         standardize=values["model.latent"] == "grid",
         **{name: values[f"model.{name}"] for name in names},
     )
-    model = with_codec(autoencoders.without_false_density(model, values), codec)
-    return Experiment(model, {"net": make_optimizer(values)})
+    mlp = values["model.network"] == "mlp"
+    height, width, _ = values["data.shape"]
+
+    def mean(outputs: Array) -> Array:
+        return likelihood.mean(jnp.reshape(outputs, (len(outputs), height, width, -1)))
+
+    return autoencoding(
+        autoencoders.without_false_density(model, values),
+        codec,
+        values,
+        last=rf"^decoder/dense_{len(values['model.widths'])}$" if mlp else "^decoder/head$",
+        mean=mean,
+        low=0.0 if values["model.likelihood"] == "bernoulli" else -1.0,
+    )

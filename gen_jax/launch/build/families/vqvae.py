@@ -1,13 +1,14 @@
 """VQ-VAE and VQ-VAE-2, with vector, residual or finite scalar quantization."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-from gen_jax.codecs import with_codec
 from gen_jax.launch.build import autoencoders
-from gen_jax.launch.build.experiment import Experiment, Stage1, make_optimizer
+from gen_jax.launch.build.adversary import autoencoding
+from gen_jax.launch.build.experiment import Experiment, Stage1
 from gen_jax.launch.config.parts import CONV
 from gen_jax.models.vqvae import vqvae_model
 from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, ConvGrid
@@ -19,7 +20,7 @@ __all__ = ["build"]
 
 
 def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment:
-    """Build the model, its codec and its optimizer."""
+    """Build the model, its codec and its optimizers."""
     del stage1
     shape = tuple(values["data.shape"])
     codec, likelihood = autoencoders.codec_and_likelihood(
@@ -40,7 +41,15 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
     model = autoencoders.without_false_density(model, values)
     # A density of gray levels without noise bounds no probability of pixels.
     codec = codec._replace(log_scale=None)
-    return Experiment(with_codec(model, codec), {"net": make_optimizer(values)})
+    last = f"up/double_{int(math.log2(values['model.factors'][0])) - 1}/phases"
+    return autoencoding(
+        model,
+        codec,
+        values,
+        last=rf"^{last}$" if isinstance(network, Hierarchy) else r"^decoder/head$",
+        mean=likelihood.mean,
+        low=0.0 if values["model.likelihood"] == "bernoulli" else -1.0,
+    )
 
 
 def _network(values: Mapping[str, Any], dim: int, outputs: int) -> Hierarchy | ConvGrid:

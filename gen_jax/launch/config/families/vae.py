@@ -24,9 +24,17 @@ def _grid(values: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
+def _adversary(values: Mapping[str, Any]) -> dict[str, str]:
+    for name in ("adversary", "perceptual"):
+        if values[f"model.{name}"] != "none" and values["model.num_importance"] > 1:
+            return {f"model.{name}": "'none' is required with model.num_importance above 1"}
+    return {}
+
+
 FAMILY = Family(
     fields={
         **parts.AUTOENCODER,
+        **parts.ADVERSARY,
         "model.latent": choice(
             "vector",
             "grid",
@@ -66,6 +74,11 @@ FAMILY = Family(
         ),
         **parts.num_classes(),
     },
-    rules=(parts.network_faults, _importance, _grid),
-    tiny={**parts.TINY_AUTOENCODER, "model.num_importance": lambda num: min(num, 3)},
+    rules=(parts.network_faults, _importance, _grid, parts.adversary_faults, _adversary),
+    players=("net", "disc"),
+    tiny={
+        **parts.TINY_AUTOENCODER,
+        **parts.TINY_ADVERSARY,
+        "model.num_importance": lambda num: min(num, 3),
+    },
 )

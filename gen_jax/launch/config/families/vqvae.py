@@ -101,12 +101,14 @@ FAMILY = Family(
         "model.commitment_cost": number(
             0, default=2.0, doc="vector: beta, weight of the commitment loss"
         ),
+        **parts.ADVERSARY,
         **parts.DTYPE,
     },
-    rules=(_network, _quantizer),
+    rules=(_network, _quantizer, parts.adversary_faults),
     # Averaged weights meet a codebook that is an average itself: over as many steps.
     defaults={"train.ema_decay": 0.99},
     tiny={
+        **parts.TINY_ADVERSARY,
         "data.holdout": lambda size: min(size, 16),
         "model.factors": lambda factors: (2,) * len(factors),
         "model.channels": 16,
@@ -115,4 +117,5 @@ FAMILY = Family(
         "model.num_embeddings": 16,
         "model.embedding_dim": 4,
     },
+    players=("net", "disc"),
 )
