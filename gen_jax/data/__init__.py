@@ -8,11 +8,12 @@ from gen_jax.data.pipeline import (
     spread_indices,
     train_batches,
 )
-from gen_jax.data.sources import Source, hold_out, open_source
+from gen_jax.data.sources import Source, beside, hold_out, open_source
 
 __all__ = [
     "Source",
     "batch_of",
+    "beside",
     "examples_of",
     "feed",
     "hold_out",

@@ -70,6 +70,11 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
 
 
+def _another(seed: int) -> int:
+    """Name another order, and other luck, of a second source of images."""
+    return (seed + 0x9E3779B9) % 2**32
+
+
 def batch_of(step: int, skip: Sequence[int] = ()) -> int:
     """Return which batch of the order a step is made of, both counted from 0.
 
@@ -134,7 +139,14 @@ def train_batches(
 
     def read_batch(index: int) -> Examples:
         positions = batch_of(first_step + index, skip) * batch_size + mine
-        return source.read(shuffled_indices(positions, source.size, seed))
+        return with_other(source.read(shuffled_indices(positions, source.size, seed)), positions)
+
+    def with_other(examples: Examples, positions: np.ndarray) -> Examples:
+        """Put images of the other kind in, which have an order and epochs of their own."""
+        if source.other is None:
+            return examples
+        indices = shuffled_indices(positions, source.other.size, _another(seed))
+        return {**examples, "other": source.other.read(indices)["image"]}
 
     def read_example(index: int) -> Examples:
         step, row = divmod(index, len(mine))
@@ -144,20 +156,24 @@ def train_batches(
             examples = source.read(wanted)
         else:
             examples = _read_or_replace(source, wanted)
+        examples = with_other(examples, place)
         return {name: value[0] for name, value in examples.items()}
 
     def transform(index: int, batch: Examples) -> Examples:
         if "image" not in batch:  # codes
             return batch
-        image = augment(
-            batch["image"],
-            seed=seed,
-            step=batch_of(first_step + index, skip),
-            rows=mine,
-            flip=flip,
-            crop=crop,
-        )
-        return {**batch, "image": image}
+        shape, made = batch["image"].shape[:3], dict(batch)
+        for name, array in batch.items():
+            if np.ndim(array) == 4 and array.shape[:3] == shape:
+                made[name] = augment(  # what lies on an image moves with it
+                    array,
+                    seed=_another(seed) if name == "other" else seed,
+                    step=batch_of(first_step + index, skip),
+                    rows=mine,
+                    flip=flip,
+                    crop=crop,
+                )
+        return made
 
     # In memory a whole batch costs one indexing operation. Otherwise examples are read one by one,
     # each batch by one of several threads; the buffer is of batches and must stay small.

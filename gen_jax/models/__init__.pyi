@@ -9,6 +9,7 @@ from gen_jax.models import (
     gan as gan,
     gaussian_mixture as gaussian_mixture,
     rules as rules,
+    translation as translation,
     vae as vae,
     vqvae as vqvae,
 )

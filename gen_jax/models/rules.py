@@ -2,7 +2,13 @@
 
 from collections.abc import Collection, Mapping
 
-__all__ = ["adversary_faults", "class_dropout_faults", "gan_faults", "vae_faults"]
+__all__ = [
+    "adversary_faults",
+    "class_dropout_faults",
+    "gan_faults",
+    "translation_faults",
+    "vae_faults",
+]
 
 
 def class_dropout_faults(*, class_dropout: float, conditional: bool) -> Mapping[str, str]:
@@ -96,6 +102,22 @@ def adversary_faults(
             f"got {gen_from}; from disc_from {disc_from} on is required: what was never trained "
             "teaches nothing"
         )
+    return faults
+
+
+def translation_faults(
+    *, game: str, weights: Mapping[str, float], slots: int = 1
+) -> Mapping[str, str]:
+    """Find what does not go together in a translation: ``{argument: what is wrong}``."""
+    faults = {
+        name: f"got {weight}; at least 0 is required"
+        for name, weight in weights.items()
+        if weight < 0
+    }
+    if game not in PATCH_GAMES:
+        faults["game"] = f"got {game!r}; one of {', '.join(PATCH_GAMES)} is required"
+    if slots < 1:
+        faults["slots"] = f"got {slots}; at least 1 is required"
     return faults
 
 

@@ -16,5 +16,6 @@ from gen_jax.nn import (
     tensor_dims as tensor_dims,
     told as told,
     transformer as transformer,
+    translation as translation,
     unet as unet,
 )

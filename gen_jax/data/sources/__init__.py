@@ -18,11 +18,11 @@ from gen_jax.data.sources.codes import open_codes
 from gen_jax.data.sources.digits import open_digits
 from gen_jax.data.sources.folder import open_folder
 from gen_jax.data.sources.records import open_tfds
-from gen_jax.data.sources.source import Examples, Source, hold_out, times
+from gen_jax.data.sources.source import Examples, Source, beside, hold_out, times
 from gen_jax.data.sources.synthetic import open_synthetic
 from gen_jax.errors import DataError
 
-__all__ = ["Examples", "Source", "hold_out", "open_source"]
+__all__ = ["Examples", "Source", "beside", "hold_out", "open_source"]
 
 
 def open_source(

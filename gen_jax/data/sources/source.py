@@ -8,7 +8,7 @@ import numpy as np
 
 from gen_jax.errors import DataError
 
-__all__ = ["Examples", "Source", "from_arrays", "hold_out", "times"]
+__all__ = ["Examples", "Source", "beside", "from_arrays", "hold_out", "times"]
 
 Examples = dict[str, Any]
 
@@ -23,7 +23,9 @@ class Source(NamedTuple):
     changes when the examples or their order do. A source of ``codes`` in place of images names the
     first stage that made them by its digest, ``stage1``. ``class_names`` are what labels stand for,
     where they have names, and ``notes`` say what lay there and was left out. A part of a source
-    knows the ``indices`` in the whole.
+    knows the ``indices`` in the whole. ``other`` is a source of images of another kind, which
+    belong to none of these; ``read`` then gives some as ``other``, and training goes through them
+    in an order of their own.
     """
 
     name: str
@@ -37,6 +39,30 @@ class Source(NamedTuple):
     class_names: tuple[str, ...] | None = None
     notes: str = ""
     indices: np.ndarray | None = None
+    other: "Source | None" = None
+
+
+def beside(source: Source, other: Source) -> Source:
+    """Put images of another kind beside a source's own, without pairs.
+
+    Raises:
+        DataError: if they are of another shape, or are no images.
+    """
+    if other.image_shape != source.image_shape or other.stage1 is not None:
+        raise DataError(
+            f"{other.name}: images of {times(other.image_shape)}; {times(source.image_shape)} is "
+            f"required, as those of {source.name}"
+        )
+
+    def read(indices: np.ndarray) -> Examples:
+        return {**source.read(indices), "other": other.read(indices % other.size)["image"]}
+
+    return source._replace(
+        read=read,
+        in_memory=source.in_memory and other.in_memory,
+        fingerprint=f"{source.fingerprint}+{other.fingerprint}",
+        other=other,
+    )
 
 
 def hold_out(source: Source, num: int) -> tuple[Source, Source]:

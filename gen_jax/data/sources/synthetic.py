@@ -4,14 +4,14 @@ import re
 
 import numpy as np
 
-from gen_jax.data.sources.source import Source, from_arrays
+from gen_jax.data.sources.source import Examples, Source, from_arrays
 from gen_jax.errors import DataError
 
 __all__ = ["open_synthetic"]
 
 
 def open_synthetic(argument: str, split: str) -> Source:
-    """Draw discs of ten colors, by the shape HxWxC."""
+    """Draw discs of ten colors, by the shape HxWxC; their ``source`` is the negative."""
     match = re.fullmatch(r"(\d+)x(\d+)x([13])", argument)
     if match is None:
         raise DataError(
@@ -32,4 +32,9 @@ def open_synthetic(argument: str, split: str) -> Source:
     inside = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)[..., None]
     color = rng.uniform(0.5, 1.0, (size, 1, 1, channels))
     images = np.round(255 * inside * color).astype(np.uint8)
-    return from_arrays(f"synthetic:{argument}/{split}", images, labels)
+    source = from_arrays(f"synthetic:{argument}/{split}", images, labels)
+
+    def read(indices: np.ndarray) -> Examples:
+        return {**source.read(indices), "source": 255 - images[indices]}
+
+    return source._replace(read=read)

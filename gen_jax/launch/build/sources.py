@@ -25,7 +25,7 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
     Raises:
         DataError: if the source cannot be opened.
     """
-    from gen_jax.data import hold_out, open_source
+    from gen_jax.data import beside, hold_out, open_source
 
     data = config["data"]
     name = "train" if split == "validation" else split
@@ -35,7 +35,10 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
         source = hold_out(source, data["holdout"])[split == "validation"]
     elif split == "validation":
         raise DataError(f"{source.name}: nothing was held out for validation (data.holdout is 0)")
-    return source
+    if not data["other"]:
+        return source
+    place = (data["other"], *place[1:])
+    return beside(source, open_source(*place, data["max_pixels"], sixteen_bit=data["sixteen_bit"]))
 
 
 def check_source(source: Any, experiment: "Experiment", config: Mapping[str, Any]) -> None:
@@ -59,11 +62,6 @@ def check_source(source: Any, experiment: "Experiment", config: Mapping[str, Any
             whole = {"image": source.image_shape, "mask": (*source.image_shape[:2], 1)}
             shape = given.shape or whole.get(given.kind, ())
             _check_array(source, name, given._replace(shape=shape))
-            if given.kind in whole and (config["data"]["flip"] or config["data"]["crop"]):
-                raise DataError(
-                    f"{source.name}: {name} lies on the images; data.flip, data.crop would move "
-                    "these alone"
-                )
     _check_noise_and_moves(source, config)
 
 

@@ -44,6 +44,7 @@ commands:
   launch       local -n N -- train ...   N processes on this machine
   sample       --workdir DIR --num N --out FILE.png|FILE.npz
   evaluate     --workdir DIR [--split=test|validation]
+  translate    --workdir DIR --from DIR --out DIR   pictures through pix2pix or CycleGAN
   import       --from DIR --workdir DIR   weights of diffusers (safetensors)
   export       --workdir DIR --to DIR
   doctor       what this machine is, and what would make it faster
@@ -131,6 +132,7 @@ def _run(arguments: list[str]) -> int:
         "plan": _plan,
         "sample": _sample,
         "evaluate": _evaluate,
+        "translate": _translate,
         "import": _import,
         "export": _export,
         "doctor": _doctor,
@@ -451,6 +453,32 @@ def _evaluate(arguments: list[str]) -> int:
         likelihood_num=values.likelihood_num,
         classifier=Path(values.classifier) if values.classifier else None,
         networks=tuple(values.features),
+    )
+    return 0
+
+
+def _translate(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_string("from", None, "a folder of pictures", flag_values=values)
+    flags.DEFINE_string("out", None, "a folder, begun or new", flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "pictures at once", flag_values=values, lower_bound=1)
+    if (rest := parse_known("translate", values, arguments)) is None:
+        return 0
+    need(values, "workdir", "from", "out")
+    trained = load_alone("translate", Path(values.workdir))
+
+    from gen_jax.launch.commands.translate import run_translation, told_image
+
+    told_image(trained)
+    model = trained.experiment.model
+    options, _ = model_flags("translate", model, rest, model.sampler.options)
+    run_translation(
+        trained,
+        Path(str(values["from"].value)),
+        Path(values.out),
+        options=options,
+        batch_size=values.batch_size,
     )
     return 0
 

@@ -65,6 +65,11 @@ COMMON: Mapping[str, Field] = {
         default="digits",
         doc="dataset",
     ),
+    "data.other": text(
+        f"|{_SOURCE}",
+        "a source of images as data.source, or nothing",
+        doc="images of another kind, without pairs, for a model that translates between both",
+    ),
     "data.dir": text(
         ".*",
         "a folder of prepared TFDS datasets, or nothing for its default",
@@ -212,6 +217,9 @@ def _places(values: Mapping[str, Any]) -> dict[str, str]:
     kind, _, place = values["data.source"].partition(":")
     if kind in ("npz", "folder", "codes"):
         given["data.source"] = place
+    kind, _, place = values["data.other"].partition(":")
+    if kind in ("npz", "folder"):
+        given["data.other"] = place
     return {
         name: f"got {values[name]!r}; a local path is required; {scheme} is not read yet"
         for name, place in given.items()
@@ -309,7 +317,15 @@ def _overrides(values: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
+def _other(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["data.other"] and values["family"] != "translation":
+        family = values["family"]
+        return {"data.other": f"got {values['data.other']!r}; a {family} model sees no other kind"}
+    return {}
+
+
 RULES: tuple[Rule, ...] = (
+    _other,
     _microbatches,
     _axis_sizes,
     _shares,
