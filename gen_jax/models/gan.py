@@ -34,7 +34,7 @@ from gen_jax.protocols import (
 )
 from gen_jax.typing import Array, Float, Keys, PyTree, Scalar, ScalarLike, Shape
 
-__all__ = ["Augmenting", "Penalties", "gan_model"]
+__all__ = ["Augmenting", "Penalties", "Styles", "gan_model", "stylegan_model"]
 
 # Of the running mean of the signs by which the strength is adapted.
 _SIGN_DECAY = 0.9
@@ -79,6 +79,25 @@ class Augmenting(NamedTuple):
         return bool(self.ramp_steps) or max(self.strength.start, self.strength.end) > 0
 
 
+class Styles(NamedTuple):
+    """How a generator with styles is trained and drawn from (Karras et al. 2020a).
+
+    ``mixing`` is the share of images whose finer layers have the style of another z. Every
+    ``path_every``-th step half of the batch is penalized by ``path_weight`` times the squared
+    difference of path lengths from their running mean, which counts so many times; 0 for never.
+    ``decay`` is that of the running mean of w, toward which truncation goes.
+    """
+
+    mixing: float = 0.9
+    path_every: int = 4
+    path_weight: float = 2.0
+    decay: float = 0.998
+
+
+# Of the running mean of path lengths.
+_PATH_DECAY = 0.99
+
+
 class _GAN(NamedTuple):
     """What a GAN is made of, and what it does."""
 
@@ -89,6 +108,7 @@ class _GAN(NamedTuple):
     penalties: Penalties
     augmenting: Augmenting
     num_classes: int | None
+    styles: Styles | None = None
 
     def label_of(self, told: Batch | Cond) -> Array | None:
         return take(told, "label") if self.num_classes is not None else None
@@ -99,6 +119,40 @@ class _GAN(NamedTuple):
         x = self.generator.apply({"params": params["gen"]}, z, label)
         assert isinstance(x, Array)
         return x
+
+    def style_of(
+        self, params: Params, z: Array, label: Array | None
+    ) -> Float[Array, "batch style"]:
+        w = self.generator.apply({"params": params["gen"]}, z, label, method="style_of")
+        assert isinstance(w, Array)
+        return w
+
+    def synthesize(
+        self, params: Params, w: Array, keys: Keys | None
+    ) -> Float[Array, "batch height width channels"]:
+        if w.ndim == 2:
+            w = jnp.repeat(w[:, None], self.generator.num_layers, axis=1)
+        x = self.generator.apply({"params": params["gen"]}, w, keys, method="synthesize")
+        assert isinstance(x, Array)
+        return x
+
+    def made(
+        self, params: Params, keys: Keys, label: Array | None
+    ) -> tuple[Float[Array, "batch height width channels"], Array | None]:
+        """Make a batch to train on; of a generator with styles also its w."""
+        if self.styles is None:
+            return self.generate(params, self.prior(keys), label), None
+        w = self.style_of(params, self.prior(keys), label)
+        other = self.style_of(params, self.prior(rng.fold_in(keys, 4)), label)
+        layers = self.generator.num_layers
+        u = rng.uniform(rng.fold_in(keys, 5), (2,))
+        # From a layer on, at least the second, the other's style.
+        start = jnp.where(
+            u[:, 0] < self.styles.mixing, 1 + jnp.floor(u[:, 1] * (layers - 1)), layers
+        )
+        first = (jnp.arange(layers)[None] < start[:, None])[..., None]
+        mixed = jnp.where(first, w[:, None], other[:, None])
+        return self.synthesize(params, mixed, rng.fold_in(keys, 6)), w
 
     def logits_of(self, params: Params, x: Array, label: Array | None) -> Float[Array, "batch"]:
         logits = self.discriminator.apply({"params": params["disc"]}, x, label)
@@ -117,7 +171,11 @@ class _GAN(NamedTuple):
         disc = self.discriminator.init(disc_key, batch["x"][:1], label)["params"]
         start = jnp.float32(self.augmenting.strength.start)
         stats = {"strength": start, "sign": jnp.float32(0)} if self.augmenting.ramp_steps else {}
-        return {"gen": gen, "disc": disc}, {"gen": {}, "disc": stats}
+        gen_stats = {}
+        if self.styles is not None:
+            size = jnp.zeros(self.generator.style_dim)
+            gen_stats = {"w": size, "path_length": jnp.float32(0)}
+        return {"gen": gen, "disc": disc}, {"gen": gen_stats, "disc": stats}
 
     def strength_at(self, weights: Weights, step: Array) -> ScalarLike:
         if self.augmenting.ramp_steps:
@@ -140,7 +198,7 @@ class _GAN(NamedTuple):
         self, weights: Weights, batch: Batch, keys: Keys, context: Context
     ) -> tuple[Scalar, Aux]:
         x, label = batch["x"], self.label_of(batch)
-        fake = self.generate(weights.params, self.prior(keys), label)
+        fake, _ = self.made(weights.params, keys, label)
         strength = self.strength_at(weights, context.step)
         # Each pair's real and fake example are changed by coins of their own.
         see_real = self.critic(weights, label, rng.fold_in(keys, 1), strength)
@@ -194,12 +252,33 @@ class _GAN(NamedTuple):
         self, weights: Weights, batch: Batch, keys: Keys, context: Context
     ) -> tuple[Scalar, Aux]:
         x, label = batch["x"], self.label_of(batch)
-        fake = self.generate(weights.params, self.prior(keys), label)
+        fake, w = self.made(weights.params, keys, label)
         strength = self.strength_at(weights, context.step)
         see_real = self.critic(weights, label, rng.fold_in(keys, 1), strength)
         see_fake = self.critic(weights, label, rng.fold_in(keys, 2), strength)
         nats = self.game.gen(see_real(x), see_fake(fake))
-        observed = {"real": _moments(batch, x), "fake": _moments(batch, fake)}
+        observed: dict[str, PyTree] = {"real": _moments(batch, x), "fake": _moments(batch, fake)}
+        if w is not None:
+            observed["w"] = jax.lax.stop_gradient(jnp.mean(w, axis=0))
+        return batch_mean(batch, nats), Aux(observed, {})
+
+    def straighten(
+        self, weights: Weights, batch: Batch, keys: Keys, context: Context
+    ) -> tuple[Scalar, Aux]:
+        """Penalize path lengths that differ from their running mean (Karras 2020a, Eq. 4)."""
+        assert self.styles is not None
+        params, label = weights.params, self.label_of(batch)
+        w = self.style_of(params, self.prior(keys), label)
+        layers = jnp.repeat(w[:, None], self.generator.num_layers, axis=1)
+        noise = rng.fold_in(keys, 6)
+        lengths = adversarial.path_lengths(
+            lambda w: self.synthesize(params, w, noise), layers, rng.fold_in(keys, 7)
+        )
+        now = context.across.mean(batch_mean(batch, jax.lax.stop_gradient(lengths)))
+        old = weights.stats["gen"]["path_length"]
+        mean = old + (1 - _PATH_DECAY) * (now - old)
+        nats = self.styles.path_every * self.styles.path_weight * jnp.square(lengths - mean)
+        observed = {"path_length": batch_mean(batch, jax.lax.stop_gradient(lengths))}
         return batch_mean(batch, nats), Aux(observed, {})
 
     def update_stats(
@@ -207,8 +286,7 @@ class _GAN(NamedTuple):
     ) -> tuple[Stats, Mapping[str, Scalar]]:
         del key
         if "gen" in observed:
-            real, fake = (_variance(observed["gen"][name]) for name in ("real", "fake"))
-            return weights.stats, {"diversity": jnp.sqrt(fake / jnp.maximum(real, 1e-12))}
+            return self.update_generator(weights, observed["gen"])
         given = self.augmenting
         if not given.any:
             return weights.stats, {}
@@ -222,11 +300,33 @@ class _GAN(NamedTuple):
         stats = {**weights.stats, "disc": {"strength": strength, "sign": sign}}
         return stats, {"augmentation": strength, "sign": sign}
 
+    def update_generator(
+        self, weights: Weights, seen: Mapping[str, PyTree]
+    ) -> tuple[Stats, Mapping[str, Scalar]]:
+        own, metrics = dict(weights.stats["gen"]), {}
+        if "path_length" in seen:  # of the turn that straightens paths
+            far = seen["path_length"] - own["path_length"]
+            own["path_length"] = metrics["mean"] = own["path_length"] + (1 - _PATH_DECAY) * far
+        else:
+            real, fake = (_variance(seen[name]) for name in ("real", "fake"))
+            metrics["diversity"] = jnp.sqrt(fake / jnp.maximum(real, 1e-12))
+            if self.styles is not None:
+                own["w"] = own["w"] + (1 - self.styles.decay) * (seen["w"] - own["w"])
+        return {**weights.stats, "gen": own}, metrics
+
     def draw(
         self, weights: Weights, keys: Keys, cond: Cond, *, spread: ScalarLike = 1.0
     ) -> Float[Array, "batch height width channels"]:
         """Draw samples; see the sampler's options for what they mean."""
         return self.decode(weights, spread * self.prior(keys), cond)
+
+    def draw_styled(
+        self, weights: Weights, keys: Keys, cond: Cond, *, truncation: ScalarLike = 1.0
+    ) -> Float[Array, "batch height width channels"]:
+        """Draw samples, each with noise of its own; see the sampler's options."""
+        w = self.style_of(weights.params, self.prior(keys), self.label_of(cond))
+        mean = weights.stats["gen"]["w"][None]
+        return self.synthesize(weights.params, mean + truncation * (w - mean), rng.fold_in(keys, 6))
 
     def decode(
         self, weights: Weights, z: Float[Array, "batch latent"], cond: Cond
@@ -326,6 +426,84 @@ def gan_model(
         averaged=("gen",),
         sampler=Sampler(made.draw, options),
         latents=Latents(made.decode, prior=made.prior),
+    )
+
+
+def stylegan_model(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    latent_dim: int,
+    shape: Shape,
+    *,
+    styles: Styles | None = None,
+    penalties: Penalties | None = None,
+    augmenting: Augmenting | None = None,
+    num_classes: int | None = None,
+) -> Model:
+    """Make StyleGAN2 (Karras et al. 2020a), with ADA where ``augmenting`` adapts (2020b).
+
+    As :func:`gan_model` with the classic game and R1 every 16th step; and with style mixing, path
+    length regularization as the turn ``"path"``, and running means of w and of path lengths in the
+    generator's statistics. There is no standard deviation of minibatches, which would let an
+    example's logit depend on its batch.
+
+    Args:
+        generator: :class:`gen_jax.nn.stylegan.StyleGenerator`, or another with its methods.
+        discriminator: Linen module ``(x, label) -> logits [batch]``.
+        latent_dim: length of z.
+        shape: of one x.
+        styles: mixing, path lengths and the mean of w.
+        penalties: by default R1 every 16th step, with gamma a thousandth of the number of pixels.
+        augmenting: what the discriminator sees through; by default nothing.
+        num_classes: labels of both players; None for none.
+
+    Returns:
+        A model of ``batch["x"]``. Its sampler takes ``truncation``; its latents are z, decoded
+        without noise.
+
+    Raises:
+        ValueError: if arguments do not go together.
+    """
+    styles = Styles() if styles is None else styles
+    if penalties is None:
+        gamma = 1e-3 * math.prod(shape[:2])
+        penalties = Penalties(Ramp(gamma, gamma, 0), r2=False, every=16)
+    augmenting = Augmenting() if augmenting is None else augmenting
+    base = gan_model(
+        generator,
+        discriminator,
+        latent_dim,
+        shape,
+        game="non_saturating",
+        penalties=penalties,
+        augmenting=augmenting,
+        num_classes=num_classes,
+    )
+    if not 0 <= styles.mixing <= 1 or not 0 <= styles.decay < 1:
+        raise ValueError(f"styles: got {styles}; mixing in [0, 1] and decay in [0, 1) are required")
+    if styles.path_every < 0 or styles.path_weight < 0:
+        raise ValueError(f"styles: got {styles}; path_every and path_weight from 0 are required")
+    game = adversarial.GAMES["non_saturating"]
+    made = _GAN(
+        generator, discriminator, latent_dim, game, penalties, augmenting, num_classes, styles
+    )
+    losses = {"disc": Loss("disc", made.discriminate), "gen": Loss("gen", made.fool)}
+    turns = [Turn("disc"), Turn("gen")]
+    if styles.path_every:
+        losses["path"] = Loss("gen", made.straighten)
+        turns.append(Turn("path", every=styles.path_every, part=(0, 2)))
+    options = {
+        "truncation": Option(
+            float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
+            "how far w is from its mean; below 1 for likelier samples that differ less",
+        ),
+    }  # fmt: skip
+    return base._replace(
+        init=made.init,
+        losses=losses,
+        turns=tuple(turns),
+        update_stats=made.update_stats,
+        sampler=Sampler(made.draw_styled, options),
     )
 
 

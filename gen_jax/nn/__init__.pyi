@@ -13,6 +13,7 @@ from gen_jax.nn import (
     lowering as lowering,
     perceptual as perceptual,
     pixelcnn as pixelcnn,
+    stylegan as stylegan,
     tensor_dims as tensor_dims,
     told as told,
     transformer as transformer,

@@ -33,6 +33,7 @@ __all__ = [
     "Conv",
     "GroupNorm",
     "attention",
+    "convolve",
     "depthwise",
     "doubled",
     "platform",
@@ -351,7 +352,7 @@ class GroupNorm(nn.GroupNorm):
 # --- convolution, channels last ------------------------------------------------------------------
 
 
-def _convolve(
+def convolve(
     x: Array,
     kernel: Array,
     strides: Sequence[int],
@@ -457,5 +458,5 @@ def doubled(
     return jnp.reshape(jnp.stack(rows, axis=2), (batch, 2 * height, 2 * width, -1))
 
 
-Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve)
-"""Linen's convolution, by :func:`_convolve`."""
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
+"""Linen's convolution, by :func:`convolve`."""

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from gen_jax.codecs import rgb, with_codec
 from gen_jax.launch.build.experiment import Experiment, Stage1, make_optimizer
-from gen_jax.models.gan import Augmenting, Penalties, gan_model
+from gen_jax.models.gan import Augmenting, Penalties, Styles, gan_model, stylegan_model
 from gen_jax.nn.gan import Discriminator, Generator
+from gen_jax.nn.stylegan import StyleGenerator
 from gen_jax.ops.ramps import Ramp
 
 __all__ = ["build"]
@@ -41,6 +42,29 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
         Ramp(values["model.augmentation"], values["model.augmentation_end"], steps),
         ramp_steps=max(1, adapted // values["data.batch_size"]) if adapted else 0,
     )
+    if values["model.network"] == "style":
+        generator = StyleGenerator(
+            shape,
+            shared["widths"],
+            values["model.style_dim"],
+            values["model.mapping_depth"],
+            num_classes,
+            shared["dtype"],
+        )
+        styles = {name: values[f"model.{name}"] for name in ("mixing", "path_every", "path_weight")}
+        model = stylegan_model(
+            generator,
+            Discriminator(**shared),
+            values["model.latent_dim"],
+            shape,
+            styles=Styles(**styles),
+            penalties=penalties,
+            augmenting=augmenting,
+            num_classes=num_classes,
+        )
+        # The generator is trained in two turns of some steps.
+        optimizers = {player: make_optimizer(values, player) for player in ("gen", "disc")}
+        return Experiment(with_codec(model, rgb()), optimizers)
     model = gan_model(
         Generator(**shared),
         Discriminator(**shared),

@@ -27,6 +27,22 @@ def _turns(values: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
+def _style(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["model.network"] != "style":
+        return {}
+    faults: dict[str, str] = {}
+    for name, only in (("game", "non_saturating"), ("critic_turns", 1)):
+        if values[f"model.{name}"] != only:
+            faults[f"model.{name}"] = (
+                f"got {values[f'model.{name}']!r}; a 'style' network has {only!r}"
+            )
+    if values["model.path_every"] and values["data.batch_size"] % (
+        2 * values["train.microbatches"]
+    ):
+        faults["model.path_every"] = "takes half of a batch, whose size must be even"
+    return faults
+
+
 def _game(values: Mapping[str, Any]) -> dict[str, str]:
     if values["model.game"] == "wasserstein" and values["model.penalty"] == "none":
         return {"model.penalty": "'none'; the wasserstein game's critic has no bound without one"}
@@ -35,6 +51,23 @@ def _game(values: Mapping[str, Any]) -> dict[str, str]:
 
 FAMILY = Family(
     fields={
+        "model.network": choice(
+            "residual",
+            "style",
+            change="frozen",
+            doc="the generator: R3GAN's residual blocks, or StyleGAN2's",
+        ),
+        "model.style_dim": integer(1, default=128, change="frozen", doc="style: length of w"),
+        "model.mapping_depth": integer(
+            1, default=2, change="frozen", doc="style: layers between z and w"
+        ),
+        "model.mixing": number(
+            0, 1, default=0.9, doc="style: share of images whose finer layers have another style"
+        ),
+        "model.path_every": integer(
+            0, default=4, doc="style: steps between two penalties of path lengths; 0 takes none"
+        ),
+        "model.path_weight": number(0, default=2.0, doc="style: weight of path lengths' penalty"),
         "model.latent_dim": integer(1, default=64, change="frozen", doc="length of z"),
         "model.widths": integers(
             1,
@@ -86,7 +119,7 @@ FAMILY = Family(
         ),
         **parts.DTYPE,
     },
-    rules=(_network, _turns, _game),
+    rules=(_network, _turns, _game, _style),
     defaults={
         # Momentum of gradients that the other player moves, and clipping, do harm here.
         "optimizer.learning_rate": 2e-4,
@@ -99,6 +132,7 @@ FAMILY = Family(
         "model.widths": lambda widths: (16, 8)[: len(widths)],
         "model.num_blocks": 1,
         "model.embedding_dim": 4,
+        "model.style_dim": 8,
     },
     players=("gen", "disc"),
 )
