@@ -27,6 +27,9 @@ Metrics = Mapping[str, float]
 
 # A run that must leave out more than this has another fault than a bad example now and then.
 _MAX_REFUSED, _REFUSED_OF = 10, 1000
+# The metric of a generator that says how its samples differ, over how the data does; and below
+# which it is worth a line.
+_DIVERSITY, _COLLAPSED = "gen/diversity", 0.2
 
 
 class Loop(NamedTuple):
@@ -249,7 +252,15 @@ class _Meter:
     def _report(self, step: int) -> None:
         now = time.perf_counter()
         rate = len(self._window) / max(now - self._last - self._away, 1e-9)
-        numbers = _summarize(self._window) | {
+        steps = range(step - len(self._window), step)
+        waiting = {turn.loss for turn in self._loop.turns} - {
+            turn.loss for turn in self._loop.turns for taken in steps if turn.is_due(taken)
+        }
+        numbers = {
+            name: value
+            for name, value in _summarize(self._window).items()
+            if name.rpartition("/")[0] not in waiting
+        } | {
             "time/seconds": now - self._begin,
             "time/steps_per_second": rate,
             "time/images_per_second": rate * self._loop.batch_size,
@@ -258,6 +269,9 @@ class _Meter:
         self._window, self._last, self._away = [], now, 0.0
         self._loop.report(step, numbers)
         _tell(self._bar, step, self._loop.steps, numbers)
+        if (diversity := numbers.get(_DIVERSITY, 1.0)) < _COLLAPSED:
+            what = f"step {step}: {_DIVERSITY} {diversity:.3g}, where 1 is the data's"
+            self._bar.write(f"{what}: the generator has collapsed, or not begun", file=sys.stderr)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -152,6 +152,30 @@ def test_a_turn_that_waits_is_not_to_blame(capsys):
     assert "disc" not in told
 
 
+def test_what_waited_is_not_reported_and_a_collapse_is(capsys):
+    turns = (Turn("gen"), Turn("disc", start=3))
+    adam = {player: optax.adam(0.01) for player in ("gen", "disc")}
+    late = jit_engine(toy(), adam, make_mesh(), turns=turns)
+    record = Record()
+    loop = record.loop(turns=turns, steps=6, log_every=3)
+    train(late, start(late), {}, batches(), late.key(0), loop)
+    told = [{name.partition("/")[0] for name in numbers} for _, numbers in record.metrics]
+    assert ["disc" in names for names in told if "gen" in names] == [False, True]
+    assert "nan" not in capsys.readouterr().out
+
+    def engine_of(diversity):
+        def step(state, *arguments):
+            state, metrics = late.step(state, *arguments)
+            return state, {**metrics, "gen/diversity": np.float32(diversity)}
+
+        return late._replace(step=step, compile=lambda *_: step)
+
+    for diversity, told_of in ((0.01, True), (0.9, False)):
+        made = engine_of(diversity)
+        train(made, start(made), {}, batches(), made.key(0), Record().loop(turns=turns, steps=3))
+        assert ("collapsed" in capsys.readouterr().err) == told_of
+
+
 def test_too_many_bad_batches_in_a_row_end_the_run(engine):
     record = Record()
     loop = record.loop(steps=50, log_every=100, inspect_every=0, save_every=100)
