@@ -52,7 +52,9 @@ class Translator(nn.Module):
         def normalized(name: str, h: Array) -> Array:
             return nn.relu(lowering.GroupNorm(h.shape[-1], dtype=self.dtype, name=name)(h))
 
-        h = normalized("norm_in", conv("conv_in", self.channels, 7)(x.astype(self.dtype)))
+        h = conv("conv_in", self.channels, 7)(x.astype(self.dtype))
+        # What goes across knows colors and contrast, which a normalization takes away.
+        h = nn.relu(h) if self.skips else normalized("norm_in", h)
         kept = [h]
         for number in range(self.halvings):
             width = self.channels * 2 ** (number + 1)
