@@ -33,5 +33,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.disc.update({"learning_rate": 4e-4, "b1": 0.5, "b2": 0.9, "clip_norm": 0.0})
     tiny = variant_of(config, variant, source="synthetic:8x8x3", shape=(8, 8, 3))
     if variant == "tiny":
-        tiny.model.perceptual = "none"
+        tiny.model.update({"perceptual": "none", "disc_widths": (8,), "disc_groups": 4})
     return tiny

@@ -58,7 +58,6 @@ FAMILY = Family(
     rules=(_network, parts.adversary_faults),
     players=("net", "disc"),
     tiny={
-        **parts.TINY_ADVERSARY,
         "data.holdout": lambda size: min(size, 16),
         "model.num_codes": 16,
         "model.hidden": 8,

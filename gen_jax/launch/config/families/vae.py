@@ -78,7 +78,6 @@ FAMILY = Family(
     players=("net", "disc"),
     tiny={
         **parts.TINY_AUTOENCODER,
-        **parts.TINY_ADVERSARY,
         "model.num_importance": lambda num: min(num, 3),
     },
 )

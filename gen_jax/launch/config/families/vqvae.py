@@ -108,7 +108,6 @@ FAMILY = Family(
     # Averaged weights meet a codebook that is an average itself: over as many steps.
     defaults={"train.ema_decay": 0.99},
     tiny={
-        **parts.TINY_ADVERSARY,
         "data.holdout": lambda size: min(size, 16),
         "model.factors": lambda factors: (2,) * len(factors),
         "model.channels": 16,
