@@ -123,6 +123,13 @@ def go_all_the_way(path, first_stage, tmp_path, capsys):
         return
     npz = tmp_path / "a.npz"
     base = ["sample", "--workdir", str(work), "--num", "8", "--seed", "1"]
+    if config["family"] == "translation":  # of what?
+        given = tmp_path / "given.npz"
+        np.savez(given, images=np.zeros((2, *config["data"]["shape"]), np.uint8))
+        assert main([*base, "--out", str(npz)]) == 2
+        told = "source" if config["model"]["kind"] == "pairs" else "other"
+        assert f"--{told}" in capsys.readouterr().err
+        base.append(f"--{told}={given}")
     assert main([*base, "--out", str(npz)]) == 0
     with np.load(npz) as arrays:
         images = arrays["images"]

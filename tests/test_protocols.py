@@ -28,6 +28,7 @@ FAMILIES = {
     "dvae": "configs/dvae_cifar10.py:tiny",
     "gan": "configs/gan_mnist.py:tiny",
     "gaussian_mixture": "configs/mixture_digits.py:tiny",
+    "translation": "configs/pix2pix_emoji.py:tiny",
     "vae": "configs/vae_mnist.py:tiny",
     "vqvae": "configs/vqvae2_cifar10.py:tiny",
 }
@@ -83,6 +84,8 @@ class Built:
             0, 256, (BATCH_SIZE, *config["data"]["shape"]), np.uint8
         )
         self.host_batch = {"image": image, "label": np.arange(BATCH_SIZE, dtype=np.int32) % 10}
+        if "source" in self.experiment.model.inputs:
+            self.host_batch["source"] = 255 - image
         self.batch = jax.tree.map(jnp.asarray, self.host_batch)
         self.sgd = {player: sgd_that_remembers(1e-3) for player in self.experiment.optimizers}
         first = jax.jit(lambda key, batch: init_state(self.experiment.model, self.sgd, key, batch))
@@ -215,6 +218,9 @@ def test_samples_belong_to_their_keys(built):
     model = built.experiment.model
     if model.sampler is None:
         assert model.predict is not None, "what does not generate classifies"
+        return
+    if any(given.needed for given in model.inputs.values()):
+        assert built.family == "translation", "what is told an image belongs to it"
         return
     params, stats = jax.tree.map(jnp.asarray, (built.first.params, built.first.stats))
     keys = rng.per_example(jax.random.key(1), 0, 4)

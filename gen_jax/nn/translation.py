@@ -39,11 +39,15 @@ class Translator(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width num_outputs"]:
-        def conv(name: str, width: int, size: int = 3, stride: int = 1) -> nn.Module:
+        def conv(
+            name: str, width: int, size: int = 3, stride: int = 1, bias: bool = False
+        ) -> nn.Module:
+            # A normalization would take a bias away again.
             return lowering.Conv(
                 width,
                 (size, size),
                 (stride, stride),
+                use_bias=bias,
                 kernel_init=_INIT,
                 dtype=self.dtype,
                 name=name,
@@ -52,7 +56,7 @@ class Translator(nn.Module):
         def normalized(name: str, h: Array) -> Array:
             return nn.relu(lowering.GroupNorm(h.shape[-1], dtype=self.dtype, name=name)(h))
 
-        h = conv("conv_in", self.channels, 7)(x.astype(self.dtype))
+        h = conv("conv_in", self.channels, 7, bias=self.skips)(x.astype(self.dtype))
         # What goes across knows colors and contrast, which a normalization takes away.
         h = nn.relu(h) if self.skips else normalized("norm_in", h)
         kept = [h]

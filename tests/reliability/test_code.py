@@ -29,14 +29,19 @@ def dotted(node):
     return "?"
 
 
+# Where pickles are read by an unpickler that knows arrays and nothing else (tests/interop).
+CLOSED = {"gen_jax/interop/pickles.py": {"pickle"}}
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_that_is_read_is_run(path):
+    refused = MODULES - CLOSED.get(str(path.relative_to(ROOT)), set())
     for node in ast.walk(ast.parse(path.read_text())):
         where = f"{path}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import):
-            assert not {name.name.split(".")[0] for name in node.names} & MODULES, where
+            assert not {name.name.split(".")[0] for name in node.names} & refused, where
         if isinstance(node, ast.ImportFrom):
-            assert node.module.split(".")[0] not in MODULES, where
+            assert node.module.split(".")[0] not in refused, where
         if isinstance(node, ast.Call):
             called = dotted(node.func)
             assert called not in NAMES | ATTRIBUTES, where

@@ -79,9 +79,14 @@ def test_an_answer_comes_at_once_and_with_all_faults(tmp_path):
 
 
 # What a run may change on its way, of each family; all else is frozen.
+ADVERSARY = """
+    model.disc_weight model.adaptive model.disc_from model.adversarial_from
+    model.adversarial_ramp model.adversarial_game model.lecam model.perceptual_weight
+"""
 FREE = {
     "": """
-        data.source data.dir data.num_workers data.timeout_s data.on_bad data.max_bad_fraction
+        data.source data.other data.dir data.num_workers data.timeout_s data.on_bad
+        data.max_bad_fraction
         data.max_pixels data.sixteen_bit data.skip_steps
         optimizer.learning_rate optimizer.warmup_steps optimizer.decay optimizer.b1
         optimizer.b2 optimizer.eps optimizer.weight_decay optimizer.clip_norm profile.start
@@ -107,13 +112,16 @@ FREE = {
     "dvae": """
         model.temperature_start model.temperature_end model.temperature_steps model.kl_start
         model.kl_end model.kl_steps model.straight_through model.dtype
-    """,
+    """
+    + ADVERSARY,
     "vae": """
         model.beta model.free_bits model.kl_warmup model.num_importance model.dtype
-    """,
+    """
+    + ADVERSARY,
     "vqvae": """
         model.log_sigma model.decay model.revive_below model.commitment_cost model.dtype
-    """,
+    """
+    + ADVERSARY,
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from gen_jax.data import batch_of, examples_of, hold_out, open_source, train_batches
 from gen_jax.launch.build.experiment import build
 from gen_jax.launch.build.parallel import build_engine
+from gen_jax.launch.commands.train import _seen_by
 from gen_jax.launch.config.files import load_config
 from gen_jax.launch.config.schema import families
 from gen_jax.launch.runs.workdir import checkpoint_steps
@@ -37,8 +38,9 @@ class Family:
         shape = tuple(self.config["data"]["shape"])
         name = f"synthetic:{'x'.join(map(str, shape))}"
         whole = open_source(name, "train", shape)
-        self.source = hold_out(whole, whole.size - 5 * BATCH_SIZE - 2)[0]
         self.experiment = build(self.config)
+        self.source = hold_out(whole, whole.size - 5 * BATCH_SIZE - 2)[0]
+        self.source = _seen_by(self.experiment.model, self.source)
         # As the command makes it, so that its program is one that tests/test_configs.py compiles.
         self.engine = build_engine(
             self.config, self.experiment, make_mesh(devices=jax.devices()[:1])
