@@ -3,7 +3,8 @@
     gen-jax train --config configs/gan_mnist.py --workdir runs/gan \\
         --config.data.source=npz:mnist.npz
 
-By class: ``--config.model.num_classes=10``. In 1.7 million images, half an hour on two cores.
+By class: ``--config.model.num_classes=10``. 4,000 steps took 23 minutes on two cores that did other
+work beside (experiments/gan).
 """
 
 from ml_collections import ConfigDict

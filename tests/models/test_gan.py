@@ -7,9 +7,11 @@ import numpy as np
 import optax
 import pytest
 
+from gen_jax.models import rules
 from gen_jax.models.gan import Augmenting, Penalties, gan_model
+from gen_jax.nn import perceptual
 from gen_jax.nn.gan import Discriminator, Generator, PatchDiscriminator, halved, twice
-from gen_jax.ops import keys as rng
+from gen_jax.ops import adversarial, keys as rng
 from gen_jax.ops.ramps import Ramp
 from gen_jax.protocols import LOCAL, Context, Weights
 from gen_jax.train.state import init_state
@@ -49,6 +51,11 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x, label=None):
         return nn.Dense(1)(x.reshape(len(x), -1))[:, 0]
+
+
+def test_rules_know_the_games_and_networks_that_there_are():
+    assert set(rules.GAMES) == set(adversarial.GAMES)
+    assert set(rules.PERCEPTUAL) == set(perceptual.PERCEPTUAL)
 
 
 def constant(value):
