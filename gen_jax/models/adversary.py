@@ -70,7 +70,7 @@ class _Watched(NamedTuple):
 
     model: Model
     name: str  # of the autoencoder's loss
-    discriminator: nn.Module
+    discriminator: nn.Module | None
     given: Adversary
 
     def watch(
@@ -98,6 +98,7 @@ class _Watched(NamedTuple):
         return value, (aux, found[0][1], [found[0][0]])
 
     def logits(self, params: Params, x: Array) -> Array:
+        assert self.discriminator is not None
         logits = self.discriminator.apply({"params": params["disc"]}, x)
         assert isinstance(logits, Array)
         return jnp.reshape(logits, (len(x), -1))
@@ -105,6 +106,7 @@ class _Watched(NamedTuple):
     def init(self, key: Array, batch: Batch, frozen: PyTree) -> tuple[Params, Stats]:
         net_key, disc_key = jax.random.split(key)
         params, stats = self.model.init(net_key, batch, frozen)
+        assert self.discriminator is not None
         disc = self.discriminator.init(disc_key, batch["x"][:1])["params"]
         zero = jnp.float32(0)
         means = {"real": zero, "fake": zero} if self.given.lecam else {}
@@ -138,6 +140,8 @@ class _Watched(NamedTuple):
             (total, metrics["perceptual"]), pull = jax.value_and_grad(distance, has_aux=True)(
                 fixed.outputs
             )
+        if self.discriminator is None:
+            return self.add(value, seen, pull, total), aux._replace(metrics=metrics)
 
         def adverse() -> tuple[Scalar, Array, Scalar, Scalar]:
             fool = lambda outputs: self.fool(weights, batch, outputs)  # noqa: E731
@@ -157,10 +161,13 @@ class _Watched(NamedTuple):
         nats, toward, metrics["adversarial"], metrics["weight"] = jax.lax.cond(
             due, adverse, nothing
         )
-        # The value of the sum and the gradient of its parts.
-        along = jnp.sum(seen.outputs * jax.lax.stop_gradient(pull + toward))
-        extra = along - jax.lax.stop_gradient(along) + jax.lax.stop_gradient(total + nats)
-        return value + extra, aux._replace(metrics=metrics)
+        value = self.add(value, seen, pull + toward, total + nats)
+        return value, aux._replace(metrics=metrics)
+
+    def add(self, value: Scalar, seen: _Seen, slope: Array, extra: Scalar) -> Scalar:
+        """Add to a loss a value, and its gradient with respect to the last layer's outputs."""
+        along = jnp.sum(seen.outputs * jax.lax.stop_gradient(slope))
+        return value + along - jax.lax.stop_gradient(along) + jax.lax.stop_gradient(extra)
 
     def distance(self, weights: Weights, batch: Batch, outputs: Array) -> tuple[Scalar, Scalar]:
         given, x = self.given, batch["x"]
@@ -239,7 +246,7 @@ class _Watched(NamedTuple):
         return {**weights.stats, **stats}, metrics
 
 
-def with_adversary(model: Model, discriminator: nn.Module, given: Adversary) -> Model:
+def with_adversary(model: Model, discriminator: nn.Module | None, given: Adversary) -> Model:
     """Give an autoencoder an adversary, and a perceptual loss if there is to be one.
 
     VQGAN is this of :func:`gen_jax.models.vqvae.vqvae_model`, the autoencoder of latent diffusion
@@ -255,15 +262,19 @@ def with_adversary(model: Model, discriminator: nn.Module, given: Adversary) -> 
     Args:
         model: with one loss, of networks in Linen.
         discriminator: Linen module ``x -> logits [batch, ...]``, for example
-            :class:`gen_jax.nn.gan.PatchDiscriminator`. It must not look across the batch.
+            :class:`gen_jax.nn.gan.PatchDiscriminator`. It must not look across the batch. None for
+            the perceptual loss alone.
         given: how it takes part.
 
     Returns:
         A model of ``batch["x"]``.
 
     Raises:
-        ValueError: if the model has several losses, or arguments are out of range.
+        ValueError: if the model has several losses, there is nothing to add to it, or arguments
+            are out of range.
     """
+    if discriminator is None and given.perceptual is None:
+        raise ValueError("discriminator: None; without, given.perceptual is required")
     if len(model.losses) != 1:
         raise ValueError(f"model: got {len(model.losses)} losses; one is required")
     check_arguments(
@@ -280,6 +291,8 @@ def with_adversary(model: Model, discriminator: nn.Module, given: Adversary) -> 
     ((name, loss),) = model.losses.items()
     made = _Watched(model, name, discriminator, given)
     players = (loss.player,) if model.averaged is None else tuple(model.averaged)
+    if discriminator is None:
+        return model._replace(losses={name: Loss(loss.player, made.reconstruct)})
     return model._replace(
         init=made.init,
         losses={name: Loss(loss.player, made.reconstruct), "disc": Loss("disc", made.discriminate)},

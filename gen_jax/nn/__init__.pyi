@@ -1,4 +1,5 @@
 from gen_jax.nn import (
+    alias_free as alias_free,
     autoencoder as autoencoder,
     blocks as blocks,
     classifier as classifier,

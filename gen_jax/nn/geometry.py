@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "alias_free_faults",
     "autoencoder_faults",
     "dit_faults",
     "dvae_faults",
@@ -189,6 +190,32 @@ def gan_faults(*, widths: Sequence[int], resolution: Sequence[int]) -> Mapping[s
         sides = "x".join(map(str, resolution))
         return {"widths": f"{len(widths)} stages divide by {factor}; {sides} is no multiple of it"}
     return {}
+
+
+def alias_free_faults(
+    *, widths: Sequence[int], resolution: Sequence[int], num_convolutions: int
+) -> Mapping[str, str]:
+    """Find what could not work in StyleGAN3's generator.
+
+    Args:
+        widths: channels of the first and of the last layers.
+        resolution: height and width of the image.
+        num_convolutions: layers between the Fourier features and the colors.
+
+    Returns:
+        ``{argument: what is wrong and what would be accepted}``; empty if all is well.
+    """
+    faults = {}
+    side = min(resolution)
+    if side < 8 or side & (side - 1) or max(resolution) % side:
+        wanted = "a power of two from 8, and a longer side that is a multiple of it"
+        sides = "x".join(map(str, resolution))
+        faults["resolution"] = f"got {sides}; a shorter side that is {wanted} are required"
+    if len(widths) < 2:
+        faults["widths"] = "those of the first and of the last layers are required"
+    if num_convolutions < 3:
+        faults["num_convolutions"] = f"got {num_convolutions}; at least 3 are required"
+    return faults
 
 
 def dvae_faults(

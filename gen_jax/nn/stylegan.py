@@ -20,12 +20,13 @@ from gen_jax.ops import keys as rng
 from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
 
-__all__ = ["StyleGenerator", "modulated_convolution"]
+__all__ = ["ScaledDense", "StyleBased", "StyleGenerator", "gained", "modulated_convolution"]
 
 _GAIN = 2**0.5  # keeps variances behind a leaky ReLU
 
 
-def _act(h: Array) -> Array:
+def gained(h: Array) -> Array:
+    """Take the leaky ReLU that leaves a variance as it is."""
     return nn.leaky_relu(h, 0.2) * _GAIN
 
 
@@ -58,7 +59,7 @@ def modulated_convolution(
     return y * norms[:, None, None].astype(y.dtype)
 
 
-class _Dense(nn.Module):
+class ScaledDense(nn.Module):
     """A dense layer whose weights are of variance 1 and scaled where they are used.
 
     All then learn at one speed, of ``rate`` times the optimizer's (Karras et al. 2018, 4.1).
@@ -91,7 +92,7 @@ class _Layer(nn.Module):
         shape = (self.size, self.size, channels, self.features)
         kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
         kernel = kernel / (self.size**2 * channels) ** 0.5
-        style = _Dense(channels, bias=1.0, name="style")(w)
+        style = ScaledDense(channels, bias=1.0, name="style")(w)
         y = modulated_convolution(x, kernel, style, demodulate=not self.colors)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         bias = bias[None, None, None].astype(y.dtype)
@@ -100,11 +101,11 @@ class _Layer(nn.Module):
         strength = self.param("noise", nn.initializers.zeros, ())
         if keys is not None:
             y = y + (strength * rng.normal(keys, (*y.shape[1:3], 1))).astype(y.dtype)
-        return _act(y + bias)
+        return gained(y + bias)
 
 
-class StyleGenerator(nn.Module):
-    """From z to w to images, each resolution adding to the colors of the last (skip outputs).
+class StyleBased(nn.Module):
+    """What generators of StyleGAN's kind share: the mapping from z to w.
 
     Attributes:
         shape: height, width and channels of an image.
@@ -122,32 +123,18 @@ class StyleGenerator(nn.Module):
     num_classes: int | None = None
     dtype: DTypeLike = jnp.float32
 
-    def __post_init__(self) -> None:
-        if faults := gan_faults(resolution=self.shape[:2], widths=self.widths):
-            raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
-        super().__post_init__()
-
     @property
     def num_layers(self) -> int:
         """Return how many layers have a style of their own."""
-        return 2 * len(self.widths)
+        raise NotImplementedError
 
     def setup(self) -> None:
-        """Make the layers: one of the first resolution, two of the others, and one to colors."""
-        self.mapping = [_Dense(self.style_dim, rate=0.01) for _ in range(self.depth)]
+        """Make the mapping."""
+        self.mapping = [ScaledDense(self.style_dim, rate=0.01) for _ in range(self.depth)]
         if self.num_classes is not None:
             self.embed = nn.Embed(
                 self.num_classes, self.style_dim, embedding_init=nn.initializers.normal(1.0)
             )
-        factor = 2 ** (len(self.widths) - 1)
-        coarsest = (self.shape[0] // factor, self.shape[1] // factor, self.widths[0])
-        self.first = self.param("first", nn.initializers.normal(1.0), coarsest)
-        self.layers = [
-            _Layer(width)
-            for number, width in enumerate(self.widths)
-            for _ in range(1 + (number > 0))
-        ]
-        self.to_colors = [_Layer(self.shape[2], 1, colors=True) for _ in self.widths]
 
     def __call__(
         self,
@@ -172,8 +159,41 @@ class StyleGenerator(nn.Module):
         if label is not None:
             h = jnp.concatenate([h, unit(self.embed(label))], axis=-1)
         for layer in self.mapping:
-            h = _act(layer(h))
+            h = gained(layer(h))
         return h
+
+    def synthesize(
+        self, w: Float[Array, "batch layers style"], keys: Keys | None = None
+    ) -> Float[Array, "batch height width channels"]:
+        """Make images of a style for each layer."""
+        raise NotImplementedError
+
+
+class StyleGenerator(StyleBased):
+    """From z to w to images, each resolution adding to the colors of the last (skip outputs)."""
+
+    def __post_init__(self) -> None:
+        if faults := gan_faults(resolution=self.shape[:2], widths=self.widths):
+            raise ValueError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        super().__post_init__()
+
+    @property
+    def num_layers(self) -> int:
+        """Return how many layers have a style of their own."""
+        return 2 * len(self.widths)
+
+    def setup(self) -> None:
+        """Make the layers: one of the first resolution, two of the others, and one to colors."""
+        super().setup()
+        factor = 2 ** (len(self.widths) - 1)
+        coarsest = (self.shape[0] // factor, self.shape[1] // factor, self.widths[0])
+        self.first = self.param("first", nn.initializers.normal(1.0), coarsest)
+        self.layers = [
+            _Layer(width)
+            for number, width in enumerate(self.widths)
+            for _ in range(1 + (number > 0))
+        ]
+        self.to_colors = [_Layer(self.shape[2], 1, colors=True) for _ in self.widths]
 
     def synthesize(
         self, w: Float[Array, "batch layers style"], keys: Keys | None = None

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from gen_jax.data import hold_out, open_source
 from gen_jax.data.decode import decode_image, fit_image
@@ -412,6 +412,31 @@ def test_fitting_crops_the_center():
     array = np.zeros((4, 12), np.uint8)
     array[:, 4:8] = 200
     np.testing.assert_array_equal(fit_image(Image.fromarray(array), (4, 4, 1), "x"), 200)
+
+
+def test_glyphs_are_the_characters_of_each_font(tmp_path):
+    data = ImageFont.load_default(12).path.getvalue()  # a font that comes with Pillow
+    for name in ("a.ttf", "b.ttf"):
+        (tmp_path / name).write_bytes(data)
+    source = open_source(f"glyphs:{tmp_path}", "train", (16, 12, 1))
+    assert (source.size, source.num_classes, source.class_names[10]) == (62, 62, "A")
+    examples = source.read(np.arange(62))
+    assert (examples["label"] == np.arange(62)).all()
+    images = examples["image"][..., 0].astype(int)
+    assert len(np.unique(images.reshape(62, -1), axis=0)) == 62
+    assert ((images > 128).sum((1, 2)) > 5).all()
+    # An l is higher than an a, which is broader; both stand on the same line.
+    (tall, broad), rows = (images[10 + 26 + i] > 128 for i in (11, 0)), np.arange(16)
+    heights, widths = ([x.any(axis).sum() for x in (tall, broad)] for axis in (1, 0))
+    assert heights[0] > heights[1]
+    assert widths[0] < widths[1]
+    assert len({rows[x.any(1)].max() for x in (tall, broad)}) == 1
+    assert open_source(f"glyphs:{tmp_path}", "test", (16, 12, 3)).image_shape == (16, 12, 3)
+    with pytest.raises(DataError, match="one font"):
+        open_source(f"glyphs:{tmp_path / 'a.ttf'}", "test", (16, 12, 1))
+    (tmp_path / "b.ttf").write_bytes(b"no font")
+    with pytest.raises(DataError, match=r"b\.ttf: cannot be read as a font"):
+        open_source(f"glyphs:{tmp_path}", "test", (16, 12, 1))
 
 
 def test_what_is_held_out_is_spread_and_left_out_of_the_rest():

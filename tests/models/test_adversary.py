@@ -240,3 +240,14 @@ def test_the_last_layer_must_be_one():
         model = with_adversary(vqvae(), DISC, Adversary(last, LIKELIHOOD.mean))
         with pytest.raises(ValueError, match="of one is required"):
             model.losses["vq"].fn(weights_of(model), BATCH, KEYS, context())
+
+
+def test_a_perceptual_loss_alone_has_no_discriminator():
+    given = Adversary(CASES["VQ-VAE"][1], LIKELIHOOD.mean, perceptual="alexnet")
+    model = with_adversary(vqvae(), None, given)
+    assert set(model.losses) == {"vq"}
+    assert set(weights_of(model).params) == {"net"}
+    with pytest.raises(ValueError, match="frozen: 'perceptual'"):
+        model.losses["vq"].fn(weights_of(model), BATCH, KEYS, context())
+    with pytest.raises(ValueError, match="given.perceptual is required"):
+        with_adversary(vqvae(), None, given._replace(perceptual=None))

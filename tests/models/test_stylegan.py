@@ -1,12 +1,14 @@
-"""StyleGAN2: modulation, path lengths, truncation, mixing."""
+"""StyleGAN2: modulation, path lengths, truncation, mixing; StyleGAN3: what moves with what."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.signal
 
 from gen_jax.models.gan import Penalties, Styles, stylegan_model
+from gen_jax.nn.alias_free import AliasFreeGenerator, resampling
 from gen_jax.nn.gan import Discriminator
 from gen_jax.nn.stylegan import StyleGenerator, modulated_convolution
 from gen_jax.ops import keys as rng
@@ -117,3 +119,46 @@ def test_what_is_out_of_range_is_refused():
     for styles in (Styles(mixing=1.5), Styles(path_weight=-1.0)):
         with pytest.raises(ValueError, match="styles"):
             stylegan_model(GENERATOR, Discriminator(SHAPE, (8, 8)), 5, SHAPE, styles=styles)
+
+
+def test_resampling_is_a_window_designed_filter():
+    """Beside SciPy's, which the authors' code takes, and zeros between the samples."""
+    finer, coarser = resampling(20, 16, 64, 32, 4.0, 3.0), resampling(64, 32, 20, 16, 4.0, 3.0)
+    taps = scipy.signal.firwin(12, 4.0, width=6.0, fs=32)
+    samples = np.random.default_rng(0).normal(size=20)
+    between = np.zeros(40)
+    between[::2] = samples
+    # Of 64 samples with the same middle, 12 lie on each side of these.
+    made = 2 * np.convolve(between, taps)[: 40 + 11]
+    np.testing.assert_allclose((finer @ samples)[7:53], made[:46], atol=1e-5)
+    np.testing.assert_allclose(coarser, finer.T / 2, atol=1e-6)
+
+    def height(frequency):
+        wave = np.sin(2 * np.pi * frequency * (np.arange(64) - 31.5) / 32 + 0.3)
+        return np.abs((coarser @ wave)[3:-3]).max()
+
+    assert height(0.5) > 0.95
+    assert height(13.0) < 0.02
+
+
+def test_an_image_moves_with_the_features_that_it_is_made_of():
+    """EQ-T of Karras et al. 2021, Eq. 3, in decibels; StyleGAN2's generator has 10 to 20."""
+    side = 16
+    generator = AliasFreeGenerator((side, side, 1), (12, 6), style_dim=6, num_convolutions=4)
+    variables = jax.jit(generator.init)(jax.random.key(0), jnp.zeros((1, 5)))
+    w = rng.normal(KEYS[:2], (generator.num_layers, 6))
+
+    @jax.jit
+    def moved(by):
+        shift = jnp.broadcast_to(by[None] / side, (len(w), 2))
+        return generator.apply(variables, w, shift=shift, method="synthesize")
+
+    still = moved(jnp.zeros(2))
+    assert float(still.std()) > 0.01
+    for down, right in ((1, 0), (3, 2)):
+        there = moved(jnp.array([down, right], jnp.float32))
+        errors = there[:, down:, right:] - still[:, : side - down, : side - right]
+        peak = float(still.max() - still.min())
+        assert 20 * np.log10(peak / float(jnp.sqrt(jnp.mean(errors**2)))) > 50
+    with pytest.raises(ValueError, match="power of two"):
+        AliasFreeGenerator((28, 28, 1), (12, 6))

@@ -7,6 +7,7 @@
 ``folder:PATH``        pictures in one subfolder for each class, or without classes
 ``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
 ``synthetic:HxWxC``    colored discs, made on the spot, for tests and dry runs
+``glyphs:PATH``        letters and digits of a font, or of all fonts in a folder, drawn on the spot
 ``codes:PATH``         codes of a first stage, as ``gen-jax encode`` writes them, in place of images
 """
 
@@ -17,6 +18,7 @@ from gen_jax.data.sources.arrays import open_npz
 from gen_jax.data.sources.codes import open_codes
 from gen_jax.data.sources.digits import open_digits
 from gen_jax.data.sources.folder import open_folder
+from gen_jax.data.sources.glyphs import open_glyphs
 from gen_jax.data.sources.records import open_tfds
 from gen_jax.data.sources.source import Examples, Source, beside, hold_out, times
 from gen_jax.data.sources.synthetic import open_synthetic
@@ -62,12 +64,14 @@ def open_source(
         source = open_tfds(argument, split, image_shape, data_dir, sixteen_bit=sixteen_bit)
     elif kind == "synthetic" and argument:
         source = open_synthetic(argument, split)
+    elif kind == "glyphs" and argument:
+        source = open_glyphs(Path(argument).expanduser(), split, image_shape)
     elif kind == "codes" and argument:
         source = open_codes(Path(argument).expanduser(), split)
     else:
         raise DataError(
-            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC "
-            "and codes:PATH are known"
+            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC, "
+            "glyphs:PATH and codes:PATH are known"
         )
     if source.size == 0:
         raise DataError(f"{source.name}: no examples")

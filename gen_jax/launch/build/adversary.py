@@ -39,10 +39,9 @@ def autoencoding(
     steps, name = values["train.steps"], values["model.perceptual"]
     perceptual = None if name == "none" else name
     optimizers: dict[str, optax.GradientTransformation] = {"net": make_optimizer(values)}
-    with_disc = values["model.adversary"] != "none"
-    if not with_disc and perceptual is None:
+    alone = values["model.adversary"] == "none"
+    if alone and perceptual is None:
         return Experiment(with_codec(model, codec), optimizers)
-    never = 2**31 - 1
     adversary = Adversary(
         last,
         mean,
@@ -50,20 +49,22 @@ def autoencoding(
         game=values["model.adversarial_game"],
         weight=values["model.disc_weight"],
         adaptive=values["model.adaptive"],
-        disc_from=round(steps * values["model.disc_from"]) if with_disc else never,
-        gen_from=round(steps * values["model.adversarial_from"]) if with_disc else never,
+        disc_from=round(steps * values["model.disc_from"]),
+        gen_from=round(steps * values["model.adversarial_from"]),
         ramp=max(1, round(steps * values["model.adversarial_ramp"])),
         lecam=values["model.lecam"],
         perceptual=perceptual,
         perceptual_weight=values["model.perceptual_weight"],
     )
-    discriminator = PatchDiscriminator(
-        tuple(values["model.disc_widths"]),
-        values["model.disc_groups"],
-        jnp.dtype(values["model.dtype"]),
-    )
+    discriminator = None
+    if not alone:
+        discriminator = PatchDiscriminator(
+            tuple(values["model.disc_widths"]),
+            values["model.disc_groups"],
+            jnp.dtype(values["model.dtype"]),
+        )
+        optimizers["disc"] = make_optimizer(values, "disc")
     model = with_codec(with_adversary(model, discriminator, adversary), codec)
-    optimizers["disc"] = make_optimizer(values, "disc")
 
     def load() -> Mapping[str, PyTree]:
         return {} if perceptual is None else {"perceptual": load_pretrained(perceptual)}

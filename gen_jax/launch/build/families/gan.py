@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from gen_jax.codecs import rgb, with_codec
 from gen_jax.launch.build.experiment import Experiment, Stage1, make_optimizer
 from gen_jax.models.gan import Augmenting, Penalties, Styles, gan_model, stylegan_model
+from gen_jax.nn.alias_free import AliasFreeGenerator
 from gen_jax.nn.gan import Discriminator, Generator
-from gen_jax.nn.stylegan import StyleGenerator
+from gen_jax.nn.stylegan import StyleBased, StyleGenerator
 from gen_jax.ops.ramps import Ramp
 
 __all__ = ["build"]
@@ -42,16 +43,24 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
         Ramp(values["model.augmentation"], values["model.augmentation_end"], steps),
         ramp_steps=max(1, adapted // values["data.batch_size"]) if adapted else 0,
     )
-    if values["model.network"] == "style":
-        generator = StyleGenerator(
-            shape,
-            shared["widths"],
-            values["model.style_dim"],
-            values["model.mapping_depth"],
-            num_classes,
-            shared["dtype"],
-        )
-        styles = {name: values[f"model.{name}"] for name in ("mixing", "path_every", "path_weight")}
+    if (network := values["model.network"]) != "residual":
+        given = {
+            "shape": shape,
+            "widths": shared["widths"],
+            "style_dim": values["model.style_dim"],
+            "depth": values["model.mapping_depth"],
+            "num_classes": num_classes,
+            "dtype": shared["dtype"],
+        }
+        generator: StyleBased
+        if network == "style":
+            generator = StyleGenerator(**given)
+            names = ("mixing", "path_every", "path_weight")
+            styles = {name: values[f"model.{name}"] for name in names}
+        else:
+            layers = values["model.num_convolutions"]
+            generator = AliasFreeGenerator(**given, num_convolutions=layers)
+            styles = {"mixing": 0.0, "path_every": 0}  # as the paper does without both
         model = stylegan_model(
             generator,
             Discriminator(**shared),

@@ -6,7 +6,7 @@ from typing import Any
 from gen_jax.launch.config import parts
 from gen_jax.launch.config.fields import Family, choice, integer, integers, number, prefixed
 from gen_jax.models.rules import GAMES
-from gen_jax.nn.geometry import gan_faults
+from gen_jax.nn.geometry import alias_free_faults, gan_faults
 
 __all__ = ["FAMILY"]
 
@@ -16,7 +16,13 @@ PENALTIES = ("r1_r2", "r1", "interpolation", "none")
 
 def _network(values: Mapping[str, Any]) -> dict[str, str]:
     given = {"widths": values["model.widths"], "resolution": values["data.shape"][:2]}
-    return prefixed("model", gan_faults(**given))
+    faults = dict(gan_faults(**given))
+    if values["model.network"] == "alias_free":
+        number = values["model.num_convolutions"]
+        faults |= alias_free_faults(**given, num_convolutions=number)
+    if "resolution" in faults:
+        return {"data.shape": faults["resolution"]}
+    return prefixed("model", faults)
 
 
 def _turns(values: Mapping[str, Any]) -> dict[str, str]:
@@ -28,16 +34,19 @@ def _turns(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _style(values: Mapping[str, Any]) -> dict[str, str]:
-    if values["model.network"] != "style":
+    network = values["model.network"]
+    if network == "residual":
         return {}
     faults: dict[str, str] = {}
     for name, only in (("game", "non_saturating"), ("critic_turns", 1)):
         if values[f"model.{name}"] != only:
             faults[f"model.{name}"] = (
-                f"got {values[f'model.{name}']!r}; a 'style' network has {only!r}"
+                f"got {values[f'model.{name}']!r}; a {network!r} network has {only!r}"
             )
-    if values["model.path_every"] and values["data.batch_size"] % (
-        2 * values["train.microbatches"]
+    if (
+        network == "style"
+        and values["model.path_every"]
+        and values["data.batch_size"] % (2 * values["train.microbatches"])
     ):
         faults["model.path_every"] = "takes half of a batch, whose size must be even"
     return faults
@@ -54,12 +63,22 @@ FAMILY = Family(
         "model.network": choice(
             "residual",
             "style",
+            "alias_free",
             change="frozen",
-            doc="the generator: R3GAN's residual blocks, or StyleGAN2's",
+            doc="the generator: R3GAN's residual blocks, StyleGAN2's, or StyleGAN3's",
         ),
-        "model.style_dim": integer(1, default=128, change="frozen", doc="style: length of w"),
+        "model.style_dim": integer(
+            1, default=128, change="frozen", doc="style, alias_free: length of w"
+        ),
         "model.mapping_depth": integer(
-            1, default=2, change="frozen", doc="style: layers between z and w"
+            1, default=2, change="frozen", doc="style, alias_free: layers between z and w"
+        ),
+        "model.num_convolutions": integer(
+            1,
+            default=8,
+            change="frozen",
+            doc="alias_free: layers between the Fourier features and the colors; they have as many "
+            "channels as the first of model.widths at most, and in the end as many as the last",
         ),
         "model.mixing": number(
             0, 1, default=0.9, doc="style: share of images whose finer layers have another style"
@@ -133,6 +152,7 @@ FAMILY = Family(
         "model.num_blocks": 1,
         "model.embedding_dim": 4,
         "model.style_dim": 8,
+        "model.num_convolutions": 3,
     },
     players=("gen", "disc"),
 )
