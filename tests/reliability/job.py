@@ -18,6 +18,7 @@ from gen_jax.train.checkpoint import read_meta
 
 ROOT = Path(__file__).parent.parent.parent
 DDPM, VAE, AAE, KLAE = ("ddpm_digits", "vae_mnist", "aae_mnist", "klae_mnist")
+CYCLEGAN = "cyclegan_emoji"  # carries pools of images from step to step
 
 
 def record(fault, **counted):
@@ -36,7 +37,7 @@ def train_line(name, workdir, *overrides, steps=20, save_every=2):
         f"--workdir={workdir}",
         f"--config.train.steps={steps}",
         f"--config.train.save_every={save_every}",
-        "--config.data.source=synthetic:8x8x1",
+        f"--config.data.source=synthetic:8x8x{3 if name == CYCLEGAN else 1}",
         "--config.train.log_every=1",
         "--config.train.sample_every=0",
         "--config.optimizer.decay=constant",

@@ -9,6 +9,7 @@ import pytest
 from gen_jax.launch.runs.workdir import checkpoint_steps
 from tests.reliability.job import (
     AAE,
+    CYCLEGAN,
     DDPM,
     VAE,
     Job,
@@ -27,11 +28,12 @@ from tests.tiers import tries
 pytestmark = pytest.mark.slow
 
 SAVE_EVERY = 2
-KILLS = {DDPM: tries(2, 30), AAE: tries(4, 35), VAE: tries(4, 35)}
+KILLS = {DDPM: tries(2, 30), AAE: tries(4, 35), VAE: tries(4, 35), CYCLEGAN: tries(4, 20)}
 
 
 @pytest.mark.parametrize(
-    "name", [VAE, *(pytest.param(name, marks=pytest.mark.nightly) for name in (DDPM, AAE))]
+    "name",
+    [VAE, *(pytest.param(name, marks=pytest.mark.nightly) for name in (DDPM, AAE, CYCLEGAN))],
 )
 def test_kill_9_at_any_moment_costs_no_bit(name, tmp_path):
     """Also while it starts, and mostly while it saves: every second step is saved."""

@@ -80,7 +80,9 @@ def _draw(path: Path, height: int, width: int) -> list[np.ndarray | None]:
     return [x if x.any() and not np.array_equal(x, nobody) else None for x in drawn]
 
 
-def _of(font: Any, character: str, height: int, width: int, top: int, bottom: int) -> np.ndarray:
+def _of(
+    font: Any, character: str, height: int, width: int, top: float, bottom: float
+) -> np.ndarray:
     """Draw a character in the middle of the width, on the font's line."""
     from PIL import Image, ImageDraw
 
