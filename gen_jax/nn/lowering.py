@@ -372,6 +372,8 @@ def convolve(
         if dense and same and size == (1, 1):
             flat = jnp.reshape(x, (-1, x.shape[-1])) @ kernel[0, 0]
             return jnp.reshape(flat, (*x.shape[:-1], kernel.shape[-1]))
+        if dense and same and x.shape[1] * x.shape[2] <= _FEW:
+            return _by_columns(x, kernel)
         if dense:
             return _of_images(x, kernel, window=_window(x, size, strides, padding))
         if same and feature_group_count == x.shape[-1] == kernel.shape[-1]:
@@ -387,6 +389,29 @@ def convolve(
         feature_group_count,
         **options,
     )
+
+
+# Pixels of an image that is smaller than its kernel: XLA's own routine takes seventy times as long
+# on a CPU as one product (512 channels, 2x2 pixels: 0.50 s and 0.007 s).
+_FEW = 4
+
+
+def _by_columns(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "rows columns channels out"],
+) -> Float[Array, "batch height width out"]:
+    """Convolve as one product of all neighborhoods; an odd kernel, of which the size stays."""
+    rows, columns = kernel.shape[:2]
+    height, width = x.shape[1:3]
+    around = jnp.pad(x, ((0, 0), (rows // 2,) * 2, (columns // 2,) * 2, (0, 0)))
+    parts = [
+        around[:, row : row + height, column : column + width]
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    flat = jnp.reshape(jnp.concatenate(parts, axis=-1), (-1, rows * columns * x.shape[-1]))
+    made = flat @ jnp.reshape(kernel, (-1, kernel.shape[-1]))
+    return jnp.reshape(made, (*x.shape[:-1], kernel.shape[-1]))
 
 
 def _window(x: Array, size: Sequence[int], strides: Sequence[int], padding: Any) -> Window:

@@ -42,7 +42,7 @@ def _along_channels(values: Any, dtype: Any = jnp.float32) -> Array:
 def _conv(x: Array, weights: Weights, stride: int = 1, padding: Any = "SAME") -> Array:
     kernel = jnp.asarray(weights["kernel"], x.dtype)
     strides = (stride, stride)
-    y = jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_NUMBERS)
+    y = lowering.convolve(x, kernel, strides, padding, dimension_numbers=_NUMBERS)
     return y + _along_channels(weights["bias"], x.dtype)
 
 

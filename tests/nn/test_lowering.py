@@ -37,11 +37,11 @@ def normalized():
     )
 
 
-def convolved(size, channels, out, groups=1, strides=1):
+def convolved(size, channels, out, groups=1, strides=1, sides=(5, 4)):
     conv = lowering.Conv(
         out, (size, size), (strides, strides), feature_group_count=groups, use_bias=False
     )
-    x, kernel = array(2, 5, 4, channels), array(size, size, channels // groups, out)
+    x, kernel = array(2, *sides, channels), array(size, size, channels // groups, out)
     return lambda x, kernel: conv.apply({"params": {"kernel": kernel}}, x), (x, kernel)
 
 
@@ -58,6 +58,7 @@ CASES = {
     "strided": lambda: convolved(4, 4, 6, strides=2),
     "strided, odd": lambda: convolved(3, 4, 6, strides=2),
     "wide": lambda: convolved(3, lowering._TAPS_FROM, 2),
+    "of few pixels": lambda: convolved(3, 4, 6, sides=(2, 2)),
     "doubled": doubled,
     "depthwise": lambda: convolved(7, 4, 4, groups=4),
 }
