@@ -115,17 +115,22 @@ def tokens(levels: int = 256) -> Codec:
     return Codec(encode, decode, num_categories=levels, log_scale=0.0 if levels == 256 else None)
 
 
-def dequantize() -> Codec:
+def dequantize(*, fill: bool = True) -> Codec:
     """Make the map from 8-bit pixels to [-1, 1] that fills each gray level's bin with noise.
 
     x = (image + u) / 128 - 1 with u uniform in [0, 1). The mean log-density of x is then a lower
     bound on the log-probability of the pixels (Theis et al. 2016, section 3.1), which one of x
     without noise is not: it can grow without limit.
+
+    Args:
+        fill: False for u = 0, the lower edge of the bin, where the model fills it.
     """
 
     def encode(frozen: PyTree, image: UInt8[Array, "batch *dims"], keys: Keys) -> Array:
         del frozen
         check_pixels(image)
+        if not fill:
+            return image.astype(jnp.float32) / 128.0 - 1.0
         noise = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:]))(keys)
         noise = jnp.minimum(noise, 1.0 - 2.0**-15)  # 255 + noise must not round up
         return (image.astype(jnp.float32) + noise) / 128.0 - 1.0

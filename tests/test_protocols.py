@@ -29,6 +29,7 @@ FAMILIES = {
     "gan": "configs/gan_mnist.py:tiny",
     "gaussian_mixture": "configs/mixture_digits.py:tiny",
     "translation": "configs/pix2pix_emoji.py:tiny",
+    "normalizing_flow": "configs/tarflow_mnist.py:tiny",
     "vae": "configs/vae_mnist.py:tiny",
     "vqvae": "configs/vqvae2_cifar10.py:tiny",
 }

@@ -6,6 +6,7 @@ from gen_jax.models import (
     classifier as classifier,
     diffusion as diffusion,
     dvae as dvae,
+    flow as flow,
     gan as gan,
     gaussian_mixture as gaussian_mixture,
     rules as rules,

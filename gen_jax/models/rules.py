@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 __all__ = [
     "adversary_faults",
     "class_dropout_faults",
+    "flow_faults",
     "gan_faults",
     "translation_faults",
     "vae_faults",
@@ -16,6 +17,35 @@ def class_dropout_faults(*, class_dropout: float, conditional: bool) -> Mapping[
     if class_dropout and not conditional:
         return {"class_dropout": f"got {class_dropout}; 0 is required without num_classes"}
     return {}
+
+
+def flow_faults(
+    *,
+    class_dropout: float,
+    conditional: bool,
+    noise: float,
+    variational: bool,
+    autoregressive: bool,
+) -> Mapping[str, str]:
+    """Find what does not go together in a normalizing flow.
+
+    Args:
+        class_dropout: share of labels that training leaves out.
+        conditional: whether there are labels.
+        noise: deviation of what training adds to x.
+        variational: whether a second flow fills the bins of gray levels.
+        autoregressive: whether the map goes token by token.
+    """
+    faults = dict(class_dropout_faults(class_dropout=class_dropout, conditional=conditional))
+    if class_dropout and conditional and not autoregressive:
+        faults["class_dropout"] = (
+            f"got {class_dropout}; 0 is required of couplings, which cannot be guided"
+        )
+    if noise < 0:
+        faults["noise"] = f"got {noise}; at least 0 is required"
+    if noise and variational:
+        faults["noise"] = f"got {noise}; 0 is required where bins are filled by a flow"
+    return faults
 
 
 GAMES = ("paired", "non_saturating", "hinge", "least_squares", "wasserstein")

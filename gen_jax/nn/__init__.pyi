@@ -8,6 +8,7 @@ from gen_jax.nn import (
     dit as dit,
     dvae as dvae,
     embeddings as embeddings,
+    flow as flow,
     gan as gan,
     geometry as geometry,
     hierarchy as hierarchy,

@@ -12,6 +12,7 @@ __all__ = [
     "autoencoder_faults",
     "dit_faults",
     "dvae_faults",
+    "flow_faults",
     "gan_faults",
     "hierarchy_faults",
     "level_widths",
@@ -190,6 +191,38 @@ def gan_faults(*, widths: Sequence[int], resolution: Sequence[int]) -> Mapping[s
         sides = "x".join(map(str, resolution))
         return {"widths": f"{len(widths)} stages divide by {factor}; {sides} is no multiple of it"}
     return {}
+
+
+def flow_faults(
+    *,
+    resolution: Sequence[int],
+    levels: int = 0,
+    patch: int = 1,
+    width: int = 1,
+    num_heads: int = 1,
+    even_tokens: bool = False,
+) -> Mapping[str, str]:
+    """Find what could not work in a normalizing flow.
+
+    Args:
+        resolution: height and width of an image.
+        levels: how often it is halved.
+        patch: side of a token.
+        width: of a transformer.
+        num_heads: of its layers.
+        even_tokens: whether their number must be even.
+
+    Returns:
+        ``{argument: what is wrong and what would be accepted}``; empty if all is well.
+    """
+    sides = "x".join(map(str, resolution))
+    if levels < 0 or any(side % 2**levels for side in resolution):
+        return {"levels": f"divide {2**levels} into {sides}; a multiple of it is required"}
+    if patch < 1 or any(side % patch for side in resolution):
+        return {"patch": f"{patch} does not divide {sides}"}
+    if even_tokens and resolution[0] // patch * (resolution[1] // patch) % 2:
+        return {"patch": f"{patch} makes an odd number of tokens of {sides}; an even one is needed"}
+    return transformer_faults(width=width, num_heads=num_heads)
 
 
 def alias_free_faults(

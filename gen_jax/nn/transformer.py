@@ -16,7 +16,7 @@ from gen_jax.nn.geometry import transformer_faults
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
 
-__all__ = ["Cache", "CausalTransformer", "Context"]
+__all__ = ["Block", "Cache", "CausalTransformer", "Context"]
 
 INIT = nn.initializers.normal(0.02)
 
@@ -68,14 +68,18 @@ def _turn(
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
-class _Block(nn.Module):
-    """Attention to what came before, then an MLP, each behind a normalization (pre-LN)."""
+class Block(nn.Module):
+    """Attention to what came before, then an MLP, each behind a normalization (pre-LN).
+
+    Without ``is_causal`` to all that there is.
+    """
 
     num_heads: int
     mlp_ratio: int
     dropout: float
     depth: int
     dtype: DTypeLike
+    is_causal: bool = True
 
     @nn.compact
     def __call__(
@@ -97,7 +101,7 @@ class _Block(nn.Module):
         )
         if angles is not None:
             query, key = _turn(query, angles), _turn(key, angles)
-        x = lowering.attention(query, key, value, is_causal=True)
+        x = lowering.attention(query, key, value, is_causal=self.is_causal)
         x = nn.DenseGeneral(
             width, axis=(-2, -1), kernel_init=ending, dtype=self.dtype, name="attention_out"
         )(x)
@@ -184,9 +188,7 @@ class CausalTransformer(nn.Module):
         return 4 if self.depth <= 12 else 2
 
     def setup(self) -> None:
-        self.tokens = nn.Embed(
-            self.num_categories, self.width, embedding_init=INIT, dtype=self.dtype
-        )
+        self.tokens = self.embedding()
         if self.positions == "table":
             self.table = self.param("positions", INIT, (self.length, self.width))
         elif self.positions == "axes":
@@ -203,7 +205,7 @@ class CausalTransformer(nn.Module):
         )
         if self.above:
             self.codes_above = CodesAbove(self.shape, self.above, self.width, dtype=self.dtype)
-        block = rematerialized(_Block, self.remat)
+        block = rematerialized(Block, self.remat)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -214,11 +216,19 @@ class CausalTransformer(nn.Module):
         )
         self.blocks = layers(self.num_heads, self.mlp_ratio, self.dropout, self.depth, self.dtype)
         self.norm_out = nn.LayerNorm(use_fast_variance=False, dtype=self.dtype)
-        self.logits = nn.Dense(self.num_categories, kernel_init=INIT, dtype=jnp.float32)
+        self.logits = self.head()
+
+    def embedding(self) -> nn.Module:
+        """Make the layer that takes a token."""
+        return nn.Embed(self.num_categories, self.width, embedding_init=INIT, dtype=self.dtype)
+
+    def head(self) -> nn.Module:
+        """Make the last layer."""
+        return nn.Dense(self.num_categories, kernel_init=INIT, dtype=jnp.float32)
 
     def __call__(
         self,
-        tokens: Int[Array, "batch length"],
+        tokens: Int[Array, "batch length"] | Float[Array, "batch length dims"],
         label: Int[Array, "batch"] | None = None,
         above: Sequence[Array] = (),
         keys: Keys | None = None,
@@ -289,7 +299,7 @@ class CausalTransformer(nn.Module):
     def decode(
         self,
         cache: Cache,
-        token: Int[Array, "batch"],
+        token: Int[Array, "batch"] | Float[Array, "batch dims"],
         index: Int[Array, ""],
         context: Context,
     ) -> tuple[Float[Array, "batch categories"], Cache]:

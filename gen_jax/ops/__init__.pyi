@@ -2,6 +2,7 @@ from gen_jax.ops import (
     adversarial as adversarial,
     augmentations as augmentations,
     averages as averages,
+    bijectors as bijectors,
     checks as checks,
     corruptions as corruptions,
     decoding as decoding,

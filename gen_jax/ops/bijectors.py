@@ -111,7 +111,7 @@ def fixed(there: Callable[[Array], Array], back: Callable[[Array], Array]) -> Bi
 
 def permutation(order: Sequence[int] | Int[Array, "size"], axis: int = -1) -> Bijector:
     """Reorder an axis: y_i = x_order[i]. The order is a constant, not a parameter."""
-    order = jnp.asarray(order)
+    order = jnp.asarray(order if isinstance(order, jax.Array) else list(order))
     return fixed(
         lambda x: jnp.take(x, order, axis=axis), lambda y: jnp.take(y, jnp.argsort(order), axis)
     )
@@ -252,9 +252,9 @@ def linear(start: Rotation) -> Bijector:
 
 
 def logit(margin: float = 0.05) -> Bijector:
-    """Stretch [-1, 1] over all numbers: y = logit(margin + (1 - 2 margin) (x + 1) / 2).
+    """Stretch [-1, 1] over all numbers, by the log-odds of margin + (1 - 2 margin) (x + 1) / 2.
 
-    RealNVP models images in y (Dinh et al. 2017, section 4.1). Log-determinants are of each number.
+    RealNVP models images so (Dinh et al. 2017, section 4.1).
     """
     if not 0 < margin < 0.5:
         raise ValueError(f"margin: got {margin}; a number above 0, below 0.5 is required")
