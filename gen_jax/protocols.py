@@ -268,6 +268,7 @@ class Density(NamedTuple):
     options: Mapping[str, Option] = {}
     cost: int = 1
     faults: Faults = no_faults
+    normalizer: Callable[..., tuple[Array, Array]] | None = None
 
 
 def no_statistics(

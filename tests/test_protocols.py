@@ -23,6 +23,7 @@ FAMILIES = {
     "adversarial_autoencoder": "configs/aae_mnist.py:tiny",
     "autoencoder": "configs/ae_mnist.py:tiny",
     "autoregressive": "configs/transformer_digits.py:tiny",
+    "boltzmann": "configs/rbm_mnist.py:tiny",
     "classifier": "configs/classifier_mnist.py:tiny",
     "diffusion": "configs/ddpm_digits.py:tiny",
     "dvae": "configs/dvae_cifar10.py:tiny",

@@ -48,12 +48,18 @@ def mean_log_prob(
         num_batches: to show a bar on a terminal; None for no bar.
 
     """
-    evaluate = _evaluator(density.log_prob, tuple(sorted(options.items())))
+    chosen = tuple(sorted(options.items()))
+    evaluate = _evaluator(density.log_prob, chosen)
+    # What is the same for all examples has an error that averaging does not make smaller.
+    shared, more = 0.0, {}
+    if density.normalizer is not None:
+        more["log_z"] = _normalizer(density.normalizer, chosen)(weights)
+        shared = float(more["log_z"][1])
     nats, errors, first = [], [], 0
     terms: dict[str, list[np.ndarray]] = {}
     bar = tqdm(total=num_batches, unit="batch", disable=None if num_batches else True)
     for batch in batches:
-        estimate = evaluate(weights, batch, key, first)
+        estimate = evaluate(weights, batch, key, first, more)
         real = batch["weight"] > 0
         nats.append(np.asarray(estimate.nats, np.float64)[real])
         errors.append(np.asarray(estimate.stderr, np.float64)[real])
@@ -63,10 +69,11 @@ def mean_log_prob(
         bar.update()
     bar.close()
     values, noise = np.concatenate(nats), np.concatenate(errors)
+    own = math.sqrt(np.mean(noise**2) / len(values))
     return MeanLogProb(
         nats=float(values.mean()),
         stderr=float(values.std(ddof=1) / math.sqrt(len(values))),
-        estimator_stderr=float(math.sqrt(np.mean(noise**2) / len(values))),
+        estimator_stderr=own if density.normalizer is None else shared,
         terms={name: np.concatenate(parts).mean(axis=0) for name, parts in terms.items()},
     )
 
@@ -78,8 +85,18 @@ def _evaluator(
     """Keep the jitted density: each split of the data would compile it anew."""
 
     @jax.jit
-    def evaluate(weights: Weights, batch: Batch, key: jax.Array, first: jax.Array) -> LogProb:
+    def evaluate(
+        weights: Weights, batch: Batch, key: jax.Array, first: jax.Array, more: Mapping[str, Any]
+    ) -> LogProb:
         keys = rng.per_example(key, first, len(batch["weight"]))
-        return log_prob(weights, batch, keys, **dict(options))
+        return log_prob(weights, batch, keys, **dict(options), **more)
 
     return evaluate
+
+
+@functools.lru_cache(maxsize=8)
+def _normalizer(
+    normalizer: Callable[..., tuple[jax.Array, jax.Array]], options: tuple[tuple[str, Any], ...]
+) -> Callable[[Weights], tuple[jax.Array, jax.Array]]:
+    defaults = dict(options)
+    return jax.jit(lambda weights: normalizer(weights, **defaults))

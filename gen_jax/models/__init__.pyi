@@ -3,6 +3,7 @@ from gen_jax.models import (
     adversary as adversary,
     autoencoder as autoencoder,
     autoregressive as autoregressive,
+    boltzmann as boltzmann,
     classifier as classifier,
     diffusion as diffusion,
     dvae as dvae,

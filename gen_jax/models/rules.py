@@ -4,12 +4,50 @@ from collections.abc import Collection, Mapping
 
 __all__ = [
     "adversary_faults",
+    "boltzmann_faults",
     "class_dropout_faults",
     "flow_faults",
     "gan_faults",
     "translation_faults",
     "vae_faults",
 ]
+
+
+NEGATIVES = ("pcd", "cd", "tempering")
+
+
+def boltzmann_faults(
+    *,
+    hidden: Collection[int],
+    negative: str,
+    steps: int,
+    chains: int,
+    temperatures: int = 2,
+    rounds: int = 1,
+    layers: int = 1,
+) -> Mapping[str, str]:
+    """Find what could not work in a Boltzmann machine.
+
+    Args:
+        hidden: units of each hidden layer.
+        negative: how the machine draws for its gradient.
+        steps: Gibbs steps of that.
+        chains: their number.
+        temperatures: of tempering.
+        rounds: of mean field.
+        layers: of hidden units.
+    """
+    faults: dict[str, str] = {}
+    if len(hidden) != layers or min(hidden, default=0) < 1:
+        faults["hidden"] = f"got {tuple(hidden)}; {layers} whole numbers from 1 are required"
+    if negative not in NEGATIVES:
+        faults["negative"] = f"got {negative!r}; one of {', '.join(NEGATIVES)} is required"
+    for name, value in (("steps", steps), ("chains", chains), ("rounds", rounds)):
+        if value < 1:
+            faults[name] = f"got {value}; at least 1 is required"
+    if negative == "tempering" and temperatures < 2:
+        faults["temperatures"] = f"got {temperatures}; at least 2 are required"
+    return faults
 
 
 def class_dropout_faults(*, class_dropout: float, conditional: bool) -> Mapping[str, str]:

@@ -3,6 +3,7 @@ from gen_jax.ops import (
     augmentations as augmentations,
     averages as averages,
     bijectors as bijectors,
+    boltzmann as boltzmann,
     checks as checks,
     corruptions as corruptions,
     decoding as decoding,
