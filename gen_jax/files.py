@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from gen_jax.errors import StorageError
 
-__all__ = ["npz_bytes", "png_bytes", "write_file"]
+__all__ = ["film_bytes", "npz_bytes", "png_bytes", "write_file"]
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -41,6 +42,25 @@ def png_bytes(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
     buffer = io.BytesIO()
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def film_bytes(
+    frames: Sequence[np.ndarray], milliseconds: int | Sequence[int], kind: str = "GIF"
+) -> bytes:
+    """Encode frames as an animation that begins again at its end.
+
+    Args:
+        frames: uint8 [H, W, C], all alike.
+        milliseconds: how long each is seen, or all.
+        kind: ``"GIF"`` or ``"WEBP"``.
+    """
+    pictures = [Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x) for x in frames]
+    buffer = io.BytesIO()
+    times = milliseconds if isinstance(milliseconds, int) else list(milliseconds)
+    pictures[0].save(
+        buffer, kind, save_all=True, append_images=pictures[1:], duration=times, loop=0
+    )
     return buffer.getvalue()
 
 

@@ -11,7 +11,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gen_jax"
 
 OPEN = {"typing", "protocols", "errors", "files", "reading", "pictures", "lazy"}
-BELOW = {"ops", "nn", "diffusion", "data", "interop", "codecs", "models", "train", "evals"}
+BELOW = {
+    "ops",
+    "nn",
+    "diffusion",
+    "data",
+    "interop",
+    "codecs",
+    "models",
+    "train",
+    "evals",
+    "patches",
+}
 # What a room may import of ours, beside itself and floor 0.
 ALLOWED = {
     "ops": set(),
@@ -20,6 +31,7 @@ ALLOWED = {
     "data": set(),
     "interop": set(),
     "codecs": {"ops"},
+    "patches": set(),
     "models": {"nn", "diffusion", "ops"},
     "train": {"ops"},
     "evals": {"nn", "ops", "interop"},  # networks of features, and their files

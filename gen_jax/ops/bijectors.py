@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Float, Int, PyTree
 
 __all__ = [
@@ -109,6 +110,7 @@ def fixed(there: Callable[[Array], Array], back: Callable[[Array], Array]) -> Bi
     )
 
 
+@checked
 def permutation(order: Sequence[int] | Int[Array, "size"], axis: int = -1) -> Bijector:
     """Reorder an axis: y_i = x_order[i]. The order is a constant, not a parameter."""
     order = jnp.asarray(order if isinstance(order, jax.Array) else list(order))

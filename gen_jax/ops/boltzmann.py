@@ -255,6 +255,7 @@ def annealed_log_z(
     return log_z + jax.nn.logsumexp(log_w) - math.log(num_chains), stderr
 
 
+@checked
 def folded(
     first: Float[Array, "visible middle"],
     second: Float[Array, "middle top"],

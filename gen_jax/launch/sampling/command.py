@@ -1,15 +1,13 @@
 """``gen-jax sample``."""
 
 import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from gen_jax.errors import ConfigError
-from gen_jax.files import npz_bytes, png_bytes, write_file
+from gen_jax.files import film_bytes, npz_bytes, png_bytes, write_file
 from gen_jax.launch.runs.restore import Trained
 from gen_jax.launch.sampling import shards as parts
 from gen_jax.launch.sampling.draw import Draw, draw_prior, draw_some, encode, interpolate
@@ -163,15 +161,6 @@ def _write_film(trained: Trained, draw: Draw, num: int, path: Path) -> None:
     bar.close()
     moments = np.unique(np.linspace(0, points.shape[1] - 1, FILM_FRAMES).round().astype(int))
     frames = [grid(points[:, moment]) for moment in moments]
-    pictures = [Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x) for x in frames]
-    buffer = io.BytesIO()
-    pictures[0].save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=[60] * (len(pictures) - 1) + [2000],
-        loop=0,
-    )
-    write_file(path, buffer.getvalue())
+    times = [60] * (len(frames) - 1) + [2000]
+    write_file(path, film_bytes(frames, times))
     print(f"{len(frames)} moments of {num} samples in {path}", flush=True)
