@@ -42,7 +42,8 @@ ALLOWED = {
     "launch.sampling": {"launch.runs", "launch.build", "launch.config", *BELOW},
     "launch.planning": {"launch.runs", "launch.build", "launch.config", *BELOW},
     "launch.commands": {
-        *("launch.sampling", "launch.runs", "launch.build", "launch.config", "launch.jobs"),
+        *("launch.sampling", "launch.planning", "launch.runs", "launch.build", "launch.config"),
+        "launch.jobs",
         *BELOW,
     },
     "launch.cli": {

@@ -72,7 +72,7 @@ _AIS = {
 }  # fmt: skip
 _STEPS = Option(
     int, 1000, "a whole number from 1", lambda n: n >= 1, False,
-    "Gibbs steps; the first half of them warms up from independent pixels",
+    "Gibbs steps, from a chain of training; after CD from independent pixels, warmed up by half",
 )  # fmt: skip
 _OUTPUT = Option(
     str, "mean", "mean or draw", lambda x: x in ("mean", "draw"), True,
@@ -178,10 +178,13 @@ class _RBM(NamedTuple):
         """Draw samples; see the sampler's options for what they mean."""
         del cond
         machine = self.machine(weights.params)
-        v = machines.sample_visible(
-            machine, rng.fold_in(keys, 0), jnp.zeros((len(keys), self.hidden))
-        )
-        v, h = _warmed(machine, rng.fold_in(keys, 1), v, steps)
+        if self.negative == "cd":
+            nothing = jnp.zeros((len(keys), self.hidden))
+            start = machines.sample_visible(machine, rng.fold_in(keys, 0), nothing)
+        else:
+            start = _chosen(rng.fold_in(keys, 0), weights.stats["net"]["chains"][-1])
+        warm = self.negative == "cd"
+        v, h = _mixed(machine, rng.fold_in(keys, 1), start, steps, warm=warm)
         x = machines.visible_mean(machine, h) if output == "mean" else v
         return jnp.reshape(x, (len(keys), *self.shape))
 
@@ -226,16 +229,23 @@ class _RBM(NamedTuple):
         return LogProb(nats, jnp.broadcast_to(found[1], nats.shape))
 
 
-def _warmed(
-    machine: Restricted, keys: Keys, v: Array, steps: int | Int[Array, ""]
+def _chosen(keys: Keys, chains: Float[Array, "chains units"]) -> Float[Array, "batch units"]:
+    """Take for each key one of the chains of training."""
+    return chains[jax.vmap(lambda key: jax.random.randint(key, (), 0, len(chains)))(keys)]
+
+
+def _mixed(
+    machine: Restricted, keys: Keys, v: Array, steps: int | Int[Array, ""], *, warm: bool
 ) -> tuple[Array, Array]:
-    """Take Gibbs steps, with weights that grow from 0 in the first half, and give the last v, h."""
+    """Take Gibbs steps and give the last v and h; warm, weights grow from 0 in the first half."""
     h = jnp.zeros((len(v), len(machine.hidden)))
 
     def step(number: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         v, _ = state
-        share = jnp.minimum(2 * (number + 1) / steps, 1.0)
-        own = machine._replace(weight=share * machine.weight, hidden=share * machine.hidden)
+        own = machine
+        if warm:
+            share = jnp.minimum(2 * (number + 1) / steps, 1.0)
+            own = machine._replace(weight=share * machine.weight, hidden=share * machine.hidden)
         now = rng.fold_in(keys, number)
         h = machines.sample_hidden(own, rng.fold_in(now, 0), v)
         return machines.sample_visible(own, rng.fold_in(now, 1), h), h
@@ -411,9 +421,8 @@ class _DBM(NamedTuple):
         """Draw samples; see the sampler's options for what they mean."""
         del cond
         machine = self.machine(weights)
-        start = jnp.zeros((len(keys), len(machine.hidden)))
-        middle = machines.sample_visible(machine, rng.fold_in(keys, 0), start)
-        middle, others = _warmed(machine, rng.fold_in(keys, 1), middle, steps)
+        start = _chosen(rng.fold_in(keys, 0), weights.stats["net"]["chains"])
+        middle, others = _mixed(machine, rng.fold_in(keys, 1), start, steps, warm=False)
         drawn = others[:, : self.num_visible]
         x = jax.nn.sigmoid(self.below(machine, middle)) if output == "mean" else drawn
         return jnp.reshape(x, (len(keys), *self.shape))

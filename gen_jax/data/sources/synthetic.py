@@ -11,7 +11,11 @@ __all__ = ["open_synthetic"]
 
 
 def open_synthetic(argument: str, split: str) -> Source:
-    """Draw discs of ten colors, by the shape HxWxC; their ``source`` is the negative."""
+    """Draw discs of all colors, by the shape HxWxC.
+
+    Their ``source`` is the negative; their ``factors``, float32 [N, 3 + C], are row, column and
+    radius, in parts of height, width and the shorter side, and the color.
+    """
     match = re.fullmatch(r"(\d+)x(\d+)x([13])", argument)
     if match is None:
         raise DataError(
@@ -32,9 +36,17 @@ def open_synthetic(argument: str, split: str) -> Source:
     inside = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)[..., None]
     color = rng.uniform(0.5, 1.0, (size, 1, 1, channels))
     images = np.round(255 * inside * color).astype(np.uint8)
+    place = np.stack([center_row / height, center_column / width], axis=1)
+    size_of = radius[:, None] / min(height, width)
+    factors = np.concatenate([place, size_of, color.reshape(size, channels)], axis=1)
+    factors = factors.astype(np.float32)
     source = from_arrays(f"synthetic:{argument}/{split}", images, labels)
 
     def read(indices: np.ndarray) -> Examples:
-        return {**source.read(indices), "source": 255 - images[indices]}
+        return {
+            **source.read(indices),
+            "source": 255 - images[indices],
+            "factors": factors[indices],
+        }
 
     return source._replace(read=read)

@@ -45,6 +45,7 @@ commands:
   sample       --workdir DIR --num N --out FILE.png|FILE.npz
   evaluate     --workdir DIR [--split=test|validation]
   translate    --workdir DIR --from DIR --out DIR   pictures through pix2pix or CycleGAN
+  compare      DIR DIR ... --classifier DIR --table FILE.md   several runs of one data set
   patches      --image FILE --num N --out FILE    new pictures of one picture's patches, or films
   import       --from DIR --workdir DIR   weights of diffusers (safetensors)
   export       --workdir DIR --to DIR
@@ -134,6 +135,7 @@ def _run(arguments: list[str]) -> int:
         "sample": _sample,
         "evaluate": _evaluate,
         "translate": _translate,
+        "compare": _compare,
         "patches": _patches,
         "import": _import,
         "export": _export,
@@ -480,6 +482,47 @@ def _translate(arguments: list[str]) -> int:
         Path(str(values["from"].value)),
         Path(values.out),
         options=options,
+        batch_size=values.batch_size,
+    )
+    return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    workdirs = []
+    while arguments and not arguments[0].startswith("-"):
+        workdirs.append(Path(arguments[0]).expanduser())
+        arguments = arguments[1:]
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "classifier", None, "work directory of a classifier of the same images", flag_values=values
+    )
+    flags.DEFINE_string("table", None, "FILE.md; pictures go beside it", flag_values=values)
+    flags.DEFINE_integer(
+        "num", 1000, "samples, and images, for each number", flag_values=values, lower_bound=20
+    )
+    flags.DEFINE_integer(
+        "seeds", 3, "times that samples are drawn, for spreads", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "likelihood_num", 500, "held-out images for likelihoods", flag_values=values, lower_bound=2
+    )
+    flags.DEFINE_integer("batch_size", 250, "images at once", flag_values=values, lower_bound=1)
+    if parse("compare", values, arguments, "names of work directories come first"):
+        return 0
+    need(values, "classifier", "table")
+    if len(workdirs) < 1:
+        raise ConfigError("compare: names of work directories are required: compare DIR DIR ...")
+    check_writable(Path(values.table))
+
+    from gen_jax.launch.commands.compare import run_comparison
+
+    run_comparison(
+        workdirs,
+        Path(values.classifier).expanduser(),
+        Path(values.table).expanduser(),
+        num=values.num,
+        seeds=values.seeds,
+        likelihood_num=values.likelihood_num,
         batch_size=values.batch_size,
     )
     return 0
