@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Make the experiment, or its variant ``tiny``."""
     config = defaults("normalizing_flow")
     config.data.update({"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 64})
-    config.optimizer.update({"decay": "cosine"})
+    config.optimizer.update({"learning_rate": 2e-3, "decay": "cosine"})
     config.train.update(
         {"steps": 3000, "ema_decay": 0.995, "log_every": 100, "sample_every": 1000,
          "save_every": 1000}

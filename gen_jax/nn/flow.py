@@ -356,7 +356,7 @@ def glow(
             return bijectors.chain(
                 bijectors.actnorm(),
                 bijectors.linear(_row(starts, index)),
-                bijectors.coupling(net, bijectors.affine()),
+                bijectors.coupling(net, bijectors.affine(bound=3.0)),
             )
 
         return bijectors.chain(bijectors.squeeze(), bijectors.repeated(step, steps))
