@@ -15,7 +15,9 @@ from pathlib import Path
 TRIAL = 60
 # Within a tenth of 420,000 parameters, those of all players together.
 ROWS = {
-    "autoencoder": ("ae_mnist", "model.network=mlp", "model.widths=(200,200)", "model.latent_dim=50"),
+    "autoencoder": (
+        "ae_mnist", "model.network=mlp", "model.widths=(200,200)", "model.latent_dim=50",
+    ),
     "vae": ("vae_mnist",),
     "aae": ("aae_mnist", "model.widths=(200,200)", "model.disc_widths=(64,64)"),
     "gan": ("gan_mnist", "model.widths=(88,46,24)"),
