@@ -11,6 +11,7 @@ from gen_jax.models import (
     gan as gan,
     gaussian_mixture as gaussian_mixture,
     rules as rules,
+    singan as singan,
     translation as translation,
     vae as vae,
     vqvae as vqvae,

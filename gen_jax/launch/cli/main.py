@@ -552,6 +552,13 @@ def _patches(arguments: list[str]) -> int:
         "structure", None, "a picture to draw anew of the source's patches", flag_values=values
     )
     flags.DEFINE_integer("seed", 0, "names all results", flag_values=values, lower_bound=0)
+    flags.DEFINE_enum(
+        "method", "patches", ["patches", "singan"],
+        "nearest patches, or SinGAN, trained on the picture", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "steps", 500, "singan: steps at each scale", flag_values=values, lower_bound=1
+    )
     flags.DEFINE_float(
         "sigma", usual.sigma, "how much results differ from the source", flag_values=values,
         lower_bound=0,
@@ -593,6 +600,8 @@ def _patches(arguments: list[str]) -> int:
             Path(values.structure).expanduser() if values.structure else None,
             values.seed,
             usual._replace(**{name: getattr(values, name) for name in names}),
+            values.method,
+            values.steps,
         )
     )
     return 0

@@ -24,7 +24,8 @@ class Request(NamedTuple):
     """What is to be made of a picture or film.
 
     ``shape`` are the sides of the result, height and width. ``side`` is the longer side that
-    sources are brought to at most.
+    sources are brought to at most. The method is ``"patches"``, or ``"singan"``, which is trained
+    for ``steps`` at each scale.
     """
 
     source: Path
@@ -36,6 +37,8 @@ class Request(NamedTuple):
     structure: Path | None = None
     seed: int = 0
     settings: Settings = Settings()  # a tuple of numbers
+    method: str = "patches"
+    steps: int = 500
 
 
 def run_patches(request: Request) -> np.ndarray:
@@ -64,13 +67,21 @@ def run_patches(request: Request) -> np.ndarray:
     if not still and request.out.suffix not in (".gif", ".webp", ".npz"):
         raise ConfigError(f"--out: got {str(request.out)!r}; .gif, .webp or .npz of a film")
 
+    if request.method == "singan":
+        if not still:
+            raise ConfigError("--method: 'singan' is for pictures, and this is a film")
+        made = _by_singan(request, source)
+        return _written(request, np.stack(made), still)
     made = []
     bar = tqdm(total=request.num, unit="picture" if still else "film", disable=None)
     for number in range(request.num):
         made.append(_one(request, source, number, bar))
         bar.update()
     bar.close()
-    stack = np.stack(made)
+    return _written(request, np.stack(made), still)
+
+
+def _written(request: Request, stack: np.ndarray, still: bool) -> np.ndarray:
     if request.out.suffix == ".npz":
         write_file(request.out, npz_bytes({"images": stack}))
     elif still:
@@ -84,7 +95,33 @@ def run_patches(request: Request) -> np.ndarray:
     return stack
 
 
+def _by_singan(request: Request, source: np.ndarray) -> list[np.ndarray]:
+    import jax
+    import jax.numpy as jnp
+
+    from gen_jax.launch.commands.singan import train_singan
+
+    bar = tqdm(unit="step", disable=None)
+
+    def progress(done: int, of: int, error: float) -> None:
+        bar.total = of
+        bar.set_postfix_str(f"reconstruction {error:.4f}")
+        bar.update(done - bar.n)
+
+    key = jax.random.key(request.seed)
+    x = jnp.asarray(source, jnp.float32) / 127.5 - 1
+    made = train_singan(key, x, steps=request.steps, progress=progress)
+    bar.close()
+    draw = jax.jit(made.sample, static_argnums=1)
+    keys = [jax.random.fold_in(key, number) for number in range(request.num)]
+    images = [np.asarray(draw(key, request.shape)) for key in keys]
+    return [np.round(np.clip((x + 1) * 127.5, 0, 255)).astype(np.uint8) for x in images]
+
+
 def _check(request: Request) -> None:
+    if request.method == "singan" and (request.mask or request.structure):
+        given = "--mask" if request.mask else "--structure"
+        raise ConfigError(f"{given}: has no meaning with --method singan")
     asked = [
         name
         for name, value in (
