@@ -252,7 +252,8 @@ class ViT(nn.Module):
 class CausalRegressor(CausalTransformer):
     """The causal transformer over tokens that are vectors, of ``num_inputs`` numbers each.
 
-    ``num_categories`` is the number of outputs, which begin at zero.
+    ``num_categories`` is the number of outputs, which begin at zero. The class is added to each
+    token, as in TarFlow, and stands before the first.
     """
 
     num_inputs: int = 1
@@ -264,6 +265,15 @@ class CausalRegressor(CausalTransformer):
     def head(self) -> nn.Module:
         """Make the layer that gives numbers."""
         return nn.Dense(self.num_categories, kernel_init=_ZEROS, dtype=jnp.float32)
+
+    def given(
+        self, batch: int, label: Array | None, above: Sequence[Array]
+    ) -> tuple[Float[Array, "batch width"], Float[Array, "batch tokens width"] | None]:
+        """Make what stands before the first token, and what is added to each."""
+        start, _ = super().given(batch, label, above)
+        if self.num_classes is None:
+            return start, None
+        return start, jnp.repeat(start[:, None], self.length, axis=1)
 
 
 def causal(network: CausalRegressor) -> Autoregression:

@@ -247,7 +247,7 @@ class CausalTransformer(nn.Module):
         """
         if tokens.shape[1] != self.length:
             raise ValueError(f"tokens: got {tokens.shape[1]}; {self.length} are required")
-        start, added = self._given(len(tokens), label, above)
+        start, added = self.given(len(tokens), label, above)
         h = jnp.concatenate([start[:, None], self.tokens(tokens[:, :-1])], axis=1)
         places = jnp.arange(self.length)
         where, angles = self._positions(places), self._angles(places)
@@ -263,11 +263,12 @@ class CausalTransformer(nn.Module):
         above: Sequence[Array] = (),
     ) -> Context:
         """Make what :meth:`decode` needs of label and coarser grids, as :meth:`__call__` does."""
-        return Context(*self._given(batch, label, above), self._layers())
+        return Context(*self.given(batch, label, above), self._layers())
 
-    def _given(
+    def given(
         self, batch: int, label: Int[Array, "batch"] | None, above: Sequence[Array]
     ) -> tuple[Float[Array, "batch width"], Float[Array, "batch tokens width"] | None]:
+        """Make what stands before the first token, and what is added to each."""
         check_label(label, self.num_classes)
         start = self.start(jnp.zeros(batch, jnp.int32) if label is None else label)
         if not self.above:
