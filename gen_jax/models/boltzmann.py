@@ -46,11 +46,9 @@ def _log_odds(mean: Array) -> Array:
 
 
 def _partition(
-    machine: Restricted, *, log_z: tuple[Array, Array] | None, num_chains: int, num_steps: int
+    machine: Restricted, num_chains: int = 100, num_steps: int = 1000
 ) -> tuple[Array, Array]:
-    """Give log Z and its standard error: what was given, all states counted, or estimated."""
-    if log_z is not None:
-        return log_z
+    """Compute log Z by counting all states, or estimate it, and its standard error."""
     if _is_small(machine.weight.shape, machine.log_scale is None):
         return machines.exact_log_z(machine), jnp.zeros(())
     return machines.annealed_log_z(machine, jax.random.key(0), num_chains, num_steps)
@@ -58,6 +56,14 @@ def _partition(
 
 def _is_small(shape: Sequence[int], binary: bool) -> bool:
     return (min(shape) if binary else shape[1]) <= machines.MOST
+
+
+def _normalized(
+    machine: Restricted, nats: Array, log_z: tuple[Array, Array] | None, options: Mapping[str, int]
+) -> LogProb:
+    """Subtract log Z, which was given or is found; its error is the same for all."""
+    found = _partition(machine, **options) if log_z is None else log_z
+    return LogProb(nats - found[0], jnp.broadcast_to(found[1], nats.shape))
 
 
 _AIS = {
@@ -204,12 +210,8 @@ class _RBM(NamedTuple):
         x = machines.visible_mean(self.machine(weights.params), z)
         return jnp.reshape(x, (len(z), *self.shape))
 
-    def normalizer(
-        self, weights: Weights, *, num_chains: int = 100, num_steps: int = 1000
-    ) -> tuple[Array, Array]:
-        """Compute log Z, or estimate it, and its standard error."""
-        machine = self.machine(weights.params)
-        return _partition(machine, log_z=None, num_chains=num_chains, num_steps=num_steps)
+    def normalizer(self, weights: Weights, **options: int) -> tuple[Array, Array]:
+        return _partition(self.machine(weights.params), **options)
 
     def log_prob(
         self,
@@ -218,15 +220,13 @@ class _RBM(NamedTuple):
         keys: Keys,
         *,
         log_z: tuple[Array, Array] | None = None,
-        num_chains: int = 100,
-        num_steps: int = 1000,
+        **options: int,
     ) -> LogProb:
         """Compute log p(v) = -F(v) - log Z; the error is that of log Z, the same for all."""
         del keys
         machine = self.machine(weights.params)
-        found = _partition(machine, log_z=log_z, num_chains=num_chains, num_steps=num_steps)
-        nats = -machines.free_energy(machine, _flat(batch["x"])) - found[0]
-        return LogProb(nats, jnp.broadcast_to(found[1], nats.shape))
+        nats = -machines.free_energy(machine, _flat(batch["x"]))
+        return _normalized(machine, nats, log_z, options)
 
 
 def _chosen(keys: Keys, chains: Float[Array, "chains units"]) -> Float[Array, "batch units"]:
@@ -440,12 +440,8 @@ class _DBM(NamedTuple):
         x = jax.nn.sigmoid(self.below(self.machine(weights), z))
         return jnp.reshape(x, (len(z), *self.shape))
 
-    def normalizer(
-        self, weights: Weights, *, num_chains: int = 100, num_steps: int = 1000
-    ) -> tuple[Array, Array]:
-        """Compute log Z, or estimate it, and its standard error."""
-        machine = self.machine(weights)
-        return _partition(machine, log_z=None, num_chains=num_chains, num_steps=num_steps)
+    def normalizer(self, weights: Weights, **options: int) -> tuple[Array, Array]:
+        return _partition(self.machine(weights), **options)
 
     def log_prob(
         self,
@@ -454,18 +450,15 @@ class _DBM(NamedTuple):
         keys: Keys,
         *,
         log_z: tuple[Array, Array] | None = None,
-        num_chains: int = 100,
-        num_steps: int = 1000,
+        **options: int,
     ) -> LogProb:
         """Bound log p(v) from below by mean field: -E_q E(v, h, g) + H(q) - log Z (Eq. 7)."""
         del keys
         machine, x = self.machine(weights), _flat(batch["x"])
-        found = _partition(machine, log_z=log_z, num_chains=num_chains, num_steps=num_steps)
         middle, top = self.mean_field(machine, x)
         mean_energy = machines.energy(machine, middle, jnp.concatenate([x, top], axis=1))
         entropy = _entropy(middle) + _entropy(top)
-        nats = entropy - mean_energy - found[0]
-        return LogProb(nats, jnp.broadcast_to(found[1], nats.shape))
+        return _normalized(machine, entropy - mean_energy, log_z, options)
 
 
 def _entropy(p: Float[Array, "batch units"]) -> Float[Array, "batch"]:
