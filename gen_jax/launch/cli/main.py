@@ -504,7 +504,11 @@ def _compare(arguments: list[str]) -> int:
         "seeds", 3, "times that samples are drawn, for spreads", flag_values=values, lower_bound=1
     )
     flags.DEFINE_integer(
-        "likelihood_num", 500, "held-out images for likelihoods", flag_values=values, lower_bound=2
+        "likelihood_num",
+        500,
+        "held-out images for likelihoods, at most",
+        flag_values=values,
+        lower_bound=2,
     )
     flags.DEFINE_integer("batch_size", 250, "images at once", flag_values=values, lower_bound=1)
     if parse("compare", values, arguments, "names of work directories come first"):

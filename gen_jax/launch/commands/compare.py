@@ -38,6 +38,7 @@ __all__ = ["run_comparison"]
 
 NEIGHBOR = 5  # to which neighborhoods reach
 _STEPS = 9  # points of a way through the latent space
+_RUNS = 50_000  # of a network, for a row's likelihood
 _DENSITY = 0x0DE51
 
 Judge = Callable[[np.ndarray], Judgment]
@@ -318,7 +319,8 @@ def _likelihood(row: _Row) -> dict[str, Any]:
     density = row.trained.experiment.model.density
     if density is None:
         return {"likelihood": "none"}
-    size = min(row.likelihood_num, row.test.size)
+    # Of a density that runs the network often fewer images: the spread says so.
+    size = min(row.likelihood_num, row.test.size, max(20, _RUNS // density.cost))
     batch = min(row.batch_size, size)
     began = time.perf_counter()
     mean = mean_log_prob(
