@@ -48,7 +48,7 @@ ALLOWED = {
     },
     "launch.cli": {
         *("launch.commands", "launch.sampling", "launch.planning", "launch.runs"),
-        *("launch.build", "launch.config", "launch.jobs", "data", "train"),
+        *("launch.build", "launch.config", "launch.jobs", "data", "train", "patches"),
     },
     "launch.__init__": set(),
     "__main__": {"launch.cli"},

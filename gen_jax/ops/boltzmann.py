@@ -210,6 +210,7 @@ def _log_weight(machine: Restricted, h: Float[Array, "batch hidden"]) -> Float[A
     return h @ machine.hidden + jnp.sum(each, axis=1) + area
 
 
+@checked
 def annealed_log_z(
     machine: Restricted, key: Key[Array, ""], num_chains: int = 100, num_steps: int = 1000
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

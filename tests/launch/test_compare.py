@@ -21,6 +21,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.nightly  # a second; compiling all that is measured, half a minute
 def test_rows_are_measured_once_and_say_what_there_is(runs, capsys):
     out = runs / "table.md"
     names = [str(runs / "vae"), str(runs / "gan")]
