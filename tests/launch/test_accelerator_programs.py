@@ -21,6 +21,8 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.s
 _IN_FLOAT32 = re.compile(
     r"(^|/)(conv_in|conv_out|head|logits?|phases|project_\d+|dense_(\d+)"
     r"|mapping_\d+|style|to_colors_\d+)$"  # of styles, which are short, and of colors
+    # The last layers of a flow's couplings, and its rotations, whose way back must be exact.
+    r"|^((ConvNet/|(transpose\()?jvp\(_OneConv\)+/)out|ij,\.\.\.j->\.\.\.i)$"
     # Of no network: augmentations, a pool of images; and the last layer once more, for its weight.
     r"|^(transpose\()?jvp\(([a-z]+,[a-z]+->[a-z]+|_Phases)?\)+$"
 )
