@@ -1,11 +1,13 @@
 """Pictures of many images."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["grid", "pairs", "scatter"]
+__all__ = ["grid", "pairs", "scatter", "titled"]
 
 BORDER = 2
 BORDER_LEVEL = 128
@@ -57,6 +59,56 @@ def pairs(images: np.ndarray, again: np.ndarray, columns: int = 16) -> np.ndarra
             row = part[first : first + columns]
             rows += [*row, *np.zeros((columns - len(row), *row.shape[1:]), np.uint8)]
     return grid(np.stack(rows), columns)
+
+
+TITLED_CELL = 96
+
+
+def titled(images: np.ndarray, titles: Sequence[str], columns: int | None = None) -> np.ndarray:
+    """Arrange images in rows, with a title under each.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        titles: N texts.
+        columns: images a row; by default as near to a square as N allows.
+
+    Returns:
+        uint8 [height, width, C]; images smaller than 96 pixels are enlarged by a whole factor.
+    """
+    num, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    scale = max(1, math.ceil(TITLED_CELL / min(height, width)))
+    cell_height, cell_width = height * scale, width * scale
+    font = ImageFont.load_default(11)
+    lines = [_wrapped(title, font, cell_width) for title in titles]
+    below = 14 * max(map(len, lines)) + 6
+    rows = math.ceil(num / columns)
+    size = (columns * (cell_width + 6) + 6, rows * (cell_height + below) + 6)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    for index, image in enumerate(images):
+        top = 6 + index // columns * (cell_height + below)
+        left = 6 + index % columns * (cell_width + 6)
+        shown = image[..., 0] if channels == 1 else image[..., :3]
+        picture = Image.fromarray(np.ascontiguousarray(shown))
+        canvas.paste(
+            picture.resize((cell_width, cell_height), Image.Resampling.NEAREST), (left, top)
+        )
+        for number, line in enumerate(lines[index]):
+            pen.text((left, top + cell_height + 2 + 14 * number), line, fill="black", font=font)
+    return np.asarray(canvas)
+
+
+def _wrapped(title: str, font: Any, width: int) -> list[str]:
+    """Break a title into lines that fit, by words."""
+    lines: list[str] = []
+    for word in title.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines or [""]
 
 
 # Ten colors that stay apart, also for most who see fewer of them (Tableau 10).

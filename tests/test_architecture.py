@@ -34,7 +34,7 @@ ALLOWED = {
     "patches": set(),
     "models": {"nn", "diffusion", "ops"},
     "train": {"ops"},
-    "evals": {"nn", "ops", "interop"},  # networks of features, and their files
+    "evals": {"nn", "ops", "interop", "data"},  # networks of features, and scenes
     "launch.jobs": set(),
     "launch.config": {"nn", "diffusion", "ops", "models", "train"},  # their rules, without JAX
     "launch.build": {"launch.config", *BELOW},

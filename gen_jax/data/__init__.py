@@ -8,7 +8,14 @@ from gen_jax.data.pipeline import (
     spread_indices,
     train_batches,
 )
-from gen_jax.data.sources import Source, beside, hold_out, open_source
+from gen_jax.data.sources import (
+    Source,
+    beside,
+    hold_out,
+    named_by,
+    open_source,
+    with_prompts,
+)
 
 __all__ = [
     "Source",
@@ -17,9 +24,11 @@ __all__ = [
     "examples_of",
     "feed",
     "hold_out",
+    "named_by",
     "open_source",
     "ordered_batches",
     "read_in_time",
     "spread_indices",
     "train_batches",
+    "with_prompts",
 ]

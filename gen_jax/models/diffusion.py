@@ -73,6 +73,10 @@ def diffusion_model(
     sizes: Sequence[float] = (),
     source_scale: float | None = None,
     inpaints: bool = False,
+    text: nn.Module | None = None,
+    null_text: Sequence[int] = (),
+    text_is_frozen: bool = False,
+    guidance: float | None = None,
     learned_variance: bool = False,
     objective: Objective = "simple",
     weighting: Weighting | None = None,
@@ -117,6 +121,13 @@ def diffusion_model(
             multiplied by this (Brooks et al. 2023, section 3.2); None for none.
         inpaints: whether the network sees ``batch["masked"]``, an image with a hole, as further
             channels, after one that is 1 where ``batch["mask"]`` is not.
+        text: encodes ``batch["prompt"]``, token ids [B, L], as
+            :class:`gen_jax.nn.text.TextTransformer` does, and is trained with the network; None for
+            none. The network is given its vectors as ``context``, and by name ``context_mask``,
+            ``pooled`` [B, width] and ``sizes`` [B, 0].
+        null_text: the tokens of no text, L of them: what a prompt becomes that is left out.
+        text_is_frozen: the text's weights are frozen ones, ``frozen["text"]``.
+        guidance: scale of classifier-free guidance where a request says nothing; None for none.
         learned_variance: whether the network has twice as many outputs, the second half for
             variances (Nichol & Dhariwal 2021, Eq. 15).
         objective: see :func:`gen_jax.diffusion.objectives.objective_losses`.
@@ -161,9 +172,9 @@ def diffusion_model(
         own_times=time_sampler is not None,
         importance=bool(importance_batch),
         pairing=pairing,
-        shared_condition=not (context_dim or low_res_factor or source_scale or inpaints),
+        shared_condition=not (context_dim or low_res_factor or source_scale or inpaints or text),
     )
-    conditional = any(given is not None for given in (num_classes, context_dim, pooled_dim))
+    conditional = any(given is not None for given in (num_classes, context_dim, pooled_dim, text))
     check_arguments(class_dropout_faults(class_dropout=class_dropout, conditional=conditional))
     told = Told(
         network,
@@ -175,15 +186,22 @@ def diffusion_model(
         tuple(sizes),
         source_scale,
         inpaints,
+        text,
+        tuple(null_text),
+        text_is_frozen,
     )
+    if text is not None and not null_text:
+        raise ValueError("null_text: got (); the tokens of an empty text are required with text")
     draw_times = process.default_times() if time_sampler is None else time_sampler
     training = _Training(objective, weighting, draw_times, importance_batch, pairing)
 
     edits = low_res_factor is None and not inpaints
     # Of models of sequences it is not ours to know what they were trained to leave out.
-    text = context_dim is not None or pooled_dim is not None
-    guided = class_dropout > 0 or (text and num_classes is None)
-    sampling = _sampling(told, process, shape, guided=guided, edits=edits)
+    vectors = context_dim is not None or pooled_dim is not None
+    guided = class_dropout > 0 or (vectors and num_classes is None) or text_is_frozen
+    if guidance is not None and not guided:
+        raise ValueError(f"guidance: got {guidance}; a class_dropout above 0 is required with it")
+    sampling = _sampling(told, process, shape, guided=guided, edits=edits, usual=guidance)
     update = functools.partial(_update_history, importance_batch or 0)
     return Model(
         init=functools.partial(_init, told, num_steps if importance_batch else None),
@@ -238,11 +256,7 @@ def _init(
     told: Told, num_steps: int | None, key: Array, batch: Batch, frozen: PyTree
 ) -> tuple[Params, Stats]:
     """Initialize the network, and a history of losses for each of the steps, if any."""
-    del frozen
-    cond = told.read(batch, batch["x"])
-    x = told.beside(batch["x"], cond)
-    arguments = (jnp.ones(len(x)), cond.get("label"), None, cond.get("context"))
-    params = {"net": told.network.init(key, x, *arguments, **told.arguments(cond))["params"]}
+    params = {"net": told.init(key, batch["x"], told.read(batch, batch["x"]), frozen)}
     return params, {} if num_steps is None else {"net": times_of.init_history(num_steps)}
 
 
@@ -268,6 +282,7 @@ def _make_loss(told: Told, process: Process, training: _Training) -> Callable[..
             label = None if told.num_classes is None else across.gather(take(batch, "label"))
             eps = across.own(optimal_pairing(across.gather(x_0), across.gather(eps), label))
         cond = told.read(batch, x_0, condition_keys if context.train else None)
+        cond = told.encode(weights, cond)
         used = dropout_keys if context.train else None
         scale = jnp.ones(len(x_0))
         if training.importance_batch and context.train:
@@ -301,14 +316,20 @@ def _make_log_prob(told: Told, process: Process) -> Callable[..., LogProb]:
         def denoise_for(cond: Cond) -> Denoiser:
             return process.denoiser(lambda x, t: told.apply(weights.params, x, t, cond, None))
 
-        cond = told.read(batch, batch["x"])
+        cond = told.encode(weights, told.read(batch, batch["x"]))
         return generation.likelihood(process, denoise_for, cond, batch["x"], keys, **chosen)
 
     return log_prob
 
 
 def _sampling(
-    told: Told, process: Process, shape: Shape, *, guided: bool, edits: bool
+    told: Told,
+    process: Process,
+    shape: Shape,
+    *,
+    guided: bool,
+    edits: bool,
+    usual: float | None,
 ) -> dict[str, Any]:
     """Make the sampler, and the latents, which are its beginning."""
 
@@ -333,6 +354,7 @@ def _sampling(
         """Draw samples; see the sampler's options. ``classifier`` is given its frozen weights."""
         if guidance is not None and not guided:
             raise ValueError("guidance: a model trained with class_dropout is required")
+        guidance = usual if guidance is None else guidance
         settings: dict[str, Any] = {
             "guidance": guidance,
             "guidance_from": guidance_from,
@@ -379,6 +401,8 @@ def _sampling(
         return generation.noise_of(process, denoise, x, keys, **way)
 
     known = options.sampler_options(process, guided=guided, edits=edits)
+    if usual is not None:
+        known["guidance"] = known["guidance"]._replace(default=usual)
     return {
         "sampler": Sampler(draw, known, faults, functools.partial(generation.grid_ahead, process)),
         "latents": Latents(
@@ -412,6 +436,7 @@ def _guided_denoiser(
     seen = told.read(cond)
 
     def of(condition: Cond) -> Denoiser:
+        condition = told.encode(weights, condition)  # here, and not in each step
         return process.denoiser(lambda x, t: told.apply(weights.params, x, t, condition, None))
 
     if scale is None:

@@ -11,7 +11,7 @@ from gen_jax.nn.blocks import Dropout, check_label, rematerialized
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import dit_faults
 from gen_jax.ops import keys as rng
-from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
+from gen_jax.typing import Array, Bool, DTypeLike, Float, Int, Keys
 
 __all__ = ["DiT"]
 
@@ -34,7 +34,10 @@ def _modulate(x: Array, shift: Array, scale: Array) -> Array:
 
 
 class _Block(nn.Module):
-    """Attention and an MLP, both scaled, shifted and gated by the condition (adaLN-zero)."""
+    """Attention and an MLP, both scaled, shifted and gated by the condition (adaLN-zero).
+
+    Given a sequence, attention to it stands between the two.
+    """
 
     num_heads: int
     mlp_ratio: int
@@ -49,6 +52,8 @@ class _Block(nn.Module):
         layer: Int[Array, ""],
         condition: Float[Array, "batch width"],
         keys: Keys | None,
+        mask: Bool[Array, "batch seen"] | None = None,
+        context: Float[Array, "batch length width"] | None = None,
     ) -> tuple[Float[Array, "batch positions width"], None]:
         keys = None if keys is None else rng.fold_in(keys, layer)
         width = h.shape[-1]
@@ -56,21 +61,37 @@ class _Block(nn.Module):
             nn.silu(condition)
         )
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(six, 6, axis=-1)
-        heads = (self.num_heads, width // self.num_heads)
         x = _modulate(self._norm()(h), shift, scale)
-        query, key, value = (
-            nn.DenseGeneral(heads, kernel_init=INIT, dtype=self.dtype, name=name)(x)
-            for name in ("query", "key", "value")
-        )
-        x = lowering.attention(query, key, value)
-        x = nn.DenseGeneral(
-            width, axis=(-2, -1), kernel_init=INIT, dtype=self.dtype, name="attention_out"
-        )(x)
+        x = self._attend("", x, x, mask if context is None else None)
         h = h + gate[:, None] * Dropout(self.dropout, name="dropout_attention")(x, keys)
+        if context is not None:
+            h = h + self._attend("cross_", h, context, mask, ZERO_INIT)
         x = _modulate(self._norm(self.epsilon)(h), mlp_shift, mlp_scale)
         x = nn.Dense(self.mlp_ratio * width, kernel_init=INIT, dtype=self.dtype, name="mlp_in")(x)
         x = nn.Dense(width, kernel_init=INIT, dtype=self.dtype, name="mlp_out")(nn.gelu(x))
         return h + mlp_gate[:, None] * Dropout(self.dropout, name="dropout_mlp")(x, keys), None
+
+    def _attend(
+        self,
+        prefix: str,
+        h: Array,
+        source: Array,
+        mask: Array | None,
+        out_init: nn.initializers.Initializer = INIT,
+    ) -> Array:
+        width = h.shape[-1]
+        heads = (self.num_heads, width // self.num_heads)
+        query, key, value = (
+            nn.DenseGeneral(heads, kernel_init=INIT, dtype=self.dtype, name=f"{prefix}{name}")(x)
+            for name, x in (("query", h), ("key", source), ("value", source))
+        )
+        return nn.DenseGeneral(
+            width,
+            axis=(-2, -1),
+            kernel_init=out_init,
+            dtype=self.dtype,
+            name=f"{prefix}attention_out",
+        )(lowering.attention(query, key, value, mask=mask))
 
     def _norm(self, epsilon: float = 1e-6) -> nn.LayerNorm:
         return nn.LayerNorm(
@@ -99,6 +120,11 @@ class DiT(nn.Module):
         remat: see :func:`gen_jax.nn.blocks.rematerialized`.
         epsilon: of the normalizations before the MLPs; the others have 1e-6.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
+        context_dim: width of the vectors of a sequence, of a text for example; None for none.
+        joint: the sequence's vectors are further tokens, which attend and are attended to (Esser et
+            al. 2024, with one stream of weights); else each layer attends to them after itself
+            (Chen et al. 2023, PixArt).
+        pooled_dim: width of one vector for all of a text, added to the condition; None for none.
 
     Raises:
         ValueError: at construction, if something does not divide.
@@ -117,6 +143,9 @@ class DiT(nn.Module):
     remat: str = "none"
     epsilon: float = 1e-6
     time: tuple[tuple[str, Any], ...] = ()
+    context_dim: int | None = None
+    joint: bool = True
+    pooled_dim: int | None = None
 
     def __post_init__(self) -> None:
         faults = dit_faults(
@@ -136,7 +165,11 @@ class DiT(nn.Module):
         t: Float[Array, "batch"],
         label: Int[Array, "batch"] | None = None,
         keys: Keys | None = None,
-        context: Array | None = None,
+        context: Float[Array, "batch length context_dim"] | None = None,
+        *,
+        pooled: Float[Array, "batch pooled_dim"] | None = None,
+        sizes: Array | None = None,
+        context_mask: Bool[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         """Predict the target of the parameterization that the network is trained with.
 
@@ -145,14 +178,22 @@ class DiT(nn.Module):
             t: times in [0, 1], or what a preconditioning shows in their place.
             label: classes in [0, num_classes); needed if and only if num_classes is set.
             keys: one for each example, for dropout; None turns dropout off.
-            context: none; sequences are the U-Net's.
+            context: a sequence of vectors; needed if and only if context_dim is set.
+            pooled: one vector; needed if and only if pooled_dim is set.
+            sizes: none; numbers of an image's size are the U-Net's.
+            context_mask: which vectors of the sequence are looked at; None for all.
 
         Raises:
-            ValueError: if the image has another size, a label is missing or not expected, or there
-                is a context.
+            ValueError: if the image has another size, or a label, context or vector is missing or
+                not expected.
         """
-        if context is not None:
-            raise ValueError("context: not expected; DiT looks at no sequences")
+        told = (("context", context, self.context_dim), ("pooled", pooled, self.pooled_dim))
+        for name, given, dim in told:
+            if (given is None) != (dim is None):
+                state = "missing" if given is None else "not expected"
+                raise ValueError(f"{name}: {state} with {name}_dim={dim}")
+        if sizes is not None and sizes.shape[-1]:
+            raise ValueError("sizes: not expected; DiT is told no numbers of an image's size")
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
                 f"x: got {x.shape}; images of {self.resolution} x {self.resolution} are required"
@@ -175,11 +216,23 @@ class DiT(nn.Module):
                 name="label",
             )
             condition = condition + table(label)
+        if pooled is not None:
+            told_all = pooled.astype(self.dtype)
+            condition = condition + self._dense("pooled", self.width, _normal())(told_all)
+        mask, beside = context_mask, None
+        if context is not None:
+            beside = self._dense("context", self.width, INIT)(context.astype(self.dtype))
+            if self.joint:
+                h = jnp.concatenate([h, beside], axis=1)
+                if mask is not None:
+                    seen = jnp.ones((len(h), side**2), bool)
+                    mask = jnp.concatenate([seen, mask], axis=1)
+                beside = None
         layers = nn.scan(
             rematerialized(_Block, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.depth,
         )
         blocks = layers(
@@ -190,7 +243,8 @@ class DiT(nn.Module):
             self.epsilon,
             name="blocks",
         )
-        h, _ = blocks(h, jnp.arange(self.depth), condition, keys)
+        h, _ = blocks(h, jnp.arange(self.depth), condition, keys, mask, beside)
+        h = h[:, : side**2]
         two = self._dense("modulation_out", 2 * self.width, ZERO_INIT)(nn.silu(condition))
         norm = nn.LayerNorm(
             use_bias=False, use_scale=False, use_fast_variance=False, dtype=jnp.float32

@@ -26,7 +26,7 @@ from jax import lax
 from jax.interpreters import ad, batching, mlir
 
 from gen_jax.ops.checks import checked
-from gen_jax.typing import Array, Float
+from gen_jax.typing import Array, Bool, Float
 
 __all__ = [
     "PRODUCTS",
@@ -246,6 +246,7 @@ def attention(
     value: Float[Array, "batch keys heads dim"],
     *,
     is_causal: bool = False,
+    mask: Bool[Array, "batch keys"] | None = None,
 ) -> Float[Array, "batch queries heads dim"]:
     """Compute softmax(Q K^T / sqrt(dim)) V for each head (Vaswani et al. 2017, Eq. 1).
 
@@ -254,8 +255,14 @@ def attention(
         key: what it is compared with.
         value: what is averaged.
         is_causal: whether a position looks at itself and those before it alone.
+        mask: which keys are looked at, one or more of each example; None for all.
     """
     kind, half = platform(), _is_half(query, key, value)
+    if mask is not None:
+        if half or kind == "cpu":
+            return _heads_first(query, key, value, is_causal, mask)
+        seen = mask[:, None, None]
+        return jax.nn.dot_product_attention(query, key, value, mask=seen, is_causal=is_causal)
     if half and kind in ("gpu", "cuda") and _has_cudnn() and _fits_cudnn(query, key):
         # A program that is traced beside a GPU may still be run on a CPU.
         return lax.platform_dependent(
@@ -294,7 +301,9 @@ def _fits_cudnn(query: Array, key: Array) -> bool:
     return all(x.shape[1] % 2 == 0 for x in (query, key)) and dim % 8 == 0 and dim <= 128
 
 
-def _heads_first(query: Array, key: Array, value: Array, is_causal: bool) -> Array:
+def _heads_first(
+    query: Array, key: Array, value: Array, is_causal: bool, mask: Array | None = None
+) -> Array:
     dim, dtype = query.shape[-1], query.dtype
     scale, half = dim**-0.5, _is_half(query)
     if not half:  # fewer numbers than the scores; but half precision would lose digits
@@ -306,6 +315,8 @@ def _heads_first(query: Array, key: Array, value: Array, is_causal: bool) -> Arr
     if is_causal:
         past = jnp.arange(logits.shape[2])[:, None] >= jnp.arange(logits.shape[3])[None]
         logits = jnp.where(past[None, None], logits, -jnp.inf)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None], logits, -jnp.inf)
     largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     shares = jnp.exp(logits - largest)
     # Divided by their sums after the product: of it there is less.

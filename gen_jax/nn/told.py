@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.protocols import Batch, Cond, Input, Params, label_input, take
-from gen_jax.typing import Array, Float, Keys, Shape
+from gen_jax.nn.text import Encoded
+from gen_jax.protocols import Batch, Cond, Input, Params, Weights, label_input, take
+from gen_jax.typing import Array, Float, Keys, PyTree, Shape
 
 __all__ = ["Told"]
 
@@ -27,9 +28,14 @@ class Told(NamedTuple):
         sizes: numbers that go with it, where a batch or a request says nothing else.
         source_scale: what the codes of an image beside x are multiplied by; None for no image.
         inpaints: whether an image with a hole, and where that is, are beside x.
+        text: Linen module that encodes tokens, as :class:`gen_jax.nn.text.TextTransformer`; None
+            for none. Its vectors are the network's context, with a mask, and its pooled vector.
+        null_text: the tokens of no text, which stand where a text is left out.
+        text_is_frozen: whether its weights are frozen ones, ``frozen["text"]``, and not trained
+            with the network's.
     """
 
-    network: nn.Module
+    network: Any  # a Linen module
     num_classes: int | None = None
     context_dim: int | None = None
     low_res_factor: int | None = None
@@ -38,6 +44,9 @@ class Told(NamedTuple):
     sizes: tuple[float, ...] = ()
     source_scale: float | None = None
     inpaints: bool = False
+    text: Any = None  # a Linen module
+    null_text: tuple[int, ...] = ()
+    text_is_frozen: bool = False
 
     def read(self, cond: Batch | Cond, x: Array | None = None, keys: Keys | None = None) -> Cond:
         """Take what the network looks at; with keys, leave conditions out as in training."""
@@ -47,7 +56,7 @@ class Told(NamedTuple):
                 told[name] = self.smaller(x)
             else:
                 told[name] = take(cond, name)
-        for name in _SEQUENCES:
+        for name in (*_SEQUENCES, "prompt"):
             if name in told and f"no_{name}" in cond:
                 told[f"no_{name}"] = cond[f"no_{name}"]
         if self.pooled_dim is not None:
@@ -58,6 +67,8 @@ class Told(NamedTuple):
             drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
             if "label" in told:
                 told["label"] = jnp.where(drop, self.num_classes or 0, told["label"])
+            if "prompt" in told:
+                told["prompt"] = jnp.where(drop[:, None], self._null(), told["prompt"])
             for name in _SEQUENCES:
                 if name in told:
                     along = jnp.reshape(drop, (-1, *(1 for _ in told[name].shape[1:])))
@@ -67,6 +78,7 @@ class Told(NamedTuple):
     def _needed(self) -> tuple[str, ...]:
         flags = {
             "label": self.num_classes is not None,
+            "prompt": self.text is not None,
             "context": self.context_dim is not None,
             "pooled": self.pooled_dim is not None,
             "low_res": self.low_res_factor is not None,
@@ -75,6 +87,34 @@ class Told(NamedTuple):
             "mask": self.inpaints,
         }
         return tuple(name for name, needed in flags.items() if needed)
+
+    def _null(self) -> Array:
+        return jnp.array([self.null_text], jnp.int32)
+
+    def encode(self, weights: Weights, told: Cond) -> Cond:
+        """Encode the text, once for all runs of the network."""
+        if self.text is None:
+            return told
+        params = weights.frozen if self.text_is_frozen else weights.params["net"]
+        encoded = self.text.apply({"params": params["text"]}, told["prompt"])
+        assert isinstance(encoded, Encoded)
+        return {
+            **{name: x for name, x in told.items() if name != "prompt"},
+            "context": encoded.vectors,
+            "context_mask": encoded.mask,
+            "pooled": encoded.pooled,
+        }
+
+    def init(self, key: Array, x: Array, told: Cond, frozen: PyTree) -> PyTree:
+        """Initialize the network, and the text's where it is trained too."""
+        text_params, text_key = {}, jax.random.fold_in(key, 1)
+        if self.text is not None and not self.text_is_frozen:
+            text_params = {"text": self.text.init(text_key, told["prompt"])["params"]}
+        told = self.encode(Weights({"net": text_params}, {}, frozen), told)
+        x = self.beside(x, told)
+        arguments = (jnp.ones(len(x)), told.get("label"), None, told.get("context"))
+        params = self.network.init(key, x, *arguments, **self.arguments(told))["params"]
+        return params if self.text is None else {"network": params, **text_params}
 
     def smaller(self, x: Float[Array, "batch height width channels"]) -> Array:
         """Make images smaller by averages over squares."""
@@ -96,12 +136,16 @@ class Told(NamedTuple):
 
     def arguments(self, told: Cond) -> dict[str, Any]:
         """Return what a network is handed by name beside its usual arguments."""
+        if self.text is not None:
+            sizes = jnp.zeros((len(told["pooled"]), 0))
+            return {"pooled": told["pooled"], "sizes": sizes, "context_mask": told["context_mask"]}
         return {} if self.pooled_dim is None else {name: told[name] for name in ("pooled", "sizes")}
 
     def apply(self, params: Params, x: Array, t: Array, told: Cond, keys: Keys | None) -> Array:
-        """Run the network."""
+        """Run the network on what :meth:`encode` gave."""
+        net = params["net"] if self.text is None else params["net"]["network"]
         output = self.network.apply(
-            {"params": params["net"]},
+            {"params": net},
             self.beside(x, told),
             t,
             told.get("label"),
@@ -117,6 +161,9 @@ class Told(NamedTuple):
         without = dict(told)
         if "label" in told:
             without["label"] = jnp.full_like(told["label"], self.num_classes or 0)
+        if "prompt" in told:
+            null = jnp.broadcast_to(self._null(), told["prompt"].shape)
+            without["prompt"] = told.get("no_prompt", null)
         for name in _SEQUENCES:
             if name in told:
                 without[name] = told.get(f"no_{name}", jnp.zeros_like(told[name]))
@@ -129,13 +176,19 @@ class Told(NamedTuple):
     def inputs(self, shape: Shape, *, edits: bool) -> dict[str, Input]:
         """Declare what a model of x of a shape is told; ``edits``: it may begin from an image."""
         found = label_input(self.num_classes)
+        if self.text is not None:
+            length, vocabulary = len(self.null_text), self.text.num_tokens
+            found["prompt"] = Input("tokens", (length,), vocabulary, help="text")
+            found["no_prompt"] = found["prompt"]._replace(
+                needed=False, help="text that guidance leads away from, by default none"
+            )
         for name, width, what in (
             ("context", self.context_dim, "sequence of vectors"),
             ("pooled", self.pooled_dim, "one vector for all of the text"),
         ):
             if width is not None:
-                length = (-1,) if name == "context" else ()
-                found[name] = Input("vectors", (*length, width), help=what)
+                any_length = (-1,) if name == "context" else ()
+                found[name] = Input("vectors", (*any_length, width), help=what)
                 found[f"no_{name}"] = found[name]._replace(
                     needed=False, help="what guidance leads away from, by default zeros"
                 )

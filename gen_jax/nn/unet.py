@@ -22,7 +22,7 @@ from gen_jax.nn.blocks import (
 from gen_jax.nn.cross_attention import SpatialTransformer
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import level_widths, unet_faults
-from gen_jax.typing import Array, DTypeLike, Float, Int, Keys
+from gen_jax.typing import Array, Bool, DTypeLike, Float, Int, Keys
 
 __all__ = ["UNet"]
 
@@ -152,6 +152,7 @@ class UNet(nn.Module):
         *,
         pooled: Float[Array, "batch pooled_dim"] | None = None,
         sizes: Float[Array, "batch numbers"] | None = None,
+        context_mask: Bool[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         """Predict the target of the parameterization that the network is trained with.
 
@@ -162,7 +163,8 @@ class UNet(nn.Module):
             keys: one for each example, for dropout; None turns dropout off.
             context: a sequence of vectors; needed if and only if context_dim is set.
             pooled: one vector; needed if and only if pooled_dim is set, as is ``sizes``.
-            sizes: numbers that go with it.
+            sizes: numbers that go with it; there may be none of them.
+            context_mask: which vectors of the sequence are looked at; None for all.
 
         Raises:
             ValueError: if the image has another size, or a label, context or vector is missing or
@@ -185,7 +187,9 @@ class UNet(nn.Module):
         context = None if context is None else context.astype(self.dtype)
 
         def attend(name: str, h: Array, level: int, normed: bool = True) -> Array:
-            return self._attention(name, h.shape[-1], context, level, normed)(h, context)
+            return self._attention(name, h.shape[-1], context, level, normed)(
+                h, context, context_mask
+            )
 
         def block(name: str, h: Array, width: int, level: int) -> Array:
             h = self._res_block(name, width)(h, embedding, keys)
@@ -239,9 +243,11 @@ class UNet(nn.Module):
         return embedding
 
     def _embed_text(self, pooled: Array, sizes: Array) -> Float[Array, "batch dim"]:
-        waves = {**dict(self.time), "scale": 1.0, "offset": 0.0}
-        numbers = sinusoidal(jnp.ravel(sizes), self.size_dim, **waves)
-        whole = jnp.concatenate([pooled, jnp.reshape(numbers, (len(pooled), -1))], axis=-1)
+        whole = pooled
+        if sizes.shape[-1]:
+            waves = {**dict(self.time), "scale": 1.0, "offset": 0.0}
+            numbers = sinusoidal(jnp.ravel(sizes), self.size_dim, **waves)
+            whole = jnp.concatenate([pooled, jnp.reshape(numbers, (len(pooled), -1))], axis=-1)
         dim = 4 * self.channels
         embedding = self._dense("pooled_0", dim)(whole.astype(self.dtype))
         return self._dense("pooled_1", dim)(nn.silu(embedding))
@@ -298,7 +304,7 @@ class UNet(nn.Module):
             normed=normed,
             name=name,
         )
-        return lambda h, context: layer(h)
+        return lambda h, context, mask: layer(h)
 
     def _dense(self, name: str, width: int) -> nn.Dense:
         return nn.Dense(width, kernel_init=DEFAULT_INIT, dtype=self.dtype, name=name)

@@ -2,11 +2,12 @@
 
 ``digits``             1,797 handwritten digits, 8x8x1, shipped with scikit-learn
 ``npz:PATH``           arrays x_train, y_train, x_test, y_test (the Keras layout; labels optional,
-                       as are context_train and context_test, [N, L, D]); or samples with their
+                       as are captions_train and context_train, [N, L, D]); or samples with their
                        noise, as ``gen-jax sample --with_noise`` writes them
 ``folder:PATH``        pictures in one subfolder for each class, or without classes
 ``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
 ``synthetic:HxWxC``    colored discs, made on the spot, for tests and dry runs
+``scenes:HxWx3``       captioned scenes of colored shapes, made on the spot
 ``glyphs:PATH``        letters and digits of a font, or of all fonts in a folder, drawn on the spot
 ``codes:PATH``         codes of a first stage, as ``gen-jax encode`` writes them, in place of images
 """
@@ -20,11 +21,28 @@ from gen_jax.data.sources.digits import open_digits
 from gen_jax.data.sources.folder import open_folder
 from gen_jax.data.sources.glyphs import open_glyphs
 from gen_jax.data.sources.records import open_tfds
-from gen_jax.data.sources.source import Examples, Source, beside, hold_out, times
+from gen_jax.data.sources.scenes import open_scenes
+from gen_jax.data.sources.source import (
+    Examples,
+    Source,
+    beside,
+    hold_out,
+    named_by,
+    times,
+    with_prompts,
+)
 from gen_jax.data.sources.synthetic import open_synthetic
 from gen_jax.errors import DataError
 
-__all__ = ["Examples", "Source", "beside", "hold_out", "open_source"]
+__all__ = [
+    "Examples",
+    "Source",
+    "beside",
+    "hold_out",
+    "named_by",
+    "open_source",
+    "with_prompts",
+]
 
 
 def open_source(
@@ -64,6 +82,8 @@ def open_source(
         source = open_tfds(argument, split, image_shape, data_dir, sixteen_bit=sixteen_bit)
     elif kind == "synthetic" and argument:
         source = open_synthetic(argument, split)
+    elif kind == "scenes" and argument:
+        source = open_scenes(argument, split)
     elif kind == "glyphs" and argument:
         source = open_glyphs(Path(argument).expanduser(), split, image_shape)
     elif kind == "codes" and argument:
@@ -71,7 +91,7 @@ def open_source(
     else:
         raise DataError(
             f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC, "
-            "glyphs:PATH and codes:PATH are known"
+            "scenes:HxWx3, glyphs:PATH and codes:PATH are known"
         )
     if source.size == 0:
         raise DataError(f"{source.name}: no examples")

@@ -1,5 +1,6 @@
 """Arrays of an npz file."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def open_npz(path: Path, split: str) -> Source:
     """Open a split of an npz file: Keras' arrays, or samples with their noise."""
     name = f"npz:{path}"
     try:
-        names = ("x", "y", "mask", *_NUMBERS, *_PICTURES)
+        names = ("x", "y", "mask", "captions", *_NUMBERS, *_PICTURES)
         keras = {f"{name}_{split}" for name in names}
         arrays, keys = read_npz(path, (keras | _SAMPLES).__contains__)
     except (OSError, ValueError, MemoryError) as error:
@@ -70,7 +71,19 @@ def open_npz(path: Path, split: str) -> Source:
     for key in (*_PICTURES, "mask"):
         if (beside := arrays.get(f"{key}_{split}")) is not None:
             others[key] = _beside(beside, images.shape, key, f"{name}: {key}_{split}")
-    return from_arrays(f"{name}/{split}", images, labels, others)
+    source = from_arrays(f"{name}/{split}", images, labels, others)
+    if (texts := arrays.get(f"captions_{split}")) is None:
+        return source
+    if texts.dtype.kind != "U" or texts.shape != (len(images),):
+        raise DataError(
+            f"{name}: captions_{split}: got {texts.dtype} {list(texts.shape)}; {len(images)} texts "
+            "are required"
+        )
+    digest = zlib.crc32("\n".join(texts).encode())
+    return source._replace(
+        captions=lambda rows: texts[rows].tolist(),
+        fingerprint=f"{source.fingerprint}-{digest:08x}",
+    )
 
 
 def _beside(array: np.ndarray, shape: tuple[int, ...], key: str, where: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gen_jax.data.decode import MAX_PIXELS, SUFFIXES, decode_image, fit_image
+from gen_jax.data.sources.captions import find_captions
 from gen_jax.data.sources.source import Examples, Source
 from gen_jax.errors import DataError
 
@@ -79,7 +80,13 @@ def open_folder(
         examples = {"image": np.stack(images)}
         return examples | ({"label": np.asarray(labels, np.int32)} if classes else {})
 
+    texts, convention = find_captions(root, [file for file, _ in files])
     names = [str(file.relative_to(root)) for file, _ in files]
+    told = names
+    if texts is not None:
+        told = [f"{name}\0{text}" for name, text in zip(names, texts, strict=True)]
+        for suffix in (".txt", ".json", ".jsonl", ".csv"):
+            left_out.pop(suffix, None)
     sizes = [file.stat().st_size for file, _ in files]
     return Source(
         name=f"{name}/{split}",
@@ -87,10 +94,12 @@ def open_folder(
         image_shape=image_shape,
         num_classes=len(classes) or None,
         in_memory=False,
-        fingerprint=_fingerprint(names, sizes),
+        fingerprint=_fingerprint(told, sizes),
         read=read,
         class_names=tuple(classes) or None,
         notes=_notes(left_out),
+        captions_from=convention,
+        captions=None if texts is None else lambda rows: [texts[row] for row in rows],
     )
 
 

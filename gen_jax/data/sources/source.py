@@ -6,9 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gen_jax.data.text import Tokenizer
 from gen_jax.errors import DataError
 
-__all__ = ["Examples", "Source", "beside", "from_arrays", "hold_out", "times"]
+__all__ = [
+    "Examples",
+    "Source",
+    "beside",
+    "from_arrays",
+    "hold_out",
+    "named_by",
+    "times",
+    "with_prompts",
+]
 
 Examples = dict[str, Any]
 
@@ -25,7 +35,8 @@ class Source(NamedTuple):
     where they have names, and ``notes`` say what lay there and was left out. A part of a source
     knows the ``indices`` in the whole. ``other`` is a source of images of another kind, which
     belong to none of these; ``read`` then gives some as ``other``, and training goes through them
-    in an order of their own.
+    in an order of their own. ``captions(indices)`` are the texts of images that have some,
+    which were found as ``captions_from`` says.
     """
 
     name: str
@@ -40,6 +51,8 @@ class Source(NamedTuple):
     notes: str = ""
     indices: np.ndarray | None = None
     other: "Source | None" = None
+    captions: Callable[[np.ndarray], list[str]] | None = None
+    captions_from: str = ""
 
 
 def beside(source: Source, other: Source) -> Source:
@@ -82,6 +95,7 @@ def hold_out(source: Source, num: int) -> tuple[Source, Source]:
         raise DataError(f"{source.name}: data.holdout {num} leaves none of {source.size} examples")
     held = np.linspace(0, source.size - 1, num).round().astype(np.int64)
     left = np.setdiff1d(np.arange(source.size), held)
+    captions = source.captions
 
     def part(indices: np.ndarray, name: str) -> Source:
         return source._replace(
@@ -90,9 +104,42 @@ def hold_out(source: Source, num: int) -> tuple[Source, Source]:
             fingerprint=f"{source.fingerprint}{name}-{num}",
             read=lambda rows: source.read(indices[rows]),
             indices=indices,
+            captions=None if captions is None else lambda rows: captions(indices[rows]),
         )
 
     return part(left, "-left"), part(held, "-held")
+
+
+def named_by(source: Source, sentence: str) -> Source:
+    """Caption labeled images: a sentence with ``{}`` where the class's name stands.
+
+    Raises:
+        DataError: if there are no classes.
+    """
+    if source.num_classes is None:
+        raise DataError(f"{source.name}: no classes, whose names data.captions would hold")
+    names = source.class_names or tuple(map(str, range(source.num_classes)))
+
+    def captions(indices: np.ndarray) -> list[str]:
+        return [sentence.replace("{}", names[label]) for label in source.read(indices)["label"]]
+
+    return source._replace(captions=captions, fingerprint=f"{source.fingerprint}-{sentence}")
+
+
+def with_prompts(source: Source, tokenizer: Tokenizer, length: int) -> Source:
+    """Let a source's captions be among its examples, as ``prompt`` int32 [n, length].
+
+    Raises:
+        DataError: if it has none.
+    """
+    captions = source.captions
+    if captions is None:
+        raise DataError(f"{source.name}: no captions; data.captions can make some of class names")
+
+    def read(indices: np.ndarray) -> Examples:
+        return {**source.read(indices), "prompt": tokenizer.batch(captions(indices), length)[0]}
+
+    return source._replace(read=read)
 
 
 def times(shape: tuple[int, ...]) -> str:

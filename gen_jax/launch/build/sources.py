@@ -25,12 +25,14 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
     Raises:
         DataError: if the source cannot be opened.
     """
-    from gen_jax.data import beside, hold_out, open_source
+    from gen_jax.data import beside, hold_out, named_by, open_source
 
     data = config["data"]
     name = "train" if split == "validation" else split
     place = data["source"], name, tuple(data["shape"]), data["dir"] or None
     source = open_source(*place, data["max_pixels"], sixteen_bit=data["sixteen_bit"])
+    if data["captions"]:
+        source = named_by(source, data["captions"])
     if name == "train" and data["holdout"]:
         source = hold_out(source, data["holdout"])[split == "validation"]
     elif split == "validation":

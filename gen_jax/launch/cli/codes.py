@@ -140,9 +140,11 @@ def _latents(
         return values, trained, None
 
     from gen_jax.launch.build.sources import check_source, open_split
+    from gen_jax.launch.runs.tokens import with_text
 
     trained = with_data(trained, values)
     source = open_split(trained.config, values.split)
+    source = with_text(source, trained.tokenizer, trained.config)
     if command != "scatter" or trained.experiment.num_classes:
         check_source(source, trained.experiment, trained.config)
     return values, trained, source

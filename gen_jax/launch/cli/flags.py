@@ -31,7 +31,10 @@ __all__ = [
 
 
 # What models may be told, so that a flag which this one is not told is no mere slip of the pen.
-INPUTS = ("label", "image", "mask", "context", "low_res", "source", "prompt")
+INPUTS = (
+    *("label", "image", "mask", "context", "low_res", "source"),
+    *("prompt", "prompts", "negative"),
+)
 
 
 def define_data(values: flags.FlagValues) -> None:
@@ -124,7 +127,7 @@ _VALUES = {
     "image": "a picture, or an npz with images",
     "mask": "a picture, or an npz with mask: white where pixels are kept",
     "vectors": "an npz",
-    "tokens": "an npz",
+    "tokens": "words",
 }
 
 
@@ -180,9 +183,31 @@ def model_flags(
         if model.inputs[of].kind == "label"
         else local_place(f"--{flag}", str(own[flag].value))
         for flag, of in told.items()
-        if own[flag].value
+        if own[flag].value and model.inputs[of].kind != "tokens"
     }
-    return chosen, given
+    return chosen, given | _read_texts(told, own)
+
+
+def _read_texts(told: Mapping[str, str], own: flags.FlagValues) -> dict[str, str]:
+    """Read prompts, one a line: one of ``--prompt``, or those of the file ``--prompts``."""
+    if "prompt" not in told:
+        return {}
+    given = {}
+    if own["prompt"].value is not None:
+        given["prompt"] = " ".join(own["prompt"].value.split())
+    if (path := own["prompts"].value) is not None:
+        if given:
+            raise ConfigError("--prompts: goes not with --prompt")
+        try:
+            lines = Path(local_place("--prompts", path)).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--prompts: {path}: cannot be read: {error}") from error
+        given["prompt"] = "\n".join(" ".join(line.split()) for line in lines if line.strip())
+        if not given["prompt"]:
+            raise ConfigError(f"--prompts: {path}: empty; a prompt in each line is required")
+    if "negative" in own and own["negative"].value is not None:
+        given["no_prompt"] = " ".join(own["negative"].value.split())
+    return given
 
 
 def _define_inputs(model: Any, own: flags.FlagValues) -> dict[str, str]:
@@ -198,6 +223,14 @@ def _define_inputs(model: Any, own: flags.FlagValues) -> dict[str, str]:
         below = f" from 0 to {given.size - 1}" if given.size else ""
         about = f"{given.help}: {_VALUES[given.kind]}{below}"
         flags.DEFINE_string(flag, None, about, flag_values=own)
+        if given.kind == "tokens":
+            more = {
+                "prompts": "a file with a text in each line, for samples in turn",
+                "negative": model.inputs[f"no_{name}"].help if f"no_{name}" in model.inputs else "",
+            }
+            for other, help_of_it in more.items():
+                if help_of_it:
+                    flags.DEFINE_string(other, None, help_of_it, flag_values=own)
     return told
 
 

@@ -22,6 +22,7 @@ from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.build.sources import open_split
 from gen_jax.launch.planning.cost import count_flops
 from gen_jax.launch.runs.restore import Trained, load_trained, load_weights
+from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.sampling.draw import (
     Draw,
     conditions_from_data,
@@ -112,8 +113,13 @@ def run_comparison(
         key = f"{workdir.resolve()} {trained.digest} {settings}"
         if key not in known:
             print(f"{workdir}: measuring", flush=True)
-            splits = (open_split(trained.config, name) for name in ("train", "test"))
-            row = _Row(workdir, trained, *splits, judged, num, seeds, likelihood_num, batch_size)
+            train, test = (
+                with_text(open_split(trained.config, name), trained.tokenizer, trained.config)
+                for name in ("train", "test")
+            )
+            row = _Row(
+                workdir, trained, train, test, judged, num, seeds, likelihood_num, batch_size
+            )
             known[key] = {"key": key, **_measured(row, out)}
             write_file(kept, (json.dumps(list(known.values()), indent=1) + "\n").encode())
         rows.append(known[key])

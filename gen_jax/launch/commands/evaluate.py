@@ -19,7 +19,9 @@ from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.build.sources import check_source, open_split
+from gen_jax.launch.commands.facts import measure_facts
 from gen_jax.launch.runs.restore import Trained, load_weights
+from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.launch.sampling.request import as_flags
 from gen_jax.pictures import grid
@@ -31,6 +33,7 @@ __all__ = ["run_evaluation"]
 MIN_LOSS_DRAWS = 4096 * 64
 # Neighborhoods reach to this neighbor (Kynkäänniemi et al. 2019 took 3, Naeem et al. 2020 5).
 NEIGHBOR = 5
+MOST_PROMPTS = 600  # of each group, whose pictures are judged
 _BY_BAYES = 2000  # images that a generative classifier is measured on
 # Keeps the noise of densities apart from that of losses, whose keys are folded with small numbers.
 _DENSITY = 0x0DE51
@@ -82,7 +85,10 @@ def run_evaluation(
     """
     model = trained.experiment.model
     chosen = _options(trained, options)
-    splits = {name: open_split(trained.config, name) for name in ("train", split)}
+    splits = {
+        name: with_text(open_split(trained.config, name), trained.tokenizer, trained.config)
+        for name in ("train", split)
+    }
     for source in splits.values():
         if source.size < 2:
             raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
@@ -112,6 +118,8 @@ def run_evaluation(
         print("no Fréchet distance: the data holds codes; --data names images", flush=True)
         return _write(trained, workdir, results, split)
     draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
+    results |= measure_facts(trained, draw, min(num, MOST_PROMPTS))
+    _keep(path, results)
     near = _path(trained, workdir, split).with_suffix(".nearest.png") if spaces else None
     results |= _distances(trained, splits, split, draw, num, judged, spaces, near)
     return _write(trained, workdir, results, split)

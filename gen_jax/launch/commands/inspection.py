@@ -8,8 +8,9 @@ import numpy as np
 
 from gen_jax.data import read_in_time, spread_indices
 from gen_jax.launch.build.sources import open_split
+from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
-from gen_jax.pictures import grid, pairs
+from gen_jax.pictures import grid, pairs, titled
 from gen_jax.protocols import Weights
 from gen_jax.train.sharding import replicated
 
@@ -20,15 +21,15 @@ NUM = 64
 
 
 def make_inspect(
-    config: Mapping[str, Any], experiment: Any, source: Any, mesh: Any
+    config: Mapping[str, Any], experiment: Any, source: Any, mesh: Any, tokenizer: Any = None
 ) -> Callable[..., Any]:
     """Make the look at a model on the way: samples, and reconstructions where it has codes."""
     model, wanted = experiment.model, config["train"]["sample_every"]
     codes = model.latents if model.latents is not None and model.latents.cost == 1 else None
     reconstruct = None
     if wanted and codes is not None and codes.encode is not None:
-        reconstruct = _make_reconstruct(config, experiment, source, mesh)
-    draw = None
+        reconstruct = _make_reconstruct(config, experiment, source, mesh, tokenizer)
+    draw, texts = None, []
     if wanted and model.sampler is not None:
         # Classes in turn; of what else the model is told, that of examples.
         told = [given for given in model.inputs.values() if given.needed]
@@ -37,12 +38,15 @@ def make_inspect(
             examples = _examples(config, source)
         cond = conditions_from_data(model, examples, every_class=True)
         draw = Draw(config["seed"], {}, cond)
+        if tokenizer is not None and "prompt" in cond:
+            texts = [tokenizer.decode(row) for row in cond["prompt"]]
 
     def inspect(state: Any) -> tuple[Mapping[str, float], Mapping[str, Any]]:
         weights = Weights(state.ema_params, state.stats, experiment.frozen)
         pictures = {}
         if draw is not None:
-            pictures["samples"] = grid(draw_samples(model, weights, draw, mesh, NUM))
+            samples = draw_samples(model, weights, draw, mesh, NUM)
+            pictures["samples"] = titled(samples, texts) if texts else grid(samples)
         if reconstruct is not None:
             pictures["reconstructions"] = reconstruct(weights)
         return {}, pictures
@@ -57,10 +61,12 @@ def _examples(config: Mapping[str, Any], source: Any) -> Mapping[str, Any]:
 
 
 def _make_reconstruct(
-    config: Mapping[str, Any], experiment: Any, source: Any, mesh: Any
+    config: Mapping[str, Any], experiment: Any, source: Any, mesh: Any, tokenizer: Any
 ) -> Callable[[Weights], np.ndarray]:
     model, data = experiment.model, config["data"]
-    held_out = open_split(config, "validation") if data["holdout"] else source
+    held_out = source
+    if data["holdout"]:
+        held_out = with_text(open_split(config, "validation"), tokenizer, config)
     indices = spread_indices(held_out, NUM)
     batch = read_in_time(held_out, indices, data["on_bad"], data["timeout_s"])
     cond = conditions_from_data(model, batch, every_class=False)

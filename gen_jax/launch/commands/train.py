@@ -107,12 +107,15 @@ def _train(
     from gen_jax.launch.build.parallel import build_engine, build_mesh
     from gen_jax.launch.commands.inspection import make_inspect
     from gen_jax.launch.runs.restore import load_weights
+    from gen_jax.launch.runs.tokens import keep_tokenizer, with_text
     from gen_jax.train import checkpoint
     from gen_jax.train.loop import train
     from gen_jax.train.step import turns_of
 
     mesh = together(lambda: build_mesh(config))
     source = together(lambda: open_split(config, "train"))
+    tokenizer = together(lambda: keep_tokenizer(config, workdir, source, write=is_first()))
+    source = with_text(source, tokenizer, config)
     config = together(lambda: _with_coupling(config, workdir, source))
     experiment = _build(config, workdir, source)
     source = _seen_by(experiment.model, source)
@@ -152,7 +155,7 @@ def _train(
             config,
             **outputs,
             **_saving(manager, meta),
-            inspect=together(lambda: make_inspect(config, experiment, source, mesh)),
+            inspect=together(lambda: make_inspect(config, experiment, source, mesh, tokenizer)),
             stop=stop,
             interrupted=interrupted,
             origin=_origin(config, source),

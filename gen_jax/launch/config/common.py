@@ -22,7 +22,7 @@ from gen_jax.train.rules import learning_rate_faults
 __all__ = ["COMMON", "OPTIMIZER", "RULES", "of_player", "own_optimizer", "parse_override"]
 
 _OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
-_SOURCE = r"digits|(npz|folder|tfds|glyphs|codes):.+|synthetic:\d+x\d+x[13]"
+_SOURCE = r"digits|(npz|folder|tfds|glyphs|codes):.+|synthetic:\d+x\d+x[13]|scenes:\d+x\d+x3"
 
 OPTIMIZER: Mapping[str, Field] = {
     "learning_rate": number(
@@ -61,7 +61,8 @@ COMMON: Mapping[str, Field] = {
     # Free, because data may move; its fingerprint, kept with each checkpoint, may not change.
     "data.source": text(
         _SOURCE,
-        "digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC, glyphs:PATH or codes:PATH",
+        "digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC, scenes:HxWx3, glyphs:PATH or "
+        "codes:PATH",
         default="digits",
         doc="dataset",
     ),
@@ -69,6 +70,12 @@ COMMON: Mapping[str, Field] = {
         f"|{_SOURCE}",
         "a source of images as data.source, or nothing",
         doc="images of another kind, without pairs, for a model that translates between both",
+    ),
+    "data.captions": text(
+        r"|.*\{\}.*",
+        "a sentence with {} where the name of a class stands, or nothing for the data's own texts",
+        change="frozen",
+        doc="captions of labeled images, as 'a photo of a {}'",
     ),
     "data.dir": text(
         ".*",

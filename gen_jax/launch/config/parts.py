@@ -24,6 +24,7 @@ __all__ = [
     "DTYPE",
     "REMAT",
     "STAGE1",
+    "TEXT",
     "TINY_ADVERSARY",
     "TINY_AUTOENCODER",
     "adversary_faults",
@@ -34,6 +35,7 @@ __all__ = [
     "network_faults",
     "num_classes",
     "square",
+    "text_faults",
 ]
 
 # Free, because it may move: a run keeps a copy of the one it began with.
@@ -57,6 +59,40 @@ REMAT = {
         doc="activations computed again in the backward pass, to save memory",
     )
 }
+
+TEXT = {
+    "text.tokenizer": text(
+        "none|bytes|words|bpe|.*/.*",
+        "none, bytes, words, bpe, or a folder with vocab.json and merges.txt",
+        default="none",
+        change="frozen",
+        doc="how captions become tokens; none: the model is told no text",
+    ),
+    "text.vocabulary": integer(
+        4, default=259, change="frozen", doc="number of token ids; of bytes there are 259"
+    ),
+    "text.length": integer(
+        3, default=48, change="frozen", doc="tokens of a text, its beginning and end among them"
+    ),
+    "text.width": integer(4, default=64, change="frozen", doc="width of the text's transformer"),
+    "text.depth": integer(1, default=2, change="frozen", doc="layers of the text's transformer"),
+    "text.num_heads": integer(
+        1, default=4, change="frozen", doc="attention heads of the text's transformer"
+    ),
+}
+
+
+def text_faults(values: Mapping[str, Any]) -> dict[str, str]:
+    """Find what is wrong with a text's tokens and transformer."""
+    kind, size = values["text.tokenizer"], values["text.vocabulary"]
+    faults = {}
+    if kind in ("bytes", "bpe") and size < 259:
+        faults["text.vocabulary"] = f"got {size}; 259 or more are required for {kind}"
+    if values["text.width"] % values["text.num_heads"]:
+        heads = values["text.num_heads"]
+        what = f"a divisor of text.width, {values['text.width']}, is required"
+        faults["text.num_heads"] = f"got {heads}; {what}"
+    return faults
 
 
 def num_classes(least: int = 0) -> dict[str, Field]:

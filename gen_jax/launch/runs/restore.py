@@ -12,12 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gen_jax.codecs import pretrained
+from gen_jax.data.text import Tokenizer
 from gen_jax.errors import CheckpointError
 from gen_jax.launch.build.experiment import Experiment, Stage1, abstract_state, build
 from gen_jax.launch.config.files import from_json
 from gen_jax.launch.config.parts import ADVERSARY
 from gen_jax.launch.config.schema import RENAMED, find_faults
 from gen_jax.launch.runs.newest import newest_good_beside
+from gen_jax.launch.runs.tokens import load_tokenizer
 from gen_jax.launch.runs.workdir import STAGE1, checkpoint_steps
 from gen_jax.protocols import Model, Weights
 from gen_jax.train import checkpoint
@@ -45,6 +47,7 @@ class Trained(NamedTuple):
     weights: Weights  # the averaged ones
     digest: str  # of the weights
     mesh: Mesh  # of this machine's devices, on all of which the weights are
+    tokenizer: Tokenizer | None = None  # of a model that is told a text
 
 
 def load_weights(workdir: Path, *, whole: bool = False) -> Saved:
@@ -109,7 +112,8 @@ def load_trained(workdir: Path, *, whole: bool = False) -> Trained:
     mesh = make_mesh()
     weights = jax.device_put(saved.weights, replicated(mesh))
     experiment = saved.experiment._replace(frozen=weights.frozen)
-    return Trained(saved.config, experiment, saved.step, weights, saved.digest, mesh)
+    tokenizer = load_tokenizer(saved.config, workdir)
+    return Trained(saved.config, experiment, saved.step, weights, saved.digest, mesh, tokenizer)
 
 
 def load_codec(workdir: Path, saved: Saved | None = None) -> Stage1:

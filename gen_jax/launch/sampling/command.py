@@ -13,7 +13,7 @@ from gen_jax.launch.sampling import shards as parts
 from gen_jax.launch.sampling.draw import Draw, draw_prior, draw_some, encode, interpolate
 from gen_jax.launch.sampling.inputs import read_input
 from gen_jax.launch.sampling.request import Request, check_request
-from gen_jax.pictures import grid
+from gen_jax.pictures import grid, titled
 
 __all__ = ["run_sampling"]
 
@@ -84,8 +84,13 @@ def _write(
         arrays: dict[str, np.ndarray] = {"images": images}
         if "label" in draw.cond:
             arrays["labels"] = draw.cond["label"]
+        if "prompt" in draw.cond:
+            arrays["prompts"] = np.array(_prompts(trained, draw))
         if noise is not None:  # a pair, with all that made it
-            arrays |= {"noise": noise, **{n: x for n, x in draw.cond.items() if n != "label"}}
+            arrays |= {
+                "noise": noise,
+                **{n: x for n, x in draw.cond.items() if n not in ("label", "prompt", "no_prompt")},
+            }
         arrays |= {"step": np.asarray(trained.step), "digest": np.array(trained.digest)}
         write_file(out, npz_bytes(arrays))
     else:
@@ -94,7 +99,19 @@ def _write(
         if any(name in draw.cond for name in _ORIGINALS):
             images = _beside_originals(draw, images)
             columns = columns or 2 * max(1, round((num / 2) ** 0.5))
-        write_file(out, png_bytes(grid(images, columns), origin))
+        titles = _prompts(trained, draw)
+        if titles and columns is None and len(images) == len(titles):
+            picture = titled(images, titles)
+        else:
+            picture = grid(images, columns)
+        write_file(out, png_bytes(picture, origin))
+
+
+def _prompts(trained: Trained, draw: Draw) -> list[str]:
+    """Return the text of each sample, if there are any."""
+    if trained.tokenizer is None or "prompt" not in draw.cond:
+        return []
+    return [trained.tokenizer.decode(row) for row in draw.cond["prompt"]]
 
 
 def _digest(draw: Draw) -> str:
@@ -117,7 +134,8 @@ def _plan(trained: Trained, request: Request) -> tuple[Draw, int, int | None]:
     cond: dict[str, np.ndarray] = {}
     for name, given in model.inputs.items():
         if name in request.inputs:
-            cond |= read_input(name, given, request.inputs[name], shape, ends)
+            value = request.inputs[name]
+            cond |= read_input(name, given, value, shape, ends, trained.tokenizer)
         elif given.kind == "label" and given.needed:
             assert given.size is not None
             cond[name] = (np.arange(ends) % given.size).astype(np.int32)

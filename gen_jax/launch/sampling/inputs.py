@@ -1,15 +1,17 @@
 """Images, masks and sequences that a sampler is given, read from files."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from gen_jax.data.decode import SUFFIXES, decode_image, fit_image
+from gen_jax.data.text import Tokenizer
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.protocols import Input
 from gen_jax.reading import read_file, read_npz
 
-__all__ = ["read_images", "read_input", "read_mask", "read_vectors"]
+__all__ = ["read_images", "read_input", "read_mask", "read_texts", "read_vectors"]
 
 _LARGEST = 1 << 28  # bytes of a picture's file
 
@@ -104,16 +106,22 @@ def read_vectors(path: Path, name: str, shape: tuple[int, ...], num: int) -> dic
 
 
 def read_input(
-    name: str, given: Input, value: str, image_shape: tuple[int, ...], num: int
+    name: str,
+    given: Input,
+    value: str,
+    image_shape: tuple[int, ...],
+    num: int,
+    tokenizer: Tokenizer | None = None,
 ) -> dict[str, np.ndarray]:
     """Read what a flag of an input names, for ``num`` samples.
 
     Args:
         name: of the input.
         given: its declaration.
-        value: of the flag: a class, or a file.
+        value: of the flag: a class, a file, or texts, one a line.
         image_shape: of the data's images.
         num: rows that are wanted; fewer are repeated.
+        tokenizer: of texts.
 
     Raises:
         ConfigError: for a class that is not known.
@@ -128,12 +136,33 @@ def read_input(
             size = (given.size or 0) - 1
             raise ConfigError(f"--{name}: {value}; a class from 0 to {size} is required")
         return {name: np.full(num, label, np.int32)}
+    if given.kind == "tokens":
+        assert tokenizer is not None
+        return {name: read_texts(value.split("\n"), tokenizer, given.shape[0], num)}
     path = Path(value)
     if given.kind == "image":
         return {name: read_images(path, given.shape or image_shape, num)}
     if given.kind == "mask":
         return {name: read_mask(path, given.shape or image_shape, num)}
     return read_vectors(path, name, given.shape, num)
+
+
+def read_texts(texts: list[str], tokenizer: Tokenizer, length: int, num: int) -> np.ndarray:
+    """Encode prompts, and say what was cut.
+
+    Returns:
+        int32 [num, length].
+    """
+    rows, num_cut = tokenizer.batch(texts, length)
+    if num_cut:
+        row = next(i for i, text in enumerate(texts) if len(tokenizer.encode(text)) > length - 2)
+        print(
+            f"gen_jax: prompt: {num_cut} of {len(texts)} cut at {length} tokens: "
+            f"{tokenizer.decode(rows[row])!r} is left of {texts[row]!r}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return _repeated(rows, num)
 
 
 def _repeated(x: np.ndarray, num: int) -> np.ndarray:

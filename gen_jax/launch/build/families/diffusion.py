@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gen_jax.codecs import rgb, with_codec
 from gen_jax.errors import ConfigError
-from gen_jax.launch.build import processes
+from gen_jax.launch.build import processes, texts
 from gen_jax.launch.build.experiment import Experiment, Stage1, make_optimizer
 from gen_jax.launch.config.families.diffusion import DIT, UNET, UNET_OPTIONS
 from gen_jax.models.diffusion import diffusion_model
@@ -48,6 +48,8 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
         sizes=_sizes(values),
         source_scale=values["model.source_scale"] if beside == "source" else None,
         inpaints=beside == "masked",
+        **texts.make_text(values),
+        guidance=values["model.guidance"] or None,
         learned_variance=values["diffusion.learned_variance"],
         objective=values["diffusion.objective"],
         weighting=processes.make_weighting(values),
@@ -87,16 +89,17 @@ def make_network(values: Mapping[str, Any], shape: tuple[int, ...]) -> nn.Module
     }
     if values["model.network"] == "dit":
         shared["time"] += (("shift", values["model.dit_frequency_shift"]),)
-        names: tuple[str, ...] = (*DIT, "depth", "mlp_ratio", "epsilon")
-        return DiT(**shared, **{name: values[f"model.{name}"] for name in names})
+        names: tuple[str, ...] = (*DIT, "depth", "mlp_ratio", "epsilon", "joint")
+        told = dict.fromkeys(("context_dim", "pooled_dim"), texts.width_of(values))
+        return DiT(**shared, **told, **{name: values[f"model.{name}"] for name in names})
     waves = {"cos_first": values["model.cos_first"], "shift": values["model.frequency_shift"]}
     shared["time"] += tuple(waves.items())
     options = {name: values[f"model.{name}"] for name in (*UNET, *UNET_OPTIONS)}
     return UNet(
         **shared,
-        context_dim=values["model.context_dim"] or None,
+        context_dim=values["model.context_dim"] or texts.width_of(values),
         context_depth=tuple(values["model.context_depths"]) or values["model.context_depth"],
-        pooled_dim=values["model.pooled_dim"] or None,
+        pooled_dim=values["model.pooled_dim"] or texts.width_of(values),
         **options,
     )
 

@@ -151,6 +151,11 @@ _DIT_FIELDS: dict[str, Field] = {  # DiT-S/2
     "model.mlp_ratio": integer(
         1, default=4, **_FROZEN, doc="dit: width of the hidden layers, as a multiple of width"
     ),
+    "model.joint": boolean(
+        default=True,
+        **_FROZEN,
+        doc="dit: a text's vectors are further tokens; False: layers attend to them",
+    ),
     "model.dit_frequency_shift": integer(
         0, 1, default=0, **_FROZEN, doc="dit: shift of the frequencies of the time embedding"
     ),
@@ -258,20 +263,47 @@ def _context(values: Mapping[str, Any]) -> dict[str, str]:
         return {}
     if values["model.network"] == "dit":
         return {"model.context_dim": f"got {dim}; 0 is required for dit"}
+    return _attending(values, "model.context_dim", dim)
+
+
+def _attending(values: Mapping[str, Any], field: str, got: Any) -> dict[str, str]:
+    """Find what a U-Net that looks at a sequence cannot be."""
     faults = {}
     if not (values["model.attention_resolutions"] or values["model.middle_attention"]):
-        faults["model.context_dim"] = f"got {dim}; without attention nothing looks at a sequence"
+        faults[field] = f"got {got!r}; without attention nothing looks at a sequence"
     for name, needed in (("scale_skips", False), ("middle_norm", True)):
         if values[f"model.{name}"] != needed:
-            what = f"got {not needed}; {needed} is required with model.context_dim"
-            faults[f"model.{name}"] = what
+            faults[f"model.{name}"] = f"got {not needed}; {needed} is required with {field}"
     return faults
+
+
+def _text(values: Mapping[str, Any]) -> dict[str, str]:
+    kind = values["text.tokenizer"]
+    if kind == "none":
+        return {}
+    faults = parts.text_faults(values)
+    for name in ("context_dim", "pooled_dim"):
+        if got := values[f"model.{name}"]:
+            what = "a text has vectors of its own, of text.width"
+            faults[f"model.{name}"] = f"got {got}; 0 is required with text.tokenizer: {what}"
+    if values["model.network"] == "unet":
+        faults |= _attending(values, "text.tokenizer", kind)
+    return faults
+
+
+def _guidance(values: Mapping[str, Any]) -> dict[str, str]:
+    scale = values["model.guidance"]
+    if scale and not values["model.class_dropout"]:
+        what = "0, or a model.class_dropout above 0, is required"
+        return {"model.guidance": f"got {scale:g}; {what}"}
+    return {}
 
 
 def _depths(values: Mapping[str, Any]) -> dict[str, str]:
     depths, levels = values["model.context_depths"], values["model.multipliers"]
-    if depths and (len(depths) != len(levels) or not values["model.context_dim"]):
-        what = "as many as model.multipliers, with model.context_dim, are required"
+    attends = values["model.context_dim"] or values["text.tokenizer"] != "none"
+    if depths and (len(depths) != len(levels) or not attends):
+        what = "as many as model.multipliers, with model.context_dim or a text, are required"
         return {"model.context_depths": f"got {tuple(depths)}; {what}"}
     return {}
 
@@ -294,6 +326,7 @@ def _told(values: Mapping[str, Any]) -> dict[str, str]:
 def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
     names = ("num_classes", "context_dim", "pooled_dim")
     conditional = any(values[f"model.{name}"] for name in names)
+    conditional |= values["text.tokenizer"] != "none"
     dropout = values["model.class_dropout"]
     return prefixed("model", class_dropout_faults(class_dropout=dropout, conditional=conditional))
 
@@ -360,7 +393,8 @@ def _pairing(values: Mapping[str, Any]) -> dict[str, str]:
         shared_condition=not any(
             values[f"model.{name}"] for name in ("context_dim", "low_res_factor", "pooled_dim")
         )
-        and values["model.beside"] == "nothing",
+        and values["model.beside"] == "nothing"
+        and values["text.tokenizer"] == "none",
     )
     return prefixed("diffusion", faults)
 
@@ -417,6 +451,12 @@ FAMILY = Family(
         "model.dropout": number(0, 1, below=True, default=0.1, doc="dropout rate of activations"),
         **parts.num_classes(),
         **parts.class_dropout("frozen"),
+        **parts.TEXT,
+        "model.guidance": number(
+            0,
+            default=0.0,
+            doc="scale of classifier-free guidance where a request says nothing; 0: none",
+        ),
         "model.low_res_factor": integer(
             0, default=0, **_FROZEN, doc="by how much images are made larger; 0: not at all"
         ),
@@ -438,6 +478,8 @@ FAMILY = Family(
         _network,
         _context,
         _depths,
+        _text,
+        _guidance,
         _told,
         _dropout,
         _low_res,
@@ -472,6 +514,9 @@ FAMILY = Family(
         "model.width": 16,
         "model.depth": 1,
         "model.num_heads": 1,
+        "text.width": 16,
+        "text.depth": 1,
+        "text.num_heads": 2,
         "diffusion.num_steps": 20,
     },
 )

@@ -1,0 +1,58 @@
+"""Captioned scenes of colored shapes, made on the spot."""
+
+import re
+
+import numpy as np
+
+from gen_jax.data.scenes import Scene, draw_scene, make_scene
+from gen_jax.data.sources.source import Examples, Source, times
+from gen_jax.errors import DataError
+
+__all__ = ["open_scenes"]
+
+_SIZES = {"train": 16_384, "test": 2048}
+_SIDES = (16, 128)
+
+
+def open_scenes(argument: str, split: str) -> Source:
+    """Open scenes of :mod:`gen_jax.data.scenes`, by the shape HxWx3.
+
+    Scene i of a split is drawn from (split, i) alone when it is first read, and kept.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)x3", argument)
+    low, high = _SIDES
+    if match is None or match[1] != match[2] or not low <= int(match[1]) <= high:
+        raise DataError(
+            f"scenes:{argument}: HxWx3 with equal sides from {low} to {high} is required, like "
+            "32x32x3"
+        )
+    side, size = int(match[1]), _SIZES[split]
+    images = np.zeros((size, side, side, 3), np.uint8)
+    known: dict[int, Scene] = {}
+
+    def scene_of(index: int) -> Scene:
+        if index not in known:
+            key = np.array([split == "test", index], np.uint64)
+            scene = make_scene(np.random.Generator(np.random.Philox(key=key)))
+            images[index] = draw_scene(scene.things, side)
+            known[index] = scene
+        return known[index]
+
+    def captions(indices: np.ndarray) -> list[str]:
+        return [scene_of(int(index)).caption for index in indices]
+
+    def read(indices: np.ndarray) -> Examples:
+        captions(indices)
+        return {"image": images[indices]}
+
+    shape = (side, side, 3)
+    return Source(
+        name=f"scenes:{argument}/{split}",
+        size=size,
+        image_shape=shape,
+        num_classes=None,
+        in_memory=True,
+        fingerprint=f"{size}x{times(shape)}-scenes-1",
+        read=read,
+        captions=captions,
+    )

@@ -1,0 +1,149 @@
+"""Transformers over text tokens."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gen_jax.nn import lowering
+from gen_jax.typing import Array, Bool, DTypeLike, Float, Int
+
+__all__ = ["Encoded", "TextTransformer", "up_to_end"]
+
+_INIT = nn.initializers.normal(0.02)
+
+
+def _quick_gelu(x: Array) -> Array:
+    return x * nn.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "quick_gelu": _quick_gelu,
+}
+
+
+class Encoded(NamedTuple):
+    """A text as vectors."""
+
+    vectors: Float[Array, "batch length width"]
+    mask: Bool[Array, "batch length"]  # which of them are of the text, and not of the padding
+    pooled: Float[Array, "batch width"]  # one vector for all of it
+
+
+def up_to_end(tokens: Int[Array, "batch length"], end: int) -> Bool[Array, "batch length"]:
+    """Mark tokens up to the first ``end``, itself included, whatever stands behind it."""
+    ends = (tokens == end).astype(jnp.int32)
+    return jnp.cumsum(ends, axis=-1) - ends == 0
+
+
+class TextTransformer(nn.Module):
+    """A transformer with normalization before each layer, over token ids.
+
+    By default it looks both ways, leaves padding out, and pools by the mean. With ``causal``,
+    ``quick_gelu``, ``pool="end"`` and ``masked=False`` it is CLIP's text tower (Radford et al.
+    2021, section 2.4), which attends to padding as it was trained to. Layers are one ``lax.scan``.
+
+    Attributes:
+        num_tokens: ids are below it.
+        length: of each row.
+        width: of the vectors.
+        depth: layers.
+        num_heads: of each attention; divides the width.
+        end: the id that ends a text.
+        causal: whether a token looks at itself and those before it alone.
+        activation: ``"gelu"`` or ``"quick_gelu"``.
+        pool: ``"mean"`` over the text, or ``"end"``: the vector of the first ``end``, never that of
+            the largest id.
+        masked: whether what stands behind the end is left out.
+        epsilon: of normalizations.
+        dtype: compute type; vectors are float32.
+    """
+
+    num_tokens: int
+    length: int
+    width: int = 64
+    depth: int = 2
+    num_heads: int = 4
+    end: int = 2
+    causal: bool = False
+    activation: str = "gelu"
+    pool: str = "mean"
+    masked: bool = True
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "batch length"]) -> Encoded:
+        """Encode texts.
+
+        Raises:
+            ValueError: if they have another length.
+        """
+        if tokens.shape[1:] != (self.length,):
+            raise ValueError(f"tokens: got {tokens.shape}; [batch, {self.length}] is required")
+        mask = up_to_end(tokens, self.end)
+        table = nn.Embed(
+            self.num_tokens, self.width, embedding_init=_INIT, dtype=self.dtype, name="tokens"
+        )
+        places = self.param("positions", _INIT, (self.length, self.width))
+        h = table(tokens) + places[None].astype(self.dtype)
+        layers = nn.scan(
+            _Layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast,),
+            length=self.depth,
+        )(
+            self.num_heads,
+            self.causal,
+            self.activation,
+            self.epsilon,
+            self.dtype,
+            name="layers",
+        )
+        h, _ = layers(h, mask if self.masked else None)
+        h = nn.LayerNorm(self.epsilon, use_fast_variance=False, dtype=jnp.float32, name="norm_out")(
+            h
+        )
+        if self.pool == "end":
+            last = jnp.sum(mask, axis=-1) - 1
+            pooled = jnp.take_along_axis(h, last[:, None, None], axis=1)[:, 0]
+        else:
+            shares = mask / jnp.sum(mask, axis=-1, keepdims=True)
+            pooled = jnp.sum(h * shares[..., None], axis=1)
+        seen = mask if self.masked else jnp.ones_like(mask)
+        return Encoded(h, seen, pooled)
+
+
+class _Layer(nn.Module):
+    num_heads: int
+    causal: bool
+    activation: str
+    epsilon: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "batch length width"], mask: Array | None
+    ) -> tuple[Array, None]:
+        width = h.shape[-1]
+        heads = (self.num_heads, width // self.num_heads)
+        x = self._norm("norm_attention")(h)
+        query, key, value = (
+            nn.DenseGeneral(heads, kernel_init=_INIT, dtype=self.dtype, name=name)(x)
+            for name in ("query", "key", "value")
+        )
+        x = lowering.attention(query, key, value, is_causal=self.causal, mask=mask)
+        h = h + nn.DenseGeneral(
+            width, axis=(-2, -1), kernel_init=_INIT, dtype=self.dtype, name="attention_out"
+        )(x)
+        x = self._norm("norm_mlp")(h)
+        x = nn.Dense(4 * width, kernel_init=_INIT, dtype=self.dtype, name="mlp_in")(x)
+        x = _ACTIVATIONS[self.activation](x)
+        x = nn.Dense(width, kernel_init=_INIT, dtype=self.dtype, name="mlp_out")(x)
+        return h + x, None
+
+    def _norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(self.epsilon, use_fast_variance=False, dtype=self.dtype, name=name)
