@@ -24,6 +24,7 @@ from gen_jax.protocols import (
     Latents,
     LogProb,
     Loss,
+    Matching,
     Model,
     Params,
     Predicted,
@@ -229,6 +230,7 @@ def with_codec(model: Model, codec: Codec) -> Model:
         latents=None if model.latents is None else _decoded_latents(model.latents, codec, images),
         density=None if model.density is None else _encoded_density(model.density, codec, images),
         predict=None if model.predict is None else _encoded_predict(model.predict, codec, images),
+        matching=None if model.matching is None else _encoded_matching(model.matching, codec),
     )
 
 
@@ -393,3 +395,10 @@ def _encoded_predict(
         return predict(weights, x, _encoded_cond(codec, images, weights.frozen, cond, None))
 
     return predict_image
+
+
+def _encoded_matching(matching: Matching, codec: Codec) -> Matching:
+    def image(weights: Weights, x: PyTree) -> Array:
+        return matching.image(weights, _encode(codec, weights.frozen, "x", x, None))
+
+    return matching._replace(image=image)

@@ -27,6 +27,7 @@ __all__ = [
     "Latents",
     "LogProb",
     "Loss",
+    "Matching",
     "Model",
     "Option",
     "Params",
@@ -271,6 +272,18 @@ class Density(NamedTuple):
     normalizer: Callable[..., tuple[Array, Array]] | None = None
 
 
+class Matching(NamedTuple):
+    """A space that images and texts share: unit vectors, whose products say how well they match.
+
+    ``image(weights, x)`` and ``text(weights, tokens)`` give vectors [B, D]; ``scale(weights)`` is
+    what products are multiplied by before a softmax.
+    """
+
+    image: Callable[[Weights, PyTree], Array]
+    text: Callable[[Weights, Array], Array]
+    scale: Callable[[Weights], Scalar]
+
+
 def no_statistics(
     weights: Weights, observed: Mapping[str, PyTree], key: jax.Array, step: Array
 ) -> tuple[Stats, Mapping[str, Scalar]]:
@@ -292,7 +305,7 @@ class Model(NamedTuple):
     ``averaged`` are the players worth an exponential moving average, by default all; a
     discriminator is not, and nothing but its own losses may need it.
     An ability is whole or absent: ``sampler``, ``latents``, ``density``, and
-    ``predict(weights, x, cond)`` of a classifier.
+    ``predict(weights, x, cond)`` of a classifier, and ``matching`` of images and texts.
     """
 
     init: Callable[[jax.Array, Batch, PyTree], tuple[Params, Stats]]
@@ -307,6 +320,7 @@ class Model(NamedTuple):
     latents: Latents | None = None
     density: Density | None = None
     predict: Callable[[Weights, PyTree, Cond], Predicted] | None = None
+    matching: Matching | None = None
 
 
 class Codec(NamedTuple):

@@ -5,6 +5,7 @@ from gen_jax.models import (
     autoregressive as autoregressive,
     boltzmann as boltzmann,
     classifier as classifier,
+    clip as clip,
     diffusion as diffusion,
     dvae as dvae,
     flow as flow,

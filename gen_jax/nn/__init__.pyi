@@ -8,6 +8,7 @@ from gen_jax.nn import (
     dit as dit,
     dvae as dvae,
     embeddings as embeddings,
+    encoder as encoder,
     flow as flow,
     gan as gan,
     geometry as geometry,
@@ -17,8 +18,10 @@ from gen_jax.nn import (
     pixelcnn as pixelcnn,
     stylegan as stylegan,
     tensor_dims as tensor_dims,
+    text as text,
     told as told,
     transformer as transformer,
     translation as translation,
     unet as unet,
+    vit as vit,
 )

@@ -1,27 +1,16 @@
 """Transformers over text tokens."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_jax.nn import lowering
+from gen_jax.nn.encoder import encoder_layers
 from gen_jax.typing import Array, Bool, DTypeLike, Float, Int
 
 __all__ = ["Encoded", "TextTransformer", "up_to_end"]
 
 _INIT = nn.initializers.normal(0.02)
-
-
-def _quick_gelu(x: Array) -> Array:
-    return x * nn.sigmoid(1.702 * x)
-
-
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-    "quick_gelu": _quick_gelu,
-}
 
 
 class Encoded(NamedTuple):
@@ -89,21 +78,15 @@ class TextTransformer(nn.Module):
         )
         places = self.param("positions", _INIT, (self.length, self.width))
         h = table(tokens) + places[None].astype(self.dtype)
-        layers = nn.scan(
-            _Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast,),
-            length=self.depth,
-        )(
-            self.num_heads,
-            self.causal,
-            self.activation,
-            self.epsilon,
-            self.dtype,
-            name="layers",
+        layers = encoder_layers(
+            self.depth,
+            num_heads=self.num_heads,
+            causal=self.causal,
+            activation=self.activation,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
         )
-        h, _ = layers(h, mask if self.masked else None)
+        h = layers(h, mask if self.masked else None)
         h = nn.LayerNorm(self.epsilon, use_fast_variance=False, dtype=jnp.float32, name="norm_out")(
             h
         )
@@ -115,35 +98,3 @@ class TextTransformer(nn.Module):
             pooled = jnp.sum(h * shares[..., None], axis=1)
         seen = mask if self.masked else jnp.ones_like(mask)
         return Encoded(h, seen, pooled)
-
-
-class _Layer(nn.Module):
-    num_heads: int
-    causal: bool
-    activation: str
-    epsilon: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self, h: Float[Array, "batch length width"], mask: Array | None
-    ) -> tuple[Array, None]:
-        width = h.shape[-1]
-        heads = (self.num_heads, width // self.num_heads)
-        x = self._norm("norm_attention")(h)
-        query, key, value = (
-            nn.DenseGeneral(heads, kernel_init=_INIT, dtype=self.dtype, name=name)(x)
-            for name in ("query", "key", "value")
-        )
-        x = lowering.attention(query, key, value, is_causal=self.causal, mask=mask)
-        h = h + nn.DenseGeneral(
-            width, axis=(-2, -1), kernel_init=_INIT, dtype=self.dtype, name="attention_out"
-        )(x)
-        x = self._norm("norm_mlp")(h)
-        x = nn.Dense(4 * width, kernel_init=_INIT, dtype=self.dtype, name="mlp_in")(x)
-        x = _ACTIVATIONS[self.activation](x)
-        x = nn.Dense(width, kernel_init=_INIT, dtype=self.dtype, name="mlp_out")(x)
-        return h + x, None
-
-    def _norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(self.epsilon, use_fast_variance=False, dtype=self.dtype, name=name)

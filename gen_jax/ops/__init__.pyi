@@ -5,6 +5,7 @@ from gen_jax.ops import (
     bijectors as bijectors,
     boltzmann as boltzmann,
     checks as checks,
+    contrastive as contrastive,
     corruptions as corruptions,
     decoding as decoding,
     distributions as distributions,

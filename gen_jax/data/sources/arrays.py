@@ -72,12 +72,14 @@ def open_npz(path: Path, split: str) -> Source:
         if (beside := arrays.get(f"{key}_{split}")) is not None:
             others[key] = _beside(beside, images.shape, key, f"{name}: {key}_{split}")
     source = from_arrays(f"{name}/{split}", images, labels, others)
-    if (texts := arrays.get(f"captions_{split}")) is None:
-        return source
-    if texts.dtype.kind != "U" or texts.shape != (len(images),):
+    texts = arrays.get(f"captions_{split}")
+    return source if texts is None else _with_captions(source, texts, f"{name}: captions_{split}")
+
+
+def _with_captions(source: Source, texts: np.ndarray, where: str) -> Source:
+    if texts.dtype.kind != "U" or texts.shape != (source.size,):
         raise DataError(
-            f"{name}: captions_{split}: got {texts.dtype} {list(texts.shape)}; {len(images)} texts "
-            "are required"
+            f"{where}: got {texts.dtype} {list(texts.shape)}; {source.size} texts are required"
         )
     digest = zlib.crc32("\n".join(texts).encode())
     return source._replace(

@@ -113,7 +113,19 @@ def load_alone(command: str, workdir: Path, *, whole: bool = False) -> Any:
 
 # Flags that name files and folders; ``data`` names them behind its kind.
 PLACES = {
-    *("classifier", "config", "from", "out", "stage1", "target_config", "to", "trace", "workdir")
+    *(
+        "classifier",
+        "clip",
+        "config",
+        "from",
+        "images",
+        "out",
+        "stage1",
+        "target_config",
+        "to",
+        "trace",
+        "workdir",
+    )
 }
 
 _DEFINE: Mapping[type, Callable[..., Any]] = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from gen_jax.errors import ConfigError, GenJaxError
-from gen_jax.launch.cli import codes as cli_codes
+from gen_jax.launch.cli import codes as cli_codes, images as cli_images
 from gen_jax.launch.cli.flags import (
     HelpGiven,
     check_writable,
@@ -45,6 +45,7 @@ commands:
   sample       --workdir DIR --num N --out FILE.png|FILE.npz
   evaluate     --workdir DIR [--split=test|validation]
   translate    --workdir DIR --from DIR --out DIR   pictures through pix2pix or CycleGAN
+  rank         --workdir DIR --images FILE.npz --out FILE   images that match a text best, by CLIP
   compare      DIR DIR ... --classifier DIR --table FILE.md   several runs of one data set
   patches      --image FILE --num N --out FILE    new pictures of one picture's patches, or films
   import       --from DIR --workdir DIR   weights of diffusers (safetensors)
@@ -134,9 +135,10 @@ def _run(arguments: list[str]) -> int:
         "plan": _plan,
         "sample": _sample,
         "evaluate": _evaluate,
-        "translate": _translate,
+        "translate": cli_images.translate,
         "compare": _compare,
-        "patches": _patches,
+        "patches": cli_images.patches,
+        "rank": cli_images.rank,
         "import": _import,
         "export": _export,
         "doctor": _doctor,
@@ -434,6 +436,12 @@ def _evaluate(arguments: list[str]) -> int:
         "pretrained networks to compare images in: alexnet, vgg16, efficientnet_lite0",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "clip",
+        None,
+        "work directory of a model of images and texts, for how well samples match their prompts",
+        flag_values=values,
+    )
     define_sampling(values, batch_size=256)
     if (rest := parse_known("evaluate", values, arguments)) is None:
         return 0
@@ -457,32 +465,7 @@ def _evaluate(arguments: list[str]) -> int:
         likelihood_num=values.likelihood_num,
         classifier=Path(values.classifier) if values.classifier else None,
         networks=tuple(values.features),
-    )
-    return 0
-
-
-def _translate(arguments: list[str]) -> int:
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
-    flags.DEFINE_string("from", None, "a folder of pictures", flag_values=values)
-    flags.DEFINE_string("out", None, "a folder, begun or new", flag_values=values)
-    flags.DEFINE_integer("batch_size", 64, "pictures at once", flag_values=values, lower_bound=1)
-    if (rest := parse_known("translate", values, arguments)) is None:
-        return 0
-    need(values, "workdir", "from", "out")
-    trained = load_alone("translate", Path(values.workdir))
-
-    from gen_jax.launch.commands.translate import run_translation, told_image
-
-    told_image(trained)
-    model = trained.experiment.model
-    options, _ = model_flags("translate", model, rest, model.sampler.options)
-    run_translation(
-        trained,
-        Path(str(values["from"].value)),
-        Path(values.out),
-        options=options,
-        batch_size=values.batch_size,
+        clip=Path(values.clip) if values.clip else None,
     )
     return 0
 
@@ -528,85 +511,6 @@ def _compare(arguments: list[str]) -> int:
         seeds=values.seeds,
         likelihood_num=values.likelihood_num,
         batch_size=values.batch_size,
-    )
-    return 0
-
-
-def _patches(arguments: list[str]) -> int:
-    from gen_jax.patches import Settings
-
-    values, usual = flags.FlagValues(), Settings()
-    flags.DEFINE_string(
-        "image", None, "a picture, an animated GIF or WebP, or a video", flag_values=values
-    )
-    flags.DEFINE_string("out", None, "FILE.png, .npz; of films .gif, .webp", flag_values=values)
-    flags.DEFINE_integer("num", 1, "results", flag_values=values, lower_bound=1)
-    flags.DEFINE_integer(
-        "side", 128, "longer side that sources are brought to at most", flag_values=values,
-        lower_bound=8,
-    )  # fmt: skip
-    flags.DEFINE_string(
-        "shape", None, "HEIGHTxWIDTH of the result; with --sigma 0 the picture is retargeted",
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_string(
-        "mask", None, "a picture, black where the source is filled", flag_values=values
-    )
-    flags.DEFINE_string(
-        "structure", None, "a picture to draw anew of the source's patches", flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "names all results", flag_values=values, lower_bound=0)
-    flags.DEFINE_enum(
-        "method", "patches", ["patches", "singan"],
-        "nearest patches, or SinGAN, trained on the picture", flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_integer(
-        "steps", 500, "singan: steps at each scale", flag_values=values, lower_bound=1
-    )
-    flags.DEFINE_float(
-        "sigma", usual.sigma, "how much results differ from the source", flag_values=values,
-        lower_bound=0,
-    )  # fmt: skip
-    flags.DEFINE_float(
-        "alpha", usual.alpha, "the smaller, the more all of the source is used", flag_values=values
-    )
-    for name, least, doc in (
-        ("patch", 1, "side of a patch"),
-        ("frames", 1, "length of a patch in time, of a film"),
-        ("coarsest", 1, "pixels of the shorter side at the coarsest level"),
-        ("rounds", 1, "rounds at each level"),
-    ):
-        flags.DEFINE_integer(name, getattr(usual, name), doc, flag_values=values, lower_bound=least)
-    if parse("patches", values, arguments):
-        return 0
-    need(values, "image", "out")
-    if not values.alpha > 0:
-        raise ConfigError(f"--alpha: got {values.alpha}; a number above 0 is required")
-    shape = None
-    if values.shape is not None:
-        parts = values.shape.split("x")
-        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            raise ConfigError(f"--shape: got {values.shape!r}; HEIGHTxWIDTH is required")
-        shape = (int(parts[0]), int(parts[1]))
-    check_writable(Path(values.out))
-
-    from gen_jax.launch.commands.patches import Request, run_patches
-
-    names = ("patch", "frames", "coarsest", "rounds", "alpha", "sigma")
-    run_patches(
-        Request(
-            Path(values.image).expanduser(),
-            Path(values.out).expanduser(),
-            values.num,
-            values.side,
-            shape,
-            Path(values.mask).expanduser() if values.mask else None,
-            Path(values.structure).expanduser() if values.structure else None,
-            values.seed,
-            usual._replace(**{name: getattr(values, name) for name in names}),
-            values.method,
-            values.steps,
-        )
     )
     return 0
 

@@ -20,7 +20,8 @@ from gen_jax.evals.losses import mean_losses
 from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.build.sources import check_source, open_split
 from gen_jax.launch.commands.facts import measure_facts
-from gen_jax.launch.runs.restore import Trained, load_weights
+from gen_jax.launch.commands.matching import measure_matching, measure_prompts
+from gen_jax.launch.runs.restore import Trained, load_trained, load_weights
 from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.launch.sampling.request import as_flags
@@ -51,6 +52,7 @@ def run_evaluation(
     likelihood_num: int | None = None,
     classifier: Path | None = None,
     networks: Sequence[str] = (),
+    clip: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the averaged weights, print a table, and write ``eval/<step>.json``.
 
@@ -76,6 +78,7 @@ def run_evaluation(
         networks: pretrained ones, of :data:`gen_jax.evals.features.NETWORKS`, whose features give
             one each. In the features of either also stand precision, recall, density, coverage and
             the kernel distance, and a picture shows samples above the nearest training images.
+        clip: a work directory of images and texts, for how well samples match their prompts.
 
     Returns:
         What the file holds.
@@ -94,6 +97,7 @@ def run_evaluation(
             raise DataError(f"{source.name}: a covariance needs at least 2 images, got 1")
         check_source(source, trained.experiment, trained.config)
     judged = None if classifier is None else _judge(classifier, trained)
+    matcher = None if clip is None else _matcher(clip, trained)
     spaces = {} if judged is None else {"features": lambda images: judged(images).features}
     spaces |= {network: _features(network, trained) for network in networks}
     if model.sampler is not None:
@@ -109,6 +113,7 @@ def run_evaluation(
             likelihood_num,
         ),
         lambda: {} if model.predict is None else _accuracy(trained, splits),
+        lambda: {} if model.matching is None else measure_matching(trained, splits[split]),
     ):  # fmt: skip
         results |= measure()
         _keep(path, results)  # what comes next may take hours, and not end
@@ -119,6 +124,9 @@ def run_evaluation(
         return _write(trained, workdir, results, split)
     draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
     results |= measure_facts(trained, draw, min(num, MOST_PROMPTS))
+    results |= (
+        {} if matcher is None else measure_prompts(trained, matcher, draw, splits[split], num)
+    )
     _keep(path, results)
     near = _path(trained, workdir, split).with_suffix(".nearest.png") if spaces else None
     results |= _distances(trained, splits, split, draw, num, judged, spaces, near)
@@ -302,6 +310,19 @@ def _judge(workdir: Path, trained: Trained) -> Callable[[np.ndarray], Judgment]:
     if tuple(saved.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
         raise ConfigError(f"--classifier: {workdir}: was trained on images of another shape")
     return lambda images: judge(model, saved.weights, images)
+
+
+def _matcher(workdir: Path, trained: Trained) -> Trained:
+    matcher = load_trained(workdir)
+    if "prompt" not in trained.experiment.model.inputs or trained.experiment.model.sampler is None:
+        raise ConfigError("--clip: has a meaning only for models that generate from a text")
+    if matcher.experiment.model.matching is None:
+        raise ConfigError(
+            f"--clip: {workdir}: family {matcher.config['family']!r}; 'clip' is required"
+        )
+    if tuple(matcher.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
+        raise ConfigError(f"--clip: {workdir}: was trained on images of another shape")
+    return matcher
 
 
 def _accuracy(trained: Trained, splits: Mapping[str, Source]) -> dict[str, float]:
