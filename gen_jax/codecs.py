@@ -201,7 +201,14 @@ def pretrained(model: Model) -> Codec:
     def decode(frozen: PyTree, x: PyTree) -> Array:
         return decode_code(frozen, x, {})
 
-    return Codec(encode, decode, num_categories=latents.num_codes, log_scale=None)
+    return Codec(
+        encode,
+        decode,
+        num_categories=latents.num_codes,
+        log_scale=None,
+        scales=latents.scales,
+        partial=latents.partial,
+    )
 
 
 def with_codec(model: Model, codec: Codec) -> Model:

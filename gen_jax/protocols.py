@@ -241,6 +241,9 @@ class Latents(NamedTuple):
     ``cost`` is how often ``encode`` runs the network: above 1, z is the start of a path rather than
     a code, and no first stage; the sampler then gives the whole path with ``trace=True``.
     ``undo`` are options with which ``decode`` leads back to what ``encode`` came from.
+    ``scales`` are the sides of grids that z, a row of codes, tells from coarse to fine;
+    ``partial(weights, z, num)`` is then what the first ``num`` of them say, as vectors in full
+    size, and ``decode`` takes ``num_scales``.
     ``faults`` finds options with which z does not decide x, or, with ``"image"`` among what the
     model is told, x does not decide z.
     """
@@ -253,6 +256,8 @@ class Latents(NamedTuple):
     cost: int = 1
     undo: Mapping[str, Any] = {}
     faults: Faults = no_faults
+    scales: tuple[int, ...] = ()
+    partial: Callable[[Weights, PyTree, int], Array] | None = None
 
 
 class Density(NamedTuple):
@@ -327,13 +332,16 @@ class Codec(NamedTuple):
     """A frozen, pure map between uint8 images and what a model models.
 
     ``log_scale`` is log |dx / d pixel| for each dimension, the change from a density over x to one
-    over pixels in units of one gray level; None where no density passes.
+    over pixels in units of one gray level; None where no density passes. ``scales`` and
+    ``partial(frozen, x, num)`` are those of a first stage's :class:`Latents`.
     """
 
     encode: Callable[[PyTree, Array, Keys], PyTree]
     decode: Callable[[PyTree, PyTree], Array]
     num_categories: PyTree
     log_scale: float | None
+    scales: tuple[int, ...] = ()
+    partial: Callable[[PyTree, PyTree, int], Array] | None = None
 
 
 def batch_mean(batch: Batch, values: Array) -> Scalar:

@@ -11,6 +11,7 @@ from gen_jax.models import (
     flow as flow,
     gan as gan,
     gaussian_mixture as gaussian_mixture,
+    next_scale as next_scale,
     rules as rules,
     singan as singan,
     translation as translation,

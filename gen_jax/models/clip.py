@@ -40,9 +40,9 @@ def clip_model(
 ) -> Model:
     """Make a model of how well images and texts match.
 
-    Its only player is ``"net"``, with ``image``, ``text``, their projections and the scale; its only
-    loss is ``"clip"``, over all pairs of the global batch: it must not be split into microbatches,
-    which would train another loss. Equal texts in a batch belong to each other's images.
+    Its only player is ``"net"``, with ``image``, ``text``, their projections and the scale; its
+    only loss is ``"clip"``, over all pairs of the global batch: it must not be split into
+    microbatches, which would train another loss. Equal texts belong to each other's images.
 
     Args:
         image: Linen module ``x -> features``, as :class:`gen_jax.nn.vit.ViT`.

@@ -141,8 +141,19 @@ class _VQVAE(NamedTuple):
         codes = {name: grid.codes for name, grid in self.quantized(weights, x)[0].items()}
         return codes[self.names[0]] if self.single else codes
 
-    def decode(self, weights: Weights, z: PyTree, cond: Cond) -> Array:
+    def partial(self, weights: Weights, z: Array, num: int) -> Array:
+        """Return what the first scales of a row of codes say, as vectors."""
+        (quantizer,) = self.quantizers
+        assert quantizer.partial is not None
+        return quantizer.partial(*_books(weights, self.names[0]), z, num)
+
+    def decode(
+        self, weights: Weights, z: PyTree, cond: Cond, *, num_scales: int | None = None
+    ) -> Array:
         del cond
+        if num_scales is not None:
+            some = {self.names[0]: self.partial(weights, z, num_scales)}
+            return self.likelihood.mean(self.outputs_of(weights.params, some))
         codes = {self.names[0]: z} if self.single else z
         grids = {
             name: quantizer.vectors(*_books(weights, name), codes[name])
@@ -223,10 +234,12 @@ def vqvae_model(
         raise ValueError(f"commitment_cost: got {commitment_cost}; at least 0 is required")
     if likelihood.sigma != "fixed":
         raise ValueError(f"likelihood: got sigma {likelihood.sigma!r}; 'fixed' is required")
+    if len(quantizers) > 1 and any(quantizer.scales for quantizer in quantizers):
+        raise ValueError("quantizers: got several with scales; one grid is required of these")
     names = GRIDS[len(quantizers)]
     single = len(quantizers) == 1
     code_shapes = {
-        name: _grid(shape, math.prod(network.factors[: level + 1]), quantizers[level].levels)
+        name: _grid(shape, math.prod(network.factors[: level + 1]), quantizers[level])
         for level, name in enumerate(names)
     }
 
@@ -242,6 +255,8 @@ def vqvae_model(
             num_codes=quantizers[0].num_codes
             if single
             else {name: q.num_codes for name, q in zip(names, quantizers, strict=True)},
+            scales=quantizers[0].scales,
+            partial=made.partial if quantizers[0].scales else None,
         ),
         density=Density(made.log_prob, "bound"),
     )
@@ -255,6 +270,10 @@ def _sum(arrays: Iterable[Array]) -> Array:
     return jnp.sum(jnp.stack(tuple(arrays)), axis=0)
 
 
-def _grid(shape: Sequence[int], factor: int, levels: int) -> tuple[int, ...]:
-    grid = (shape[0] // factor, shape[1] // factor)
-    return grid if levels == 1 else (*grid, levels)
+def _grid(shape: Sequence[int], factor: int, quantizer: Quantizer) -> tuple[int, ...]:
+    grid, scales = (shape[0] // factor, shape[1] // factor), quantizer.scales
+    if scales:
+        if grid != (scales[-1],) * 2:
+            raise ValueError(f"scales: got {scales}; {grid} is required of the last")
+        return (sum(side * side for side in scales),)
+    return grid if quantizer.levels == 1 else (*grid, quantizer.levels)

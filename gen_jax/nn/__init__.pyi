@@ -14,6 +14,7 @@ from gen_jax.nn import (
     geometry as geometry,
     hierarchy as hierarchy,
     lowering as lowering,
+    next_scale as next_scale,
     perceptual as perceptual,
     pixelcnn as pixelcnn,
     stylegan as stylegan,

@@ -246,7 +246,7 @@ def attention(
     value: Float[Array, "batch keys heads dim"],
     *,
     is_causal: bool = False,
-    mask: Bool[Array, "batch keys"] | None = None,
+    mask: Bool[Array, "batch keys"] | Bool[Array, "any some keys"] | None = None,
 ) -> Float[Array, "batch queries heads dim"]:
     """Compute softmax(Q K^T / sqrt(dim)) V for each head (Vaswani et al. 2017, Eq. 1).
 
@@ -255,13 +255,14 @@ def attention(
         key: what it is compared with.
         value: what is averaged.
         is_causal: whether a position looks at itself and those before it alone.
-        mask: which keys are looked at, one or more of each example; None for all.
+        mask: which keys are looked at, one or more of each example: by all queries, or by each,
+            of each example or of all alike; None for all.
     """
     kind, half = platform(), _is_half(query, key, value)
     if mask is not None:
+        seen = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
         if half or kind == "cpu":
-            return _heads_first(query, key, value, is_causal, mask)
-        seen = mask[:, None, None]
+            return _heads_first(query, key, value, is_causal, seen)
         return jax.nn.dot_product_attention(query, key, value, mask=seen, is_causal=is_causal)
     if half and kind in ("gpu", "cuda") and _has_cudnn() and _fits_cudnn(query, key):
         # A program that is traced beside a GPU may still be run on a CPU.
@@ -316,7 +317,7 @@ def _heads_first(
         past = jnp.arange(logits.shape[2])[:, None] >= jnp.arange(logits.shape[3])[None]
         logits = jnp.where(past[None, None], logits, -jnp.inf)
     if mask is not None:
-        logits = jnp.where(mask[:, None, None], logits, -jnp.inf)
+        logits = jnp.where(mask, logits, -jnp.inf)
     largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     shares = jnp.exp(logits - largest)
     # Divided by their sums after the product: of it there is less.

@@ -12,6 +12,7 @@ from gen_jax.ops import (
     keys as keys,
     latents as latents,
     likelihoods as likelihoods,
+    multi_scale as multi_scale,
     quantization as quantization,
     quantizers as quantizers,
     ramps as ramps,

@@ -37,6 +37,9 @@ class Quantizer(NamedTuple):
 
     Codes are int32 [batch, *grid], or [batch, *grid, levels] with more than one level, each in
     [0, num_codes).
+
+    One that tells a grid from coarse to fine has ``scales``, their sides; its codes are a row
+    [batch, L], and ``partial(params, stats, codes, num)`` is what the first ``num`` scales say.
     """
 
     dim: int
@@ -47,6 +50,8 @@ class Quantizer(NamedTuple):
     vectors: Callable[[PyTree, PyTree, Array], Array]
     observe: Callable[[PyTree, PyTree, Array, Array, Keys], PyTree]
     update: Callable[[PyTree, PyTree], tuple[PyTree, Mapping[str, Scalar]]]
+    scales: tuple[int, ...] = ()
+    partial: Callable[[PyTree, PyTree, Array, int], Array] | None = None
 
 
 class _Vector(NamedTuple):

@@ -13,14 +13,20 @@ __all__ = ["COMMANDS"]
 
 
 def _reconstruct(arguments: list[str]) -> int:
-    loaded = _latents("reconstruct", arguments, num=64)
+    def define(values: flags.FlagValues) -> None:
+        about = "of codes from coarse to fine: what the first scales say, one more in each row"
+        flags.DEFINE_boolean("scales", False, about, flag_values=values)
+
+    loaded = _latents("reconstruct", arguments, num=64, define=define)
     if loaded is None:
         return 0
     values, trained, source = loaded
 
     from gen_jax.launch.commands.latents import run_reconstruction
 
-    run_reconstruction(trained, source, num=values.num, out=Path(values.out))
+    run_reconstruction(
+        trained, source, num=values.num, out=Path(values.out), by_scale=values.scales
+    )
     return 0
 
 

@@ -27,7 +27,9 @@ __all__ = [
 ]
 
 
-def run_reconstruction(trained: Trained, source: Source, *, num: int, out: Path) -> None:
+def run_reconstruction(
+    trained: Trained, source: Source, *, num: int, out: Path, by_scale: bool = False
+) -> None:
     """Show originals, and below each its reconstruction; print what is lost over all of them.
 
     Args:
@@ -35,23 +37,48 @@ def run_reconstruction(trained: Trained, source: Source, *, num: int, out: Path)
         source: where the images come from, spread over it.
         num: how many; the picture shows 64 of them.
         out: ``.png``.
+        by_scale: of codes from coarse to fine, a column for each image: what the first scale alone
+            says, the first two, and so on, and below them the image.
+
+    Raises:
+        ConfigError: if there are no scales.
     """
+    latents_of = trained.experiment.model.latents
+    assert latents_of is not None
+    if by_scale and not latents_of.scales:
+        raise ConfigError("--scales: goes with model.quantizer 'multi_scale'")
     images, labels = _examples(trained, source, num)
     codes = _encode(trained, images, labels)
     again = _decode(trained, codes, labels)
     # Spread over all: sources often lie class by class.
     shown = np.linspace(0, num - 1, min(num, 64)).round().astype(int)
-    _write(out, pairs(images[shown], again[shown]), trained)
+    if by_scale:
+        _write(out, _by_scale(trained, images[:16], codes[:16]), trained)
+    else:
+        _write(out, pairs(images[shown], again[shown]), trained)
     print(
         f"{num} images of {source.name}, step {trained.step}: mean squared error "
         f"{mean_squared_error(images, again):.6g} (of values from 0 to 1), PSNR "
         f"{psnr(images, again):.2f} dB, SSIM {ssim(images, again):.4f}; in {out}",
         flush=True,
     )
-    latents_of = trained.experiment.model.latents
-    assert latents_of is not None
     for line in _use_of(codes, latents_of.num_codes):
         print(line, flush=True)
+    first = 0
+    for side in latents_of.scales:
+        own = codes[:, first : first + side * side]
+        print(f"{side}x{side}: {len(np.unique(own))} codes used", flush=True)
+        first += side * side
+
+
+def _by_scale(trained: Trained, images: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    latents_of = trained.experiment.model.latents
+    assert latents_of is not None
+    rows = []
+    for num in range(1, len(latents_of.scales) + 1):
+        draw = Draw(0, {"num_scales": num}, z=codes)
+        rows.append(decode(trained.experiment.model, trained.weights, draw))
+    return grid(np.concatenate([*rows, images]), len(images))
 
 
 def _use_of(codes: Any, num_codes: Any) -> Iterator[str]:

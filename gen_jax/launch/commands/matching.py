@@ -64,7 +64,7 @@ def scores(trained: Trained, images: np.ndarray, texts: Sequence[str]) -> np.nda
 
 
 def measure_matching(trained: Trained, source: Source) -> dict[str, Any]:
-    """Measure retrieval among held-out pairs, and zero-shot classification where captions are known.
+    """Measure retrieval among held-out pairs, and of scenes zero-shot classification.
 
     Args:
         trained: a model with ``matching``.

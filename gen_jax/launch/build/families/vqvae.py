@@ -14,6 +14,7 @@ from gen_jax.models.vqvae import vqvae_model
 from gen_jax.nn.autoencoder import ConvDecoder, ConvEncoder, ConvGrid
 from gen_jax.nn.hierarchy import Hierarchy
 from gen_jax.ops import quantizers
+from gen_jax.ops.multi_scale import multi_scale
 from gen_jax.ops.quantizers import Quantizer
 
 __all__ = ["build"]
@@ -72,6 +73,15 @@ def _network(values: Mapping[str, Any], dim: int, outputs: int) -> Hierarchy | C
 def _quantizer(values: Mapping[str, Any]) -> Quantizer:
     if values["model.quantizer"] == "finite_scalar":
         return quantizers.finite_scalar(values["model.scalar_levels"], values["model.decay"])
+    if values["model.quantizer"] == "multi_scale":
+        return multi_scale(
+            values["model.scales"],
+            values["model.num_embeddings"],
+            values["model.embedding_dim"],
+            num_phi=values["model.num_phi"],
+            decay=values["model.decay"],
+            revive_below=values["model.revive_below"],
+        )
     names = ("levels", "codebook", "cosine", "decay", "revive_below")
     return quantizers.vector(
         values["model.num_embeddings"],

@@ -28,6 +28,23 @@ def _network(values: Mapping[str, Any]) -> dict[str, str]:
     return prefixed("model", hierarchy_faults(resolution=(height, width), **given))
 
 
+def _scales(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["model.quantizer"] != "multi_scale":
+        return {}
+    height, width, _ = values["data.shape"]
+    conv = values["model.network"] == "conv"
+    factors = values["model.factors"]
+    factor = 2 ** (len(values["model.multipliers"]) - 1) if conv else factors[0]
+    scales, grid = values["model.scales"], (height // factor, width // factor)
+    if len(factors) > 1 and not conv:
+        return {"model.quantizer": "got 'multi_scale'; it goes with a single factor"}
+    grows = list(scales) == sorted(set(scales)) and bool(scales)
+    if not grows or grid != (scales[-1],) * 2:
+        what = f"sides that grow to {grid[0]} are required, of a grid of {grid[0]}x{grid[1]}"
+        return {"model.scales": f"got {tuple(scales)}; {what}"}
+    return {}
+
+
 def _quantizer(values: Mapping[str, Any]) -> dict[str, str]:
     if values["model.quantizer"] == "finite_scalar":
         return prefixed("model", scalar_faults(values["model.scalar_levels"]))
@@ -60,7 +77,20 @@ FAMILY = Family(
         **parts.binarize("none"),
         **parts.log_sigma("free"),
         "model.quantizer": choice(
-            "vector", "finite_scalar", change="frozen", doc="how vectors become codes"
+            "vector",
+            "finite_scalar",
+            "multi_scale",
+            change="frozen",
+            doc="how vectors become codes; 'multi_scale' is VAR's, from coarse to fine",
+        ),
+        "model.scales": integers(
+            1,
+            default=(1, 2, 3, 5, 7),
+            change="frozen",
+            doc="multi_scale: sides of the grids, the last that of the whole grid",
+        ),
+        "model.num_phi": integer(
+            0, default=4, change="frozen", doc="multi_scale: convolutions that scales share"
         ),
         "model.num_embeddings": integer(
             2, default=512, change="frozen", doc="vector: size of the codebook"
@@ -104,7 +134,7 @@ FAMILY = Family(
         **parts.ADVERSARY,
         **parts.DTYPE,
     },
-    rules=(_network, _quantizer, parts.adversary_faults),
+    rules=(_network, _scales, _quantizer, parts.adversary_faults),
     # Averaged weights meet a codebook that is an average itself: over as many steps.
     defaults={"train.ema_decay": 0.99},
     tiny={
