@@ -4,6 +4,7 @@ from gen_jax.models import (
     autoencoder as autoencoder,
     autoregressive as autoregressive,
     boltzmann as boltzmann,
+    captioned as captioned,
     classifier as classifier,
     clip as clip,
     diffusion as diffusion,

@@ -12,6 +12,12 @@ __all__ = ["FAMILY"]
 
 
 def _network(values: Mapping[str, Any]) -> dict[str, str]:
+    if values["model.network"] == "llama":
+        width, heads = values["model.width"], values["model.num_heads"]
+        if width % (2 * heads):
+            what = f"heads of an even width are required, of model.width {width}"
+            return {"model.num_heads": f"got {heads}; {what}"}
+        return {}
     if values["model.network"] == "transformer":
         names: tuple[str, ...] = ("width", "num_heads", "positions")
         find: Any = transformer_faults
@@ -20,8 +26,32 @@ def _network(values: Mapping[str, Any]) -> dict[str, str]:
     return prefixed("model", find(**{name: values[f"model.{name}"] for name in names}))
 
 
+def _text(values: Mapping[str, Any]) -> dict[str, str]:
+    kind = values["text.tokenizer"]
+    faults = {}
+    if kind == "none":
+        if values["model.text_weight"]:
+            got = values["model.text_weight"]
+            faults["model.text_weight"] = f"got {got:g}; 0 is required without text.tokenizer"
+        return faults
+    if values["model.network"] != "llama":
+        faults["text.tokenizer"] = f"got {kind!r}; with it model.network 'llama' is required"
+    return faults | parts.text_faults(values)
+
+
+def _guidance(values: Mapping[str, Any]) -> dict[str, str]:
+    scale = values["model.guidance"]
+    if scale and values["model.network"] != "llama":
+        return {"model.guidance": f"got {scale:g}; with it model.network 'llama' is required"}
+    if scale and not values["model.class_dropout"]:
+        what = "0, or a model.class_dropout above 0, is required"
+        return {"model.guidance": f"got {scale:g}; {what}"}
+    return {}
+
+
 def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
     dropout, conditional = values["model.class_dropout"], bool(values["model.num_classes"])
+    conditional |= values["text.tokenizer"] != "none"
     return prefixed("model", class_dropout_faults(class_dropout=dropout, conditional=conditional))
 
 
@@ -31,8 +61,9 @@ FAMILY = Family(
         "model.network": choice(
             "transformer",
             "pixelcnn",
+            "llama",
             change="frozen",
-            doc="network; of several grids, one for each",
+            doc="network; of several grids, one for each; 'llama' of one, behind a class or a text",
         ),
         "model.levels": integer(
             2,
@@ -65,9 +96,24 @@ FAMILY = Family(
         "model.dropout": number(0, 1, below=True, default=0.0, doc="dropout rate of activations"),
         **parts.num_classes(),
         **parts.class_dropout(),
+        **parts.TEXT,
+        "model.text_weight": number(
+            0,
+            1,
+            below=True,
+            default=0.0,
+            change="frozen",
+            doc="llama: weight of the text's own tokens, which are then predicted too, as DALL-E's "
+            "(1/8); 0: the text is encoded, as LlamaGen's",
+        ),
+        "model.guidance": number(
+            0,
+            default=0.0,
+            doc="llama: scale of classifier-free guidance where a request says nothing; 0: none",
+        ),
         **parts.DTYPE,
     },
-    rules=(_network, _dropout),
+    rules=(_network, _text, _guidance, _dropout),
     tiny={
         "data.holdout": lambda size: min(size, 16),
         "model.width": 16,
@@ -76,5 +122,8 @@ FAMILY = Family(
         "model.dtype": "float32",
         "model.kernel": 3,
         "model.hidden": 16,
+        "text.width": 16,
+        "text.depth": 1,
+        "text.num_heads": 2,
     },
 )
