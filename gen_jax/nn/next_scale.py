@@ -170,7 +170,7 @@ class NextScale(nn.Module):
     def _first(self, condition: Array) -> Array:
         num = self.scales[0] ** 2
         h = jnp.repeat(condition[:, None], num, axis=1)
-        return (h + (self.positions[:num] + self.levels[0])[None]).astype(self.dtype)
+        return (h + (self.positions[:num] + self.levels[:1])[None]).astype(self.dtype)
 
     def _embedded(self, said: Array, first: int) -> Array:
         level = np.repeat(np.arange(len(self.scales)), [side * side for side in self.scales])

@@ -195,7 +195,7 @@ def model_flags(
         if model.inputs[of].kind == "label"
         else local_place(f"--{flag}", str(own[flag].value))
         for flag, of in told.items()
-        if own[flag].value and model.inputs[of].kind != "tokens"
+        if own[flag].value and of != "prompt"
     }
     return chosen, given | _read_texts(told, own)
 
@@ -235,7 +235,7 @@ def _define_inputs(model: Any, own: flags.FlagValues) -> dict[str, str]:
         below = f" from 0 to {given.size - 1}" if given.size else ""
         about = f"{given.help}: {_VALUES[given.kind]}{below}"
         flags.DEFINE_string(flag, None, about, flag_values=own)
-        if given.kind == "tokens":
+        if name == "prompt":
             more = {
                 "prompts": "a file with a text in each line, for samples in turn",
                 "negative": model.inputs[f"no_{name}"].help if f"no_{name}" in model.inputs else "",
