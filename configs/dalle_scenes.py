@@ -1,7 +1,8 @@
 """Text to image by tokens, over captioned scenes: LlamaGen's way, and DALL-E's.
 
-    gen-jax train --config configs/vqvae_scenes.py --workdir runs/codes
-    gen-jax train --config configs/dalle_scenes.py --workdir runs/dalle --config.stage1=runs/codes
+    gen-jax train --config configs/vqvae_scenes.py --workdir runs/vqvae_scenes
+    gen-jax train --config configs/dalle_scenes.py --workdir runs/dalle \\
+        --config.stage1=runs/vqvae_scenes
     gen-jax sample --workdir runs/dalle --prompt "three green crosses" --num 16 --out a.png
 
 DALL-E's predicts the text's tokens too, with an eighth of the weight. ``:llamagen`` encodes the
@@ -17,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Make the experiment, or its variant ``tiny`` or ``llamagen``."""
     config = defaults("autoregressive")
     config.data.update({"source": "scenes:24x24x3", "shape": (24, 24, 3), "batch_size": 64})
-    config.stage1 = "runs/codes"
+    config.stage1 = "runs/vqvae_scenes"
     config.text.update({"tokenizer": "words", "vocabulary": 48, "length": 14, "width": 128})
     config.model.update(
         {

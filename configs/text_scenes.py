@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "network": "dit",
             "patch": 3,
             "width": 128,
-            "depth": 6,
+            "depth": 4,
             "num_heads": 4,
             "dropout": 0.0,
             "class_dropout": 0.1,
@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.update({"learning_rate": 1.5e-3, "warmup_steps": 200, "decay": "cosine"})
     config.train.update(
         {
-            "steps": 8000,
+            "steps": 6000,
             "ema_decay": 0.998,
             "log_every": 100,
             "sample_every": 2000,

@@ -1,7 +1,7 @@
 """VAR over MNIST: codes from coarse to fine, one run of the network a scale.
 
-    gen-jax train --config configs/var_mnist.py --workdir runs/var --config.stage1=runs/scales \\
-        --config.data.source=npz:mnist.npz
+    gen-jax train --config configs/var_mnist.py --workdir runs/var \\
+        --config.stage1=runs/var_tokenizer_mnist --config.data.source=npz:mnist.npz
     gen-jax sample --workdir runs/var --num 100 --out digits.png
 
 Tian et al. 2024; the first stage is that of ``configs/var_tokenizer_mnist.py``.
@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(
         {"source": "npz:mnist.npz", "shape": (28, 28, 1), "batch_size": 64, "holdout": 5000}
     )
-    config.stage1 = "runs/scales"
+    config.stage1 = "runs/var_tokenizer_mnist"
     config.model.update({"num_classes": 10, "class_dropout": 0.1, "guidance": 1.5})
     config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 200, "decay": "cosine"})
     config.train.update(

@@ -1,8 +1,8 @@
 """VAR's tokenizer: codes of MNIST from coarse to fine.
 
-    gen-jax train --config configs/var_tokenizer_mnist.py --workdir runs/scales \\
+    gen-jax train --config configs/var_tokenizer_mnist.py --workdir runs/var_tokenizer_mnist \\
         --config.data.source=npz:mnist.npz
-    gen-jax reconstruct --workdir runs/scales --scales --out scales.png
+    gen-jax reconstruct --workdir runs/var_tokenizer_mnist --scales --out scales.png
 
 Tian et al. 2024; ``configs/var_mnist.py`` is the prior over it.
 """

@@ -1,6 +1,6 @@
 """Codes of captioned scenes, for models of text and tokens.
 
-    gen-jax train --config configs/vqvae_scenes.py --workdir runs/codes
+    gen-jax train --config configs/vqvae_scenes.py --workdir runs/vqvae_scenes
 
 36 codes of 128 for 24x24 pixels; ``configs/dalle_scenes.py`` is the prior over it.
 """

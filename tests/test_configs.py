@@ -117,12 +117,14 @@ def go_all_the_way(path, first_stage, tmp_path, capsys):
     steps = [json.loads(line)["step"] for line in (work / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
 
-    if config["family"] == "classifier":
+    if config["family"] in ("classifier", "clip"):
         assert main(["sample", "--workdir", str(work), "--out", str(tmp_path / "a.npz")]) == 2
-        assert "family 'classifier' does not generate" in capsys.readouterr().err
+        assert f"family {config['family']!r} does not generate" in capsys.readouterr().err
         return
     npz = tmp_path / "a.npz"
     base = ["sample", "--workdir", str(work), "--num", "8", "--seed", "1"]
+    if config.get("text", {}).get("tokenizer", "none") != "none":
+        base.append("--prompt=a red circle above a blue square")
     if config["family"] == "translation":  # of what?
         given = tmp_path / "given.npz"
         np.savez(given, images=np.zeros((2, *config["data"]["shape"]), np.uint8))

@@ -1,5 +1,6 @@
 """Every family keeps the protocols. One row a family."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from gen_jax.launch.build.experiment import build
 from gen_jax.launch.config.files import load_config
 from gen_jax.launch.config.schema import families
+from gen_jax.launch.runs.restore import Saved, load_codec
 from gen_jax.ops import keys as rng, quantization
 from gen_jax.protocols import Weights
 from gen_jax.train.engines import make_engine
@@ -25,11 +27,13 @@ FAMILIES = {
     "autoregressive": "configs/transformer_digits.py:tiny",
     "boltzmann": "configs/rbm_mnist.py:tiny",
     "classifier": "configs/classifier_mnist.py:tiny",
+    "clip": "configs/clip_scenes.py:tiny",
     "diffusion": "configs/ddpm_digits.py:tiny",
     "dvae": "configs/dvae_cifar10.py:tiny",
     "gan": "configs/gan_mnist.py:tiny",
     "gaussian_mixture": "configs/mixture_digits.py:tiny",
     "translation": "configs/pix2pix_emoji.py:tiny",
+    "next_scale": "configs/var_mnist.py:tiny",
     "normalizing_flow": "configs/tarflow_mnist.py:tiny",
     "vae": "configs/vae_mnist.py:tiny",
     "vqvae": "configs/vqvae2_cifar10.py:tiny",
@@ -77,20 +81,41 @@ def off_zero(x):
     return x + jax.device_put(wave, x.sharding)
 
 
+def first_stage(config):
+    """Make the first stage that a config names, untrained."""
+    if not config.get("stage1"):
+        return None
+    own = load_config(f"configs/{config['stage1'].removeprefix('runs/')}.py:tiny", [])
+    experiment = build(own)
+    image = np.random.default_rng(1).integers(0, 256, (BATCH_SIZE, *own["data"]["shape"]), np.uint8)
+    batch = {"image": jnp.asarray(image)}
+    params, stats = jax.jit(experiment.model.init)(jax.random.key(1), batch, {})
+    return load_codec(Path(), Saved(own, experiment, 0, Weights(params, stats), ""))
+
+
 class Built:
     def __init__(self, family):
         self.family = family
         config = load_config(FAMILIES[family], [])
-        self.experiment = build(config)
+        made = build(config, first_stage(config))
+        self.experiment = made._replace(frozen=jax.tree.map(jnp.asarray, made.frozen))
         image = np.random.default_rng(0).integers(
             0, 256, (BATCH_SIZE, *config["data"]["shape"]), np.uint8
         )
         self.host_batch = {"image": image, "label": np.arange(BATCH_SIZE, dtype=np.int32) % 10}
         if "source" in self.experiment.model.inputs:
             self.host_batch["source"] = 255 - image
+        if (given := self.experiment.model.inputs.get("prompt")) is not None:
+            row = np.array([1, 3, 2, *[0] * (given.shape[0] - 3)], np.int32)
+            rows = np.repeat(row[None], BATCH_SIZE, axis=0)
+            rows[:, 1] += np.arange(BATCH_SIZE, dtype=np.int32) % 9  # some are equal
+            self.host_batch["prompt"] = rows
         self.batch = jax.tree.map(jnp.asarray, self.host_batch)
         self.sgd = {player: sgd_that_remembers(1e-3) for player in self.experiment.optimizers}
-        first = jax.jit(lambda key, batch: init_state(self.experiment.model, self.sgd, key, batch))
+        frozen = self.experiment.frozen
+        first = jax.jit(
+            lambda key, batch: init_state(self.experiment.model, self.sgd, key, batch, frozen)
+        )
         self.first = jax.device_get(first(jax.random.key(0), self.batch))
 
     def train(self, layout, steps, **options):
@@ -111,9 +136,9 @@ class Built:
         frozen = engine.place(self.experiment.frozen)
         batch, key = engine.put(self.host_batch), engine.key(0)
         if NIGHTLY:
-            state = engine.init(key, batch)
+            state = engine.init(key, batch, frozen)
         else:  # one program less; that engines begin alike is seen with the toys
-            shardings = jax.tree.map(lambda x: x.sharding, engine.abstract(batch))
+            shardings = jax.tree.map(lambda x: x.sharding, engine.abstract(batch, frozen))
             state = jax.device_put(self.first, shardings)
         # Off zero: behind a layer that starts at zero there would be no gradient to compare.
         state = state.replace(params=jax.tree.map(off_zero, state.params))
@@ -164,7 +189,9 @@ def assert_close(a, b, rtol, atol=0.0):
 
 def test_eight_devices_in_microbatches_train_as_one_device(built, reference):
     """Under shard_map, where a model that does not ask ``context.across`` sees its part alone."""
-    run = built.train(LAYOUTS["shard_map on 8"], 10, microbatches=2, unroll=False)
+    # Of all pairs of a batch there is no sum over parts.
+    parts = {} if built.family == "clip" else {"microbatches": 2, "unroll": False}
+    run = built.train(LAYOUTS["shard_map on 8"], 10, **parts)
     assert_equal_training(run, reference)
     if built.family == "autoregressive":  # the cheapest with heads and channels to split
         run = built.train(LAYOUTS["2x2x2 fsdp and tensor"], 10)
@@ -199,11 +226,13 @@ def assert_equal_training(run, reference):
 def test_nearly_every_leaf_has_a_gradient_to_compare(reference):
     norms = [np.linalg.norm(x) for x in jax.tree.leaves(reference.grads)]
     # Some have none: a bias of attention's keys changes no softmax.
-    assert np.mean(np.array(norms) > 1e-4) > 0.9
+    assert np.mean(np.array(norms) > 1e-5) > 0.9
 
 
 @pytest.mark.nightly
 def test_microbatches_train_as_the_big_batch(built, reference):
+    if built.family == "clip":
+        pytest.skip("its loss is of all pairs of a batch")
     run = built.train(ONE_DEVICE, 10, microbatches=4)
     assert_close(run.grads, reference.grads, rtol=1e-5, atol=1e-6)
     assert_close(run.state.params, reference.state.params, rtol=1e-5, atol=1e-6)
@@ -211,7 +240,8 @@ def test_microbatches_train_as_the_big_batch(built, reference):
 
 def test_each_turn_moves_its_own_player(built):
     model = built.experiment.model
-    params, _ = jax.eval_shape(model.init, jax.random.key(0), built.batch, {})
+    frozen = built.experiment.frozen
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), built.batch, frozen)
     assert set(params) == set(built.experiment.optimizers)
     assert {loss.player for loss in model.losses.values()} == set(params)
 
@@ -219,7 +249,7 @@ def test_each_turn_moves_its_own_player(built):
 def test_samples_belong_to_their_keys(built):
     model = built.experiment.model
     if model.sampler is None:
-        assert model.predict is not None, "what does not generate classifies"
+        assert model.predict or model.matching, "what does not generate classifies, or matches"
         return
     told = {
         name: jnp.asarray(built.batch[name])[:4]
