@@ -176,13 +176,16 @@ def bpe(captions: Iterable[str], size: int) -> Tokenizer:
     return Tokenizer("bpe", tuple(pieces), tuple(merges))
 
 
-def make_tokenizer(kind: str, captions: Iterable[str], size: int) -> Tokenizer:
+def make_tokenizer(
+    kind: str, captions: Iterable[str], size: int, *, keep_ids: bool = False
+) -> Tokenizer:
     """Make a tokenizer for captions.
 
     Args:
         kind: of :data:`KINDS`, or the place of another's files; see :func:`read_tokenizer`.
         captions: texts to learn a vocabulary from.
         size: ids at most.
+        keep_ids: leave another's ids as they are, for a network of its own.
 
     Raises:
         DataError: if the vocabulary is larger, or the files cannot be used.
@@ -194,10 +197,9 @@ def make_tokenizer(kind: str, captions: Iterable[str], size: int) -> Tokenizer:
     elif kind == "bpe":
         made = bpe(captions, size)
     else:
-        # With the ids of ours around the text, which a network of ours is built for.
-        made = read_tokenizer(Path(kind).expanduser())._replace(
-            offset=_SPECIAL, begin=_BEGIN, end=_END, pad=_PAD
-        )
+        made = read_tokenizer(Path(kind).expanduser())
+        if not keep_ids:  # those of ours around the text, which a network of ours is built for
+            made = made._replace(offset=_SPECIAL, begin=_BEGIN, end=_END, pad=_PAD)
     if made.size > size:
         raise DataError(
             f"text.vocabulary: got {size}; {made.size} or more are required for these {kind!r}"

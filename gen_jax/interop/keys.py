@@ -108,7 +108,7 @@ def import_weights(
         if entry.copies and any((x != made[0]).any() for x in made):
             faults.append(f"{entry.theirs}: the same of all layers is required")
         x = np.stack(made) if entry.stacked else made[0]
-        _set(tree, entry.ours, np.ascontiguousarray(x, np.float32))
+        _set(tree, entry.ours, np.ascontiguousarray(x, np.float32).reshape(np.shape(x)))
     faults += [f"{name}: not used" for name in sorted(left)]
     if faults:
         more = f"; and {len(faults) - 12} more" if len(faults) > 12 else ""

@@ -14,6 +14,8 @@ from gen_jax.reading import parse_json, read_file
 __all__ = ["WEIGHTS", "read_folder", "write_folder"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+TRANSFORMERS = "model.safetensors"
+"""What transformers calls the same."""
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -29,6 +31,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     index = folder / f"{WEIGHTS}.index.json"
     if not index.exists() and not (folder / WEIGHTS).exists():
         names, index = _variant(folder)
+        if (folder / TRANSFORMERS).exists():
+            names = [TRANSFORMERS]
     if index.exists():
         files = read_json(index).get("weight_map")
         if not isinstance(files, dict) or not all(_is_plain(name) for name in files.values()):

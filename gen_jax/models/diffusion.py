@@ -75,6 +75,7 @@ def diffusion_model(
     inpaints: bool = False,
     text: nn.Module | None = None,
     null_text: Sequence[int] = (),
+    text_pooled: bool = True,
     text_is_frozen: bool = False,
     guidance: float | None = None,
     learned_variance: bool = False,
@@ -126,6 +127,7 @@ def diffusion_model(
             none. The network is given its vectors as ``context``, and by name ``context_mask``,
             ``pooled`` [B, width] and ``sizes`` [B, 0].
         null_text: the tokens of no text, L of them: what a prompt becomes that is left out.
+        text_pooled: whether the network is given more than ``context``.
         text_is_frozen: the text's weights are frozen ones, ``frozen["text"]``.
         guidance: scale of classifier-free guidance where a request says nothing; None for none.
         learned_variance: whether the network has twice as many outputs, the second half for
@@ -189,6 +191,7 @@ def diffusion_model(
         text,
         tuple(null_text),
         text_is_frozen,
+        text_pooled,
     )
     if text is not None and not null_text:
         raise ValueError("null_text: got (); the tokens of an empty text are required with text")

@@ -33,6 +33,7 @@ class Told(NamedTuple):
         null_text: the tokens of no text, which stand where a text is left out.
         text_is_frozen: whether its weights are frozen ones, ``frozen["text"]``, and not trained
             with the network's.
+        text_pooled: whether the network is handed the text's mask and pooled vector too.
     """
 
     network: Any  # a Linen module
@@ -47,6 +48,7 @@ class Told(NamedTuple):
     text: Any = None  # a Linen module
     null_text: tuple[int, ...] = ()
     text_is_frozen: bool = False
+    text_pooled: bool = True
 
     def read(self, cond: Batch | Cond, x: Array | None = None, keys: Keys | None = None) -> Cond:
         """Take what the network looks at; with keys, leave conditions out as in training."""
@@ -136,6 +138,8 @@ class Told(NamedTuple):
 
     def arguments(self, told: Cond) -> dict[str, Any]:
         """Return what a network is handed by name beside its usual arguments."""
+        if self.text is not None and not self.text_pooled:
+            return {}
         if self.text is not None:
             sizes = jnp.zeros((len(told["pooled"]), 0))
             return {"pooled": told["pooled"], "sizes": sizes, "context_mask": told["context_mask"]}

@@ -68,9 +68,7 @@ class ViT(nn.Module):
         side = self.resolution // self.patch
         x = jnp.reshape(x, (len(x), side, self.patch, side, self.patch, x.shape[-1]))
         tokens = jnp.reshape(jnp.swapaxes(x, 2, 3), (len(x), side * side, -1))
-        dense = nn.Dense(
-            self.width, use_bias=not self.class_token, kernel_init=_INIT, name="patches"
-        )
+        dense = nn.Dense(self.width, kernel_init=_INIT, name="patches")
         h = dense(tokens)
         if self.class_token:
             first = self.param("class_token", _INIT, (self.width,))

@@ -5,24 +5,42 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gen_jax.data.text import BYTES
+from gen_jax.data.text import BYTES, Tokenizer
 from gen_jax.nn.text import TextTransformer
 
-__all__ = ["make_text", "width_of"]
+__all__ = ["ends_of", "make_text", "sees_pooled", "width_of"]
 
 
 def make_text(values: Mapping[str, Any]) -> dict[str, Any]:
     """Make the arguments of a model that is told a text; none where it is told none."""
     if values["text.tokenizer"] == "none":
         return {}
-    names = ("length", "width", "depth", "num_heads")
+    names, size = ("length", "width", "depth", "num_heads"), values["text.vocabulary"]
+    ends = ends_of(values)
+    clip: dict[str, Any] = {}
+    if values["text.network"] == "clip":
+        clip = {"causal": True, "activation": "quick_gelu", "pool": "end", "masked": False}
     network = TextTransformer(
-        values["text.vocabulary"],
+        size,
         **{name: values[f"text.{name}"] for name in names},
-        end=BYTES.end,
+        end=ends.end,
         dtype=jnp.dtype(values["model.dtype"]),
+        **clip,
     )
-    return {"text": network, "null_text": BYTES.null(values["text.length"])}
+    return {"text": network, "null_text": ends.null(values["text.length"])}
+
+
+def ends_of(values: Mapping[str, Any]) -> Tokenizer:
+    """Return a tokenizer that knows what stands around a text, and nothing of words."""
+    if values["text.network"] == "own":
+        return BYTES
+    size = values["text.vocabulary"]  # of CLIP's the two last ones, and the end fills the rest
+    return BYTES._replace(begin=size - 2, end=size - 1, pad=size - 1)
+
+
+def sees_pooled(values: Mapping[str, Any]) -> bool:
+    """Return whether a network sees a text's one vector too, beside the sequence."""
+    return values["text.tokenizer"] != "none" and values["text.network"] == "own"
 
 
 def width_of(values: Mapping[str, Any]) -> int | None:

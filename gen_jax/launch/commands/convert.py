@@ -14,10 +14,18 @@ from gen_jax.files import write_file
 from gen_jax.interop.diffusers import Foreign, read_architecture, read_scheduler, scheduler_config
 from gen_jax.interop.keys import export_weights, import_weights
 from gen_jax.interop.safetensors import read_folder, read_json, write_folder, write_json
+from gen_jax.launch.commands.convert_text import (
+    Text,
+    below,
+    import_clip,
+    leaves,
+    read_text_encoder,
+)
 from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.schema import defaults_of, fields_of, find_faults, renamed
 from gen_jax.launch.runs.restore import load_codec
 from gen_jax.launch.runs.stage1 import take_over
+from gen_jax.launch.runs.tokens import write_tokenizer
 from gen_jax.launch.runs.workdir import STAGE1
 from gen_jax.typing import PyTree
 
@@ -57,15 +65,12 @@ def run_import(
         raise StorageError(f"{workdir}: holds a run already; choose another --workdir")
     if not source.is_dir():
         raise CheckpointError(f"{source}: no such folder")
-    scheduler: dict[str, Any] = {}
-    model = source
-    if parts := [source / name for name in _NETWORKS if (source / name).is_dir()]:  # a pipeline
-        model = parts[0]
-        if stage1 is None:
-            _check_no_other_first_stage(source)
-        if not (source / OURS).exists():
-            path = source / "scheduler" / "scheduler_config.json"
-            scheduler = _named(path, lambda: read_scheduler(read_json(path)))
+    model, scheduler = _find_model(source, stage1)
+    if read_json(model / "config.json").get("model_type") == "clip":
+        if stage1 is not None:
+            raise ConfigError("--stage1: has no meaning for family 'clip'")
+        import_clip(model, workdir, overrides)
+        return
     config, tensors = read_folder(model)
     foreign = _named(model / "config.json", lambda: read_architecture(config))
     values = _as_fields(foreign.family, {**foreign.values, **scheduler})
@@ -81,17 +86,35 @@ def run_import(
             "--config.diffusion.schedule and --config.diffusion.prediction say otherwise",
             flush=True,
         )
+    text = None
+    if model != source and foreign.values.get("context_dim") and (source / "text_encoder").is_dir():
+        text = read_text_encoder(source, foreign, values)
     own = workdir / STAGE1
     brings = model != source and (source / "vae").is_dir() and stage1 is None
     try:
         if brings:
             run_import(source / "vae", own, stage1=None, overrides={})
             stage1 = own
-        _write(model, workdir, config, foreign, values, tensors, stage1, overrides)
+        _write(model, workdir, config, foreign, values, tensors, stage1, overrides, text)
     except BaseException:
         if brings:  # so that the next try finds nothing in its way
             shutil.rmtree(own, ignore_errors=True)
         raise
+
+
+def _find_model(source: Path, stage1: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Find the model in a folder, and of a pipeline what its scheduler says."""
+    parts = [source / name for name in _NETWORKS if (source / name).is_dir()]
+    if not parts:
+        if (source / "text_encoder").is_dir():
+            raise CheckpointError(f"{source}: {' or '.join(_NETWORKS)} is required beside the text")
+        return source, {}
+    if stage1 is None:
+        _check_no_other_first_stage(source)
+    if (source / OURS).exists():
+        return parts[0], {}
+    path = source / "scheduler" / "scheduler_config.json"
+    return parts[0], _named(path, lambda: read_scheduler(read_json(path)))
 
 
 def _named(path: Path, read: Callable[[], T]) -> T:
@@ -122,6 +145,7 @@ def _write(
     tensors: Mapping[str, np.ndarray],
     stage1: Path | None,
     overrides: Mapping[str, Any],
+    text: Text | None,
 ) -> None:
     import jax
     import jax.numpy as jnp
@@ -135,9 +159,15 @@ def _write(
     config = _config(foreign.family, {**values, **overrides}, source)
     experiment = build(config, None if stage1 is None else load_codec(stage1))
     abstract = abstract_state(experiment, tuple(config["data"]["shape"]))
-    shapes = {"/".join(path): tuple(x.shape) for path, x in _leaves(abstract.params["net"])}
+    shapes = {"/".join(path): tuple(x.shape) for path, x in leaves(abstract.params["net"])}
     try:
-        net = import_weights(tensors, foreign.entries, shapes)
+        if text is None:
+            net = import_weights(tensors, foreign.entries, shapes)
+        else:
+            net = {
+                "network": import_weights(tensors, foreign.entries, below(shapes, "network")),
+                "text": import_weights(text.tensors, text.entries, below(shapes, "text")),
+            }
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
 
@@ -159,6 +189,8 @@ def _write(
         meta = {"config": config, "data": None, "stage1": experiment.stage1_digest}
         with checkpoint.open_checkpoints(workdir / "checkpoints") as manager:
             checkpoint.save(manager, state, meta, wait=True)
+        if text is not None:
+            write_tokenizer(text.tokenizer, workdir)
         write_json(workdir / ORIGINAL, original)
         write_file(workdir / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     except BaseException:
@@ -181,13 +213,6 @@ def _fields(family: str) -> dict[str, str]:
 def _as_fields(family: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     fields = _fields(family)
     return {fields[name]: value for name, value in arguments.items()}
-
-
-def _leaves(tree: PyTree) -> list[tuple[tuple[str, ...], Any]]:
-    import jax
-
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(tuple(str(key.key) for key in path), x) for path, x in flat]
 
 
 def _over_codes(source: Path, values: Mapping[str, Any], stage1: Path | None) -> dict[str, Any]:

@@ -68,6 +68,12 @@ TEXT = {
         change="frozen",
         doc="how captions become tokens; none: the model is told no text",
     ),
+    "text.network": choice(
+        "own",
+        "clip",
+        change="frozen",
+        doc="transformer that reads a text: looking both ways, or CLIP's text tower",
+    ),
     "text.vocabulary": integer(
         4, default=259, change="frozen", doc="number of token ids; of bytes there are 259"
     ),
@@ -92,6 +98,9 @@ def text_faults(values: Mapping[str, Any]) -> dict[str, str]:
         heads = values["text.num_heads"]
         what = f"a divisor of text.width, {values['text.width']}, is required"
         faults["text.num_heads"] = f"got {heads}; {what}"
+    if values["text.network"] == "clip" and kind in ("bytes", "words", "bpe"):
+        what = "a folder with CLIP's vocab.json and merges.txt is required with text.network 'clip'"
+        faults["text.tokenizer"] = f"got {kind!r}; {what}"
     return faults
 
 

@@ -15,7 +15,7 @@ from gen_jax.data.text import Tokenizer, from_json, make_tokenizer, to_json
 from gen_jax.errors import CheckpointError, ConfigError
 from gen_jax.files import write_file
 
-__all__ = ["TOKENIZER", "keep_tokenizer", "load_tokenizer", "with_text"]
+__all__ = ["TOKENIZER", "keep_tokenizer", "load_tokenizer", "with_text", "write_tokenizer"]
 
 TOKENIZER = "tokenizer.json"
 # Of so many captions the lengths are looked at, and a vocabulary is learned.
@@ -68,13 +68,19 @@ def keep_tokenizer(
         raise ConfigError("data.flip: got True; False is required: captions say left and right")
     if (workdir / TOKENIZER).exists():
         return load_tokenizer(config, workdir)
-    made = make_tokenizer(kind, captions, config["text"]["vocabulary"])
+    clip = config["text"]["network"] == "clip"
+    made = make_tokenizer(kind, captions, config["text"]["vocabulary"], keep_ids=clip)
     if write:
-        text = to_json(made)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        write_file(workdir / TOKENIZER, json.dumps({"sha256": digest, "tokenizer": text}).encode())
+        write_tokenizer(made, workdir)
         _report(source, captions, made, length)
     return made
+
+
+def write_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
+    """Keep a tokenizer in a work directory, with its digest."""
+    text = to_json(tokenizer)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_file(workdir / TOKENIZER, json.dumps({"sha256": digest, "tokenizer": text}).encode())
 
 
 def _report(source: Source, captions: list[str], made: Tokenizer, length: int) -> None:

@@ -17,8 +17,12 @@ __all__ = ["build"]
 def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment:
     """Build the model, its codec and its optimizer."""
     del stage1
+    clip: dict[str, Any] = {}
+    if values["model.network"] == "clip":
+        clip = {"class_token": True, "norm_in": True, "activation": "quick_gelu"}
     image = ViT(
         values["data.shape"][0],
+        **clip,
         dtype=jnp.dtype(values["model.dtype"]),
         **{name: values[f"model.{name}"] for name in ("patch", "width", "depth", "num_heads")},
     )

@@ -49,6 +49,7 @@ def build(values: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
         source_scale=values["model.source_scale"] if beside == "source" else None,
         inpaints=beside == "masked",
         **texts.make_text(values),
+        text_pooled=texts.sees_pooled(values),
         guidance=values["model.guidance"] or None,
         learned_variance=values["diffusion.learned_variance"],
         objective=values["diffusion.objective"],
@@ -90,8 +91,13 @@ def make_network(values: Mapping[str, Any], shape: tuple[int, ...]) -> nn.Module
     if values["model.network"] == "dit":
         shared["time"] += (("shift", values["model.dit_frequency_shift"]),)
         names: tuple[str, ...] = (*DIT, "depth", "mlp_ratio", "epsilon", "joint")
-        told = dict.fromkeys(("context_dim", "pooled_dim"), texts.width_of(values))
-        return DiT(**shared, **told, **{name: values[f"model.{name}"] for name in names})
+        width = texts.width_of(values)
+        return DiT(
+            **shared,
+            context_dim=width,
+            pooled_dim=width if texts.sees_pooled(values) else None,
+            **{name: values[f"model.{name}"] for name in names},
+        )
     waves = {"cos_first": values["model.cos_first"], "shift": values["model.frequency_shift"]}
     shared["time"] += tuple(waves.items())
     options = {name: values[f"model.{name}"] for name in (*UNET, *UNET_OPTIONS)}
@@ -99,7 +105,8 @@ def make_network(values: Mapping[str, Any], shape: tuple[int, ...]) -> nn.Module
         **shared,
         context_dim=values["model.context_dim"] or texts.width_of(values),
         context_depth=tuple(values["model.context_depths"]) or values["model.context_depth"],
-        pooled_dim=values["model.pooled_dim"] or texts.width_of(values),
+        pooled_dim=values["model.pooled_dim"]
+        or (texts.width_of(values) if texts.sees_pooled(values) else None),
         **options,
     )
 

@@ -43,6 +43,12 @@ FAMILY = Family(
             name: field._replace(default="words") if name == "text.tokenizer" else field
             for name, field in parts.TEXT.items()
         },
+        "model.network": choice(
+            "own",
+            "clip",
+            **_FROZEN,
+            doc="transformer of images: pooled by the mean, or CLIP's image tower",
+        ),
         "model.loss": choice(
             "softmax", "sigmoid", doc="over all of a batch (CLIP), or each pair by itself (SigLIP)"
         ),
