@@ -1,6 +1,7 @@
 """Tokenizers, and texts as they lie beside pictures."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -92,21 +93,27 @@ def test_clip_s_files_are_read_with_their_ids(tmp_path):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Lay the same 20 captioned pictures in five ways."""
+    """Lay the same 20 captioned pictures in six ways."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, 8, 8, 3), np.uint8)
     texts = [f"picture {i} of twenty, ünï" for i in range(20)]
     names = [f"{i:03}.png" for i in range(20)]
     places = {}
-    for kind in ("jsonl", "csv", "txt", "shards", "npz"):
+    for kind in ("jsonl", "csv", "txt", "shards", "tars", "npz"):
         root = places[kind] = tmp_path_factory.mktemp(kind)
         for i, (image, name) in enumerate(zip(images, names, strict=True)):
             below = root / (f"0000{i // 10}" if kind == "shards" else ".")
             below.mkdir(exist_ok=True)
             if kind != "npz":
                 Image.fromarray(image).save(below / name)
-            if kind in ("txt", "shards"):
+            if kind in ("txt", "shards", "tars"):
                 (below / name).with_suffix(".txt").write_text(texts[i] + "\n")
+    for number in range(2):  # members in any order
+        place = places["tars"]
+        with tarfile.open(place / f"{number}.tar", "w") as tar:
+            for file in sorted(place.glob(f"0{number}*"), reverse=bool(number)):
+                tar.add(file, file.name)
+                file.unlink()
     rows = [{"file_name": n, "text": t} for n, t in zip(names, texts, strict=True)]
     lines = "\n".join(map(json.dumps, reversed(rows)))
     (places["jsonl"] / "metadata.jsonl").write_text(lines)
@@ -118,10 +125,11 @@ def pictures(tmp_path_factory):
     return places
 
 
-def test_five_ways_to_lay_captions_give_the_same_batches(pictures):
+def test_six_ways_to_lay_captions_give_the_same_batches(pictures):
     batches = []
     for kind, place in pictures.items():
         spec = f"npz:{place}/x.npz" if kind == "npz" else f"folder:{place}"
+        spec = f"tars:{place}" if kind == "tars" else spec
         source = with_prompts(open_source(spec, "train", (8, 8, 3)), BYTES, 40)
         assert source.captions is not None
         batches.append(source.read(np.array([3, 0, 17])))

@@ -5,6 +5,7 @@
                        as are captions_train and context_train, [N, L, D]); or samples with their
                        noise, as ``gen-jax sample --with_noise`` writes them
 ``folder:PATH``        pictures in one subfolder for each class, or without classes
+``tars:PATH``          a tar file of webdataset, or a folder of them, read at random
 ``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
 ``synthetic:HxWxC``    colored discs, made on the spot, for tests and dry runs
 ``scenes:HxWx3``       captioned scenes of colored shapes, made on the spot
@@ -12,7 +13,9 @@
 ``codes:PATH``         codes of a first stage, as ``gen-jax encode`` writes them, in place of images
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gen_jax.data.decode import MAX_PIXELS
 from gen_jax.data.sources.arrays import open_npz
@@ -32,6 +35,7 @@ from gen_jax.data.sources.source import (
     with_prompts,
 )
 from gen_jax.data.sources.synthetic import open_synthetic
+from gen_jax.data.sources.tars import open_tars
 from gen_jax.errors import DataError
 
 __all__ = [
@@ -71,27 +75,26 @@ def open_source(
     if split not in ("train", "test"):
         raise DataError(f"{spec}: split: got {split!r}; 'train' or 'test' is required")
     kind, _, argument = spec.partition(":")
-    if kind == "digits" and not argument:
+    place = Path(argument).expanduser()
+    pictures: dict[str, Any] = {"max_pixels": max_pixels, "sixteen_bit": sixteen_bit}
+    opened: dict[str, Callable[[], Source]] = {
+        "npz": lambda: open_npz(place, split),
+        "folder": lambda: open_folder(place, split, image_shape, **pictures),
+        "tars": lambda: open_tars(place, split, image_shape, **pictures),
+        "tfds": lambda: open_tfds(argument, split, image_shape, data_dir, sixteen_bit=sixteen_bit),
+        "synthetic": lambda: open_synthetic(argument, split),
+        "scenes": lambda: open_scenes(argument, split),
+        "glyphs": lambda: open_glyphs(place, split, image_shape),
+        "codes": lambda: open_codes(place, split),
+    }
+    if spec == "digits":
         source = open_digits(split)
-    elif kind == "npz" and argument:
-        source = open_npz(Path(argument).expanduser(), split)
-    elif kind == "folder" and argument:
-        folder = Path(argument).expanduser()
-        source = open_folder(folder, split, image_shape, max_pixels, sixteen_bit=sixteen_bit)
-    elif kind == "tfds" and argument:
-        source = open_tfds(argument, split, image_shape, data_dir, sixteen_bit=sixteen_bit)
-    elif kind == "synthetic" and argument:
-        source = open_synthetic(argument, split)
-    elif kind == "scenes" and argument:
-        source = open_scenes(argument, split)
-    elif kind == "glyphs" and argument:
-        source = open_glyphs(Path(argument).expanduser(), split, image_shape)
-    elif kind == "codes" and argument:
-        source = open_codes(Path(argument).expanduser(), split)
+    elif kind in opened and argument:
+        source = opened[kind]()
     else:
         raise DataError(
-            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC, "
-            "scenes:HxWx3, glyphs:PATH and codes:PATH are known"
+            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tars:PATH, tfds:NAME, "
+            "synthetic:HxWxC, scenes:HxWx3, glyphs:PATH and codes:PATH are known"
         )
     if source.size == 0:
         raise DataError(f"{source.name}: no examples")

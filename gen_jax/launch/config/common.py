@@ -22,7 +22,7 @@ from gen_jax.train.rules import learning_rate_faults
 __all__ = ["COMMON", "OPTIMIZER", "RULES", "of_player", "own_optimizer", "parse_override"]
 
 _OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
-_SOURCE = r"digits|(npz|folder|tfds|glyphs|codes):.+|synthetic:\d+x\d+x[13]|scenes:\d+x\d+x3"
+_SOURCE = r"digits|(npz|folder|tars|tfds|glyphs|codes):.+|synthetic:\d+x\d+x[13]|scenes:\d+x\d+x3"
 
 OPTIMIZER: Mapping[str, Field] = {
     "learning_rate": number(
@@ -61,8 +61,8 @@ COMMON: Mapping[str, Field] = {
     # Free, because data may move; its fingerprint, kept with each checkpoint, may not change.
     "data.source": text(
         _SOURCE,
-        "digits, npz:PATH, folder:PATH, tfds:NAME, synthetic:HxWxC, scenes:HxWx3, glyphs:PATH or "
-        "codes:PATH",
+        "digits, npz:PATH, folder:PATH, tars:PATH, tfds:NAME, synthetic:HxWxC, scenes:HxWx3, "
+        "glyphs:PATH or codes:PATH",
         default="digits",
         doc="dataset",
     ),
