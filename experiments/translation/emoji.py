@@ -4,7 +4,7 @@
     python experiments/translation/emoji.py --from . --out . --size 32
 
 ``emoji_google.npz`` holds Google's as images and Twitter's as their sources, for pix2pix;
-``emoji_twitter.npz`` Twitter's alone, for CycleGAN. Skin tones of one emoji are on one side of the
+``emoji_twitter.npz`` Twitter's alone, for CycleGAN. Captions are their names in Unicode. Skin tones of one emoji are on one side of the
 split: else what is tested would have been seen in training. Licenses: Twemoji CC-BY 4.0, Noto Emoji
 Apache-2.0; the pictures are not ours to ship.
 """
@@ -57,12 +57,13 @@ def main():
     parser.add_argument("--size", type=int, default=32)
     given = parser.parse_args()
     (twitter, table), (google, _) = (read(given.folder, style) for style in ("twitter", "google"))
-    rows = []
+    rows, names = [], []
     for base, emoji in enumerate(table):
         skins = emoji.get("skin_variations", {}).values()
         for name in (emoji["image"], *(skin["image"] for skin in skins)):
             if name in twitter and name in google:
                 rows.append((base, name, emoji["category"]))
+                names.append(emoji["name"].lower())
     categories = sorted({category for *_, category in rows})
     bases = np.array([base for base, *_ in rows])
     held = np.random.default_rng(0).permutation(np.unique(bases))[:HELD_OUT]
@@ -76,7 +77,7 @@ def main():
     both = {}
     for split, part in parts.items():
         both |= {f"x_{split}": images["google"][part], f"source_{split}": images["twitter"][part]}
-        both |= {f"y_{split}": labels[part]}
+        both |= {f"y_{split}": labels[part], f"captions_{split}": np.array(names)[part]}
     np.savez_compressed(given.out / "emoji_google.npz", **both)
     alone = {f"x_{split}": images["twitter"][part] for split, part in parts.items()}
     np.savez_compressed(given.out / "emoji_twitter.npz", **alone)

@@ -25,7 +25,7 @@ from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.schema import defaults_of, fields_of, find_faults, renamed
 from gen_jax.launch.runs.restore import load_codec
 from gen_jax.launch.runs.stage1 import take_over
-from gen_jax.launch.runs.tokens import write_tokenizer
+from gen_jax.launch.runs.tokens import digest_of, write_tokenizer
 from gen_jax.launch.runs.workdir import STAGE1
 from gen_jax.typing import PyTree
 
@@ -187,6 +187,7 @@ def _write(
         take_over(stage1, workdir)
     try:
         meta = {"config": config, "data": None, "stage1": experiment.stage1_digest}
+        meta["tokenizer"] = digest_of(None if text is None else text.tokenizer)
         with checkpoint.open_checkpoints(workdir / "checkpoints") as manager:
             checkpoint.save(manager, state, meta, wait=True)
         if text is not None:

@@ -15,7 +15,7 @@ from gen_jax.interop.diffusers import Foreign
 from gen_jax.interop.keys import Entry, import_weights
 from gen_jax.interop.safetensors import read_folder
 from gen_jax.launch.config.schema import defaults_of, find_faults, nested
-from gen_jax.launch.runs.tokens import write_tokenizer
+from gen_jax.launch.runs.tokens import digest_of, write_tokenizer
 from gen_jax.typing import PyTree
 
 __all__ = ["Text", "below", "import_clip", "leaves", "read_text_encoder"]
@@ -149,7 +149,7 @@ def import_clip(source: Path, workdir: Path, overrides: Mapping[str, Any]) -> No
 
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
     state = jax.device_put(state.replace(params={"net": net}, ema_params={"net": net}))
-    meta = {"config": whole, "data": None, "stage1": None}
+    meta = {"config": whole, "data": None, "stage1": None, "tokenizer": digest_of(tokenizer)}
     with checkpoint.open_checkpoints(workdir / "checkpoints") as manager:
         checkpoint.save(manager, state, meta, wait=True)
     write_tokenizer(tokenizer, workdir)

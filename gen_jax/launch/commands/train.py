@@ -107,7 +107,7 @@ def _train(
     from gen_jax.launch.build.parallel import build_engine, build_mesh
     from gen_jax.launch.commands.inspection import make_inspect
     from gen_jax.launch.runs.restore import load_weights
-    from gen_jax.launch.runs.tokens import keep_tokenizer, with_text
+    from gen_jax.launch.runs.tokens import digest_of, keep_tokenizer, with_text
     from gen_jax.train import checkpoint
     from gen_jax.train.loop import train
     from gen_jax.train.step import turns_of
@@ -126,6 +126,7 @@ def _train(
     rows = engine.rows(config["data"]["batch_size"])
     target = engine.abstract(engine.inputs(_batch_shapes(config, source))[0], experiment.frozen)
     meta = {"config": config, "data": source.fingerprint, "stage1": experiment.stage1_digest}
+    meta["tokenizer"] = digest_of(tokenizer)
     beginning = None
     if config["train"]["init_from"] and not checkpoint_steps(workdir):
         beginning = together(lambda: load_weights(Path(config["train"]["init_from"]), whole=True))

@@ -126,6 +126,7 @@ def resume(
     step, (state, before) = found
     together(lambda: _check_data(before, meta["data"], resuming.other_data))
     together(lambda: _check_stage1(before, meta["stage1"]))
+    together(lambda: _check_tokenizer(before, meta["tokenizer"]))
     together(lambda: _check_skipped(before, meta["config"], step))
     return step, state
 
@@ -175,6 +176,14 @@ def _check_stage1(meta: Mapping[str, Any], digest: str | None) -> None:
         raise CheckpointError(
             f"the first stage in the work directory is not the one that this run began with: "
             f"{digest} instead of {meta.get('stage1')}"
+        )
+
+
+def _check_tokenizer(meta: Mapping[str, Any], digest: str | None) -> None:
+    if meta.get("tokenizer") != digest:
+        raise CheckpointError(
+            f"the tokenizer in the work directory is not what this run began with: {digest} "
+            f"instead of {meta.get('tokenizer')}"
         )
 
 

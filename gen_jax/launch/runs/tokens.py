@@ -15,7 +15,14 @@ from gen_jax.data.text import Tokenizer, from_json, make_tokenizer, to_json
 from gen_jax.errors import CheckpointError, ConfigError
 from gen_jax.files import write_file
 
-__all__ = ["TOKENIZER", "keep_tokenizer", "load_tokenizer", "with_text", "write_tokenizer"]
+__all__ = [
+    "TOKENIZER",
+    "digest_of",
+    "keep_tokenizer",
+    "load_tokenizer",
+    "with_text",
+    "write_tokenizer",
+]
 
 TOKENIZER = "tokenizer.json"
 # Of so many captions the lengths are looked at, and a vocabulary is learned.
@@ -76,10 +83,14 @@ def keep_tokenizer(
     return made
 
 
+def digest_of(tokenizer: Tokenizer | None) -> str | None:
+    """Return what tells tokenizers apart; checkpoints remember it."""
+    return None if tokenizer is None else hashlib.sha256(to_json(tokenizer).encode()).hexdigest()
+
+
 def write_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
     """Keep a tokenizer in a work directory, with its digest."""
-    text = to_json(tokenizer)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    text, digest = to_json(tokenizer), digest_of(tokenizer)
     write_file(workdir / TOKENIZER, json.dumps({"sha256": digest, "tokenizer": text}).encode())
 
 
