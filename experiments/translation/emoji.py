@@ -4,10 +4,9 @@
     python experiments/translation/emoji.py --from . --out . --size 32
 
 ``emoji_google.npz`` holds Google's as images and Twitter's as their sources, for pix2pix;
-``emoji_twitter.npz`` Twitter's alone, for CycleGAN. Captions are the names in Unicode. Skin tones of
-one emoji are on one side of the
-split: else what is tested would have been seen in training. Licenses: Twemoji CC-BY 4.0, Noto Emoji
-Apache-2.0; the pictures are not ours to ship.
+``emoji_twitter.npz`` Twitter's alone, for CycleGAN. Captions are the names in Unicode. Skin tones
+of one emoji are on one side of the split: else what is tested would have been seen in training.
+Licenses: Twemoji CC-BY 4.0, Noto Emoji Apache-2.0; the pictures are not ours to ship.
 """
 
 import argparse

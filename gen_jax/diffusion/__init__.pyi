@@ -14,6 +14,7 @@ from gen_jax.diffusion.guidance import (
     classifier_guidance as classifier_guidance,
     clip_x_0 as clip_x_0,
     dynamic_threshold as dynamic_threshold,
+    through_x_0 as through_x_0,
 )
 from gen_jax.diffusion.likelihood import (
     Bound as Bound,

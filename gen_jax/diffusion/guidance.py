@@ -12,7 +12,13 @@ from gen_jax.diffusion.parameterization import Denoiser, Prediction, eps_from_x_
 from gen_jax.diffusion.schedules import MIN_ALPHA, Schedule, like
 from gen_jax.typing import Array, Float, ScalarLike
 
-__all__ = ["classifier_free", "classifier_guidance", "clip_x_0", "dynamic_threshold"]
+__all__ = [
+    "classifier_free",
+    "classifier_guidance",
+    "clip_x_0",
+    "dynamic_threshold",
+    "through_x_0",
+]
 
 Times = Float[Array, "*t"] | float
 Pair = Callable[[Float[Array, "batch *dims"], Times], tuple[Prediction, Prediction]]
@@ -133,3 +139,23 @@ def classifier_guidance(
         return prediction._replace(x_0=prediction.x_0 + ratio * push, eps=prediction.eps - push)
 
     return denoise
+
+
+def through_x_0(
+    denoiser: Denoiser,
+    log_prob: Callable[[Float[Array, "batch *dims"]], Float[Array, "batch"]],
+) -> Callable[[Float[Array, "batch *dims"], Times], Float[Array, "batch"]]:
+    """Judge noisy x by what the denoiser takes its x_0 to be, for :func:`classifier_guidance`.
+
+    For judges that never saw noise: log p(y | x_t) is put equal to log p(y | E[x_0 | x_t]) (Chung
+    et al. 2023, Eq. 11), whose gradient goes through the denoiser. It is exact where log p is
+    linear in x_0 or nothing is uncertain, at the end of sampling; before, it is too sure.
+
+    Args:
+        denoiser: of the model.
+        log_prob: ``x_0 [B, ...] -> log p [B]`` of what each example should show.
+
+    Returns:
+        ``(x_t, t) -> log p [B]``.
+    """
+    return lambda x, t: log_prob(denoiser(x, t).x_0)

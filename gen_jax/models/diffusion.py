@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.diffusion import generation, options, rules, time_sampling as times_of
-from gen_jax.diffusion.guidance import classifier_free, classifier_guidance
+from gen_jax.diffusion.guidance import classifier_free, classifier_guidance, through_x_0
 from gen_jax.diffusion.objectives import Objective, objective_losses
 from gen_jax.diffusion.pairing import optimal_pairing
 from gen_jax.diffusion.parameterization import Denoiser, Parameterization, Prediction
@@ -45,6 +45,8 @@ __all__ = ["diffusion_model"]
 
 LogClassifier = Callable[[PyTree, Array, Array, Array], Array]
 """``(weights, x_t, t [B], label [B]) -> log p(label | x_t) [B]``"""
+LogJudge = Callable[[PyTree, Array, Array], Array]
+"""``(weights, target [B, ...], x_0) -> log p(target | x_0) [B]``"""
 
 
 class _Training(NamedTuple):
@@ -351,10 +353,15 @@ def _sampling(
         guidance_from: ScalarLike | None = None,
         guidance_to: ScalarLike | None = None,
         classifier: LogClassifier | None = None,
+        judge: LogJudge | None = None,
         classifier_scale: ScalarLike | None = None,
         **chosen: Any,
     ) -> Float[Array, "batch *points"]:
-        """Draw samples; see the sampler's options. ``classifier`` is given its frozen weights."""
+        """Draw samples; see the sampler's options.
+
+        ``classifier`` and ``judge`` are given their weights, ``frozen["classifier"]``; a judge sees
+        the predicted x_0 and ``cond["target"]``.
+        """
         if guidance is not None and not guided:
             raise ValueError("guidance: a model trained with class_dropout is required")
         guidance = usual if guidance is None else guidance
@@ -366,7 +373,7 @@ def _sampling(
             **chosen,
         }
         given = {name: value for name, value in settings.items() if value is not None}
-        if classifier is not None:
+        if classifier is not None or judge is not None:
             given.setdefault("classifier_scale", 1.0)
         check_arguments(faults(given, tuple(cond)))
         interval = given.get("guidance_from", 0.0), given.get("guidance_to", 1.0)
@@ -379,6 +386,14 @@ def _sampling(
                 log_prob=functools.partial(
                     _log_prob_of, classifier, weights.frozen, take(cond, "label")
                 ),
+                scale=given["classifier_scale"],
+                interval=interval,
+            )
+        elif judge is not None:
+            guide = functools.partial(
+                _judged,
+                schedule=process.schedule,
+                log_prob=functools.partial(judge, weights.frozen["classifier"], cond["target"]),
                 scale=given["classifier_scale"],
                 interval=interval,
             )
@@ -419,6 +434,17 @@ def _sampling(
             faults=lambda chosen, names: options.inversion_faults(process, chosen, names),
         ),
     }
+
+
+def _judged(
+    denoise: Denoiser,
+    schedule: Schedule,
+    log_prob: Callable[[Array], Array],
+    scale: ScalarLike,
+    interval: tuple[ScalarLike, ScalarLike],
+) -> Denoiser:
+    """Guide by a judge of clean x."""
+    return classifier_guidance(denoise, schedule, through_x_0(denoise, log_prob), scale, interval)
 
 
 def _log_prob_of(

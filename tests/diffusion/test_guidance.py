@@ -144,3 +144,17 @@ def test_guidance_of_one_dimension_is_what_arithmetic_says():
     x = jnp.linspace(-2, 2, 7)
     for t in (0.2, 0.9):
         np.testing.assert_allclose(guided(x, t).x_0, truth(x, t).x_0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cosine", "flow"])
+@pytest.mark.parametrize("t", [0.1, 0.6, 0.95])
+def test_a_judge_of_clean_x_is_exact_where_it_is_linear(name, t):
+    """N(m, s^2) times exp(b x) is N(m + b s^2, s^2); scale 2 is twice the b."""
+    schedule, b = SCHEDULES[name], 1.5
+    plain = gaussian_denoiser(schedule)
+    log_prob = process.through_x_0(plain, lambda x_0: b * jnp.sum(x_0, axis=1))
+    for scale in (1.0, 2.0):
+        guided = process.classifier_guidance(plain, schedule, log_prob, scale)(X, t)
+        truth = gaussian_denoiser(schedule, mean=2.0 + scale * b * 0.25)(X, t)
+        np.testing.assert_allclose(guided.x_0, truth.x_0, atol=1e-3)
+        np.testing.assert_allclose(guided.eps, truth.eps, atol=1e-4)

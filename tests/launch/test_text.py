@@ -112,3 +112,27 @@ def test_facts_are_measured_apart(runs):
         assert 0 <= results[f"facts_unseen_{fact}"] <= 1
     assert -1 <= results["clip_score_samples"] <= 1
     assert main(["evaluate", "--workdir", str(runs / "clip")]) == 0
+
+
+def test_clip_leads_to_a_target(runs, tmp_path, capsys):
+    """From the same noise, twice as far in the space of both."""
+    clip = ["--clip", str(runs / "clip")]
+    assert sample(runs, tmp_path / "a.npz", "--prompt", PROMPT, *clip) == 2
+    assert "--target, a text, is required" in capsys.readouterr().err
+    target = ["--target", "a large red circle"]
+    assert sample(runs, tmp_path / "a.npz", "--prompt", "", *target) == 2
+    assert "--target: this model is not told it" in capsys.readouterr().err
+    images = []
+    for scale in ("0", "20"):
+        out = tmp_path / f"{scale}.npz"
+        line = [*clip, *target, f"--clip_scale={scale}", "--guidance=1"]
+        assert sample(runs, out, "--prompt", "", *line) == 0
+        images.append(out)
+    rank = ["rank", "--workdir", str(runs / "clip"), "--prompt", "a large red circle"]
+    scores = []
+    for out in images:
+        best = out.with_suffix(".best.npz")
+        assert main([*rank, "--images", str(out), "--out", str(best)]) == 0
+        with np.load(best) as arrays:
+            scores.append(arrays["scores"].mean())
+    assert scores[1] > scores[0]

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from gen_jax.data.scenes import Scene, draw_scene, make_scene
+from gen_jax.data.scenes import caption_of, draw_scene, make_scene
 from gen_jax.data.sources.source import Examples, Source, times
 from gen_jax.errors import DataError
 
@@ -28,21 +28,20 @@ def open_scenes(argument: str, split: str) -> Source:
         )
     side, size = int(match[1]), _SIZES[split]
     images = np.zeros((size, side, side, 3), np.uint8)
-    known: dict[int, Scene] = {}
+    drawn = np.zeros(size, bool)
 
-    def scene_of(index: int) -> Scene:
-        if index not in known:
-            key = np.array([split == "test", index], np.uint64)
-            scene = make_scene(np.random.Generator(np.random.Philox(key=key)))
-            images[index] = draw_scene(scene.things, side)
-            known[index] = scene
-        return known[index]
+    def luck(index: int) -> np.random.Generator:
+        return np.random.Generator(
+            np.random.Philox(key=np.array([split == "test", index], np.uint64))
+        )
 
     def captions(indices: np.ndarray) -> list[str]:
-        return [scene_of(int(index)).caption for index in indices]
+        return [caption_of(luck(int(index))) for index in indices]
 
     def read(indices: np.ndarray) -> Examples:
-        captions(indices)
+        for index in indices[~drawn[indices]]:
+            images[index] = draw_scene(make_scene(luck(int(index))).things, side)
+            drawn[index] = True
         return {"image": images[indices]}
 
     shape = (side, side, 3)
@@ -52,7 +51,7 @@ def open_scenes(argument: str, split: str) -> Source:
         image_shape=shape,
         num_classes=None,
         in_memory=True,
-        fingerprint=f"{size}x{times(shape)}-scenes-1",
+        fingerprint=f"{size}x{times(shape)}-scenes-2",
         read=read,
         captions=captions,
     )

@@ -33,7 +33,7 @@ __all__ = [
 # What models may be told, so that a flag which this one is not told is no mere slip of the pen.
 INPUTS = (
     *("label", "image", "mask", "context", "low_res", "source"),
-    *("prompt", "prompts", "negative"),
+    *("prompt", "prompts", "negative", "target"),
 )
 
 
@@ -195,20 +195,22 @@ def model_flags(
         if model.inputs[of].kind == "label"
         else local_place(f"--{flag}", str(own[flag].value))
         for flag, of in told.items()
-        if own[flag].value and of != "prompt"
+        if own[flag].value and of not in ("prompt", "target")
     }
     return chosen, given | _read_texts(told, own)
 
 
 def _read_texts(told: Mapping[str, str], own: flags.FlagValues) -> dict[str, str]:
     """Read prompts, one a line: one of ``--prompt``, or those of the file ``--prompts``."""
-    if "prompt" not in told:
-        return {}
     given = {}
+    if "target" in told and own["target"].value is not None:
+        given["target"] = " ".join(own["target"].value.split())
+    if "prompt" not in told:
+        return given
     if own["prompt"].value is not None:
         given["prompt"] = " ".join(own["prompt"].value.split())
     if (path := own["prompts"].value) is not None:
-        if given:
+        if "prompt" in given:
             raise ConfigError("--prompts: goes not with --prompt")
         try:
             lines = Path(local_place("--prompts", path)).read_text(encoding="utf-8").splitlines()

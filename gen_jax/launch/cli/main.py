@@ -353,6 +353,12 @@ def _sample(arguments: list[str]) -> int:
         "work directory of a classifier of noisy images, to guide with",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "clip",
+        None,
+        "work directory of a model of images and texts, to lead samples toward --target",
+        flag_values=values,
+    )
     flags.DEFINE_boolean(
         "with_noise", False, "also write the noise that each sample began as", flag_values=values
     )
@@ -379,10 +385,18 @@ def _sample(arguments: list[str]) -> int:
     if trained.experiment.model.sampler is None:
         raise ConfigError(f"sample: family {trained.config['family']!r} does not generate")
     guide = None
+    if values.classifier and values.clip:
+        raise ConfigError("--clip: goes not with --classifier")
     if values.classifier:
         from gen_jax.launch.sampling.guidance import with_classifier
 
         trained, guide = with_classifier(trained, Path(values.classifier))
+    elif values.clip:
+        if not any(argument.lstrip("-").startswith("target") for argument in rest):
+            raise ConfigError("--clip: --target, a text, is required with it")
+        from gen_jax.launch.sampling.guidance import with_clip
+
+        trained, guide = with_clip(trained, Path(values.clip))
     elif any(argument.lstrip("-").startswith("classifier_scale") for argument in rest):
         raise ConfigError("--classifier_scale: has a meaning only with --classifier")
     model = trained.experiment.model

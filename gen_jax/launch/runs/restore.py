@@ -48,6 +48,7 @@ class Trained(NamedTuple):
     digest: str  # of the weights
     mesh: Mesh  # of this machine's devices, on all of which the weights are
     tokenizer: Tokenizer | None = None  # of a model that is told a text
+    target_tokenizer: Tokenizer | None = None  # of what guides it toward a text
 
 
 def load_weights(workdir: Path, *, whole: bool = False) -> Saved:

@@ -89,7 +89,11 @@ def _write(
         if noise is not None:  # a pair, with all that made it
             arrays |= {
                 "noise": noise,
-                **{n: x for n, x in draw.cond.items() if n not in ("label", "prompt", "no_prompt")},
+                **{
+                    n: x
+                    for n, x in draw.cond.items()
+                    if n not in ("label", "prompt", "no_prompt", "target")
+                },
             }
         arrays |= {"step": np.asarray(trained.step), "digest": np.array(trained.digest)}
         write_file(out, npz_bytes(arrays))
@@ -135,7 +139,8 @@ def _plan(trained: Trained, request: Request) -> tuple[Draw, int, int | None]:
     for name, given in model.inputs.items():
         if name in request.inputs:
             value = request.inputs[name]
-            cond |= read_input(name, given, value, shape, ends, trained.tokenizer)
+            known = trained.target_tokenizer if name == "target" else trained.tokenizer
+            cond |= read_input(name, given, value, shape, ends, known)
         elif given.kind == "label" and given.needed:
             assert given.size is not None
             cond[name] = (np.arange(ends) % given.size).astype(np.int32)

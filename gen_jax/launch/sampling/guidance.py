@@ -12,7 +12,7 @@ from gen_jax.launch.runs.restore import Trained
 from gen_jax.protocols import Faults, Input, Model, Option, Weights
 from gen_jax.typing import Array
 
-__all__ = ["with_classifier"]
+__all__ = ["with_classifier", "with_clip"]
 
 # What a schedule is made of.
 _MEANS = {
@@ -79,6 +79,82 @@ def with_classifier(trained: Trained, workdir: Path) -> tuple[Trained, str]:
     return trained, saved.digest
 
 
+def with_clip(trained: Trained, workdir: Path) -> tuple[Trained, str]:
+    """Return a diffusion model that a model of images and texts leads toward a text.
+
+    Args:
+        trained: the diffusion model, whatever it is told itself.
+        workdir: of a model with ``matching``.
+
+    Returns:
+        The model, which is then told ``target``, a text, has the option ``clip_scale`` and the
+        other's weights among its frozen ones; and the other's digest.
+
+    Raises:
+        ConfigError: if it does not match images and texts, or images of another shape.
+    """
+    import jax
+
+    from gen_jax.launch.runs.restore import load_trained
+
+    if trained.config["family"] != "diffusion":
+        raise ConfigError(f"--clip: family {trained.config['family']!r} cannot be guided")
+    if trained.config.get("stage1"):
+        raise ConfigError("--clip: it looks at pixels, this model at codes")
+    clip = load_trained(workdir)
+    if clip.experiment.model.matching is None:
+        family = clip.config["family"]
+        raise ConfigError(f"--clip: {workdir}: family {family!r}; 'clip' is required")
+    if tuple(clip.config["data"]["shape"]) != tuple(trained.config["data"]["shape"]):
+        raise ConfigError(f"--clip: {workdir}: was trained on images of another shape")
+    matching, model = clip.experiment.model.matching, trained.experiment.model
+    assert model.sampler is not None
+
+    def judge(weights: Weights, target: Array, x_0: Array) -> Array:
+        vectors = matching.text(weights, target)
+        products = jax.numpy.sum(matching.image(weights, x_0) * vectors, axis=1)
+        return matching.scale(weights) * products
+
+    draw = model.sampler.draw
+
+    def drawn(weights: Weights, keys: Any, cond: Any, **options: Any) -> Any:
+        own = options.pop("clip_scale", 1.0)
+        return draw(weights, keys, cond, judge=judge, classifier_scale=own, **options)
+
+    scale = Option(
+        float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
+        "strength of the guidance by --clip: of log p(text | image), up to a constant",
+    )  # fmt: skip
+    text = clip.experiment.model.inputs["prompt"]
+    guided = model._replace(
+        inputs={**model.inputs, "target": text._replace(help="text to guide to, by --clip")},
+        sampler=model.sampler._replace(
+            draw=drawn,
+            options={**model.sampler.options, "clip_scale": scale},
+            faults=_asked(model.sampler.faults),
+        ),
+        latents=None,
+    )
+    frozen = {**trained.experiment.frozen, "classifier": clip.weights}
+    experiment = trained.experiment._replace(model=guided, frozen=frozen)
+    made = trained._replace(
+        experiment=experiment,
+        weights=trained.weights._replace(frozen=frozen),
+        target_tokenizer=clip.tokenizer,
+    )
+    return made, clip.digest
+
+
+def _asked(faults: Faults) -> Faults:
+    """Let rules see that something guides, whose scale need not be said."""
+
+    def found(options: Mapping[str, Any], told: Any) -> Mapping[str, str]:
+        own = {name: value for name, value in options.items() if name != "clip_scale"}
+        return faults({"classifier_scale": 1.0, **own}, told)
+
+    return found
+
+
 def _with_betas(section: Mapping[str, Any]) -> dict[str, Any]:
     """Write out the betas that a config leaves to the number of steps."""
     low, high = beta_range(section["num_steps"], section["beta_start"], section["beta_end"])
@@ -97,10 +173,6 @@ def _guided(model: Model, classifier: Model, classes: int) -> Model:
         log_probs = predict(weights, x, {"t": t}).log_probs
         return jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
 
-    def asked(faults: Faults) -> Faults:
-        """Let rules see that there is a classifier, whose scale need not be said."""
-        return lambda options, told: faults({"classifier_scale": 1.0, **options}, told)
-
     scale = Option(
         float, 1.0, "a number from 0", lambda x: 0 <= x < math.inf, False,
         "strength of the classifier's guidance",
@@ -111,11 +183,11 @@ def _guided(model: Model, classifier: Model, classes: int) -> Model:
         sampler=sampler._replace(
             draw=functools.partial(sampler.draw, classifier=log_prob),
             options={**sampler.options, "classifier_scale": scale},
-            faults=asked(sampler.faults),
+            faults=_asked(sampler.faults),
         ),
         latents=latents._replace(
             decode=functools.partial(latents.decode, classifier=log_prob),
             options={**latents.options, "classifier_scale": scale},
-            faults=asked(latents.faults),
+            faults=_asked(latents.faults),
         ),
     )
