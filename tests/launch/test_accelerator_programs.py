@@ -23,6 +23,8 @@ _IN_FLOAT32 = re.compile(
     r"|mapping_\d+|style|to_colors_\d+)$"  # of styles, which are short, and of colors
     # The last layers of a flow's couplings, and its rotations, whose way back must be exact.
     r"|^((ConvNet/|(transpose\()?jvp\(_OneConv\)+/)out|ij,\.\.\.j->\.\.\.i)$"
+    # First and last layers, which see x_t, pixels, and what becomes of them.
+    r"|(^|\()(DiT|ViT)\)*/(patches|out)$"
     # Of no network: augmentations, a pool of images; and the last layer once more, for its weight.
     r"|^(transpose\()?jvp\(([a-z]+,[a-z]+->[a-z]+|_Phases)?\)+$"
 )
