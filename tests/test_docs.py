@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def run_commands(pages, tmp_path, monkeypatch, capsys):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / "red.png")
     for line in (line for page in pages for line in COMMANDS[page]):
-        words = [re.sub(r"(configs/\w+\.py)$", r"\1:tiny", word) for word in line.split()]
+        words = [re.sub(r"(configs/\w+\.py)$", r"\1:tiny", word) for word in shlex.split(line)]
         words = ["--steps=10" if w == "--steps=50" else w for w in words[1:]]
         words = ["--config.train.steps=4" if "train.steps" in w else w for w in words]
         words = [w for w in words if not re.match(r"--config\.data\.(source|other)=npz:", w)]
