@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 
 from gen_jax.data.text import from_json, to_json
+from gen_jax.errors import DataError
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.build.sources import check_source, open_split
 from gen_jax.launch.cli.main import main
+from gen_jax.launch.config.files import load_config
+from gen_jax.launch.runs.tokens import keep_tokenizer, with_text
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 PROMPT = "a red circle above a blue square"
@@ -112,6 +117,24 @@ def test_facts_are_measured_apart(runs):
         assert 0 <= results[f"facts_unseen_{fact}"] <= 1
     assert -1 <= results["clip_score_samples"] <= 1
     assert main(["evaluate", "--workdir", str(runs / "clip")]) == 0
+
+
+def test_pictures_of_a_folder_are_trained_with_their_texts(tmp_path, capsys):
+    for i in range(20):
+        Image.new("RGB", (16, 16), (12 * i, 0, 0)).save(tmp_path / f"{i:02}.png")
+        (tmp_path / f"{i:02}.txt").write_text(f"picture {i} ünï {(i + 3) * 7919**4}")
+    config = load_config(
+        "configs/text_scenes.py:tiny",
+        [f"data.source=folder:{tmp_path}", "text.tokenizer=bpe", "text.vocabulary=300"],
+    )
+    source, experiment = open_split(config, "train"), build(config)
+    tokenizer = keep_tokenizer(config, tmp_path, source, write=True)
+    check_source(with_text(source, tokenizer, config), experiment, config)
+    out = capsys.readouterr()
+    assert "captions, of NAME.txt beside each picture: 18 different ones" in out.out
+    assert "of the captions have more than text.length 14 tokens" in out.err
+    with pytest.raises(DataError, match="no captions; data.captions can make"):
+        keep_tokenizer(config, tmp_path, source._replace(captions=None), write=True)
 
 
 def test_clip_leads_to_a_target(runs, tmp_path, capsys):

@@ -60,6 +60,8 @@ def check_source(source: Any, experiment: "Experiment", config: Mapping[str, Any
             continue
         if given.kind == "label":
             _check_labels(source, given)
+        elif given.kind == "tokens" and source.captions is not None:
+            continue  # made of its captions, wherever these are
         else:
             whole = {"image": source.image_shape, "mask": (*source.image_shape[:2], 1)}
             shape = given.shape or whole.get(given.kind, ())
