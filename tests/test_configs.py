@@ -26,7 +26,6 @@ IDS = [path.stem for path in CONFIGS]
 EVERY_DAY = {
     "aae_mnist",
     "ae_mnist",
-    "ddpm_digits",
     "dvae_cifar10",
     "latent_mnist",
     "prior_mnist",

@@ -54,6 +54,7 @@ def test_five_guided_steps_give_diffusers_latents(imported):
     np.testing.assert_allclose(np.moveaxis(np.asarray(made), -1, 1), stored["latents"], atol=1e-4)
 
 
+@pytest.mark.nightly
 def test_no_text_is_what_is_led_away_from_and_a_prompt_draws(imported, tmp_path):
     trained = load_trained(imported / "w_sd")
     assert trained.config["model"]["guidance"] == 7.5

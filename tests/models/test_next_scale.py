@@ -48,7 +48,7 @@ def make(kind):
     return next_scale_model(network, partial, classes, 0.1, text=text, null_text=null)
 
 
-@pytest.fixture(scope="module", params=TOLD)
+@pytest.fixture(scope="module", params=["text", pytest.param("label", marks=pytest.mark.nightly)])
 def made(request):
     model, told = make(request.param), TOLD[request.param]
     params, _ = model.init(jax.random.key(3), {"x": CODES, **told}, FROZEN)
