@@ -12,7 +12,7 @@ from gen_jax.models.rules import class_dropout_faults
 from gen_jax.nn.pixelcnn import PixelCNN
 from gen_jax.nn.transformer import CausalTransformer
 from gen_jax.ops import keys as rng
-from gen_jax.ops.decoding import decode
+from gen_jax.ops.decoding import decode, token_options
 from gen_jax.protocols import (
     Aux,
     Batch,
@@ -22,7 +22,6 @@ from gen_jax.protocols import (
     LogProb,
     Loss,
     Model,
-    Option,
     Params,
     Sampler,
     Stats,
@@ -243,32 +242,12 @@ def _model(
     faults = class_dropout_faults(class_dropout=class_dropout, conditional=conditional)
     check_arguments(faults)
 
-    sample_options = {
-        "temperature": Option(
-            float, 1.0, "a number above 0", lambda x: 0 < x < math.inf, False,
-            "below 1 for likelier samples, above for more different ones",
-        ),
-        "top_k": Option(
-            int, 0, "a whole number from 0", lambda k: k >= 0, False,
-            "draw each token from the k likeliest; 0 for all",
-        ),
-        "top_p": Option(
-            float, 1.0, "a number above 0, to 1", lambda p: 0 < p <= 1, False,
-            "draw each token from the fewest that have this probability together",
-        ),
-    }  # fmt: skip
-    if class_dropout:
-        sample_options["guidance"] = Option(
-            float, None, "a number from 0", lambda w: 0 <= w < math.inf, False,
-            "classifier-free: 1 for the class as it is, above for more of it, at twice the work",
-        )  # fmt: skip
-
     made = _Grids(grids, num_classes, class_dropout, named, unnamed)
     return Model(
         init=made.init,
         losses={grid.loss: made.loss_of(name) for name, grid in grids.items()},
         inputs=label_input(num_classes),
-        sampler=Sampler(made.draw, sample_options),
+        sampler=Sampler(made.draw, token_options(guided=bool(class_dropout))),
         density=Density(made.log_prob, "exact"),
     )
 

@@ -14,7 +14,7 @@ from gen_jax.nn.llama import Block, Llama, layer_of
 from gen_jax.nn.text import up_to_end
 from gen_jax.nn.told import Told
 from gen_jax.ops import keys as rng
-from gen_jax.ops.decoding import decode
+from gen_jax.ops.decoding import decode, token_options
 from gen_jax.protocols import (
     Aux,
     Batch,
@@ -24,7 +24,6 @@ from gen_jax.protocols import (
     LogProb,
     Loss,
     Model,
-    Option,
     Params,
     Sampler,
     Stats,
@@ -86,25 +85,7 @@ def captioned_model(
         null_text=tuple(null_text),
     )
     made = _Captioned(network, told, text_weight, guidance)
-    options = {
-        "temperature": Option(
-            float, 1.0, "a number above 0", lambda x: 0 < x < math.inf, False,
-            "below 1 for likelier samples, above for more different ones",
-        ),
-        "top_k": Option(
-            int, 0, "a whole number from 0", lambda k: k >= 0, False,
-            "draw each code from the k likeliest; 0 for all",
-        ),
-        "top_p": Option(
-            float, 1.0, "a number above 0, to 1", lambda p: 0 < p <= 1, False,
-            "draw each code from the fewest that have this probability together",
-        ),
-    }  # fmt: skip
-    if class_dropout:
-        options["guidance"] = Option(
-            float, guidance, "a number from 0", lambda w: 0 <= w < math.inf, False,
-            "classifier-free: 1 for the condition as it is, above for more of it",
-        )  # fmt: skip
+    options = token_options(guided=bool(class_dropout), guidance=guidance)
     return Model(
         init=made.init,
         losses={"likelihood": Loss("net", made.loss)},

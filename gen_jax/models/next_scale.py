@@ -13,7 +13,7 @@ from gen_jax.models.rules import class_dropout_faults
 from gen_jax.nn.next_scale import NextScale
 from gen_jax.nn.told import Told
 from gen_jax.ops import keys as rng
-from gen_jax.ops.decoding import warp_logits
+from gen_jax.ops.decoding import token_options, warp_logits
 from gen_jax.ops.multi_scale import num_codes_of, shrink
 from gen_jax.protocols import (
     Aux,
@@ -24,7 +24,6 @@ from gen_jax.protocols import (
     LogProb,
     Loss,
     Model,
-    Option,
     Params,
     Sampler,
     Stats,
@@ -76,23 +75,7 @@ def next_scale_model(
     told = Told(network, num_classes, class_dropout=class_dropout, text=text,
                 null_text=tuple(null_text))  # fmt: skip
     made = _NextScale(network, partial, told, guidance)
-    options = {
-        "temperature": Option(
-            float, 1.0, "a number above 0", lambda x: x > 0, False, "below 1: likelier codes"
-        ),
-        "top_k": Option(
-            int, 0, "a whole number from 0", lambda x: x >= 0, False, "the likeliest codes; 0: all"
-        ),
-        "top_p": Option(
-            float, 1.0, "a number above 0 to 1", lambda x: 0 < x <= 1, False,
-            "the likeliest codes that have this probability together",
-        ),
-    }  # fmt: skip
-    if class_dropout:
-        options["guidance"] = Option(
-            float, guidance, "a number from 0", lambda x: x >= 0, False,
-            "classifier-free guidance at the last scale: 1 is the conditional model",
-        )  # fmt: skip
+    options = token_options(guided=bool(class_dropout), guidance=guidance)
     return Model(
         init=made.init,
         losses={"likelihood": Loss("net", made.loss)},

@@ -1,5 +1,6 @@
 """Sampling one token after another."""
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 
 from gen_jax.ops import keys as rng
 from gen_jax.ops.checks import checked
+from gen_jax.protocols import Option
 from gen_jax.typing import Array, Float, Int, Keys, Scalar
 
-__all__ = ["decode", "warp_logits"]
+__all__ = ["decode", "token_options", "warp_logits"]
 
 State = TypeVar("State")
 
@@ -51,6 +53,36 @@ def warp_logits(
     kept &= (before < top_p) | (rank == 0) | (jnp.asarray(top_p) >= 1)
     ranked = jnp.where(kept, ranked, -jnp.inf)
     return jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
+
+
+def token_options(*, guided: bool, guidance: float | None = None) -> dict[str, Option]:
+    """List the options of a sampler that draws tokens.
+
+    Args:
+        guided: whether there is classifier-free guidance.
+        guidance: its scale where nothing is said; None for none.
+    """
+    options = {
+        "temperature": Option(
+            float, 1.0, "a number above 0", lambda x: 0 < x < math.inf, False,
+            "below 1 for likelier samples, above for more different ones",
+        ),
+        "top_k": Option(
+            int, 0, "a whole number from 0", lambda k: k >= 0, False,
+            "draw each token from the k likeliest; 0 for all",
+        ),
+        "top_p": Option(
+            float, 1.0, "a number above 0, to 1", lambda p: 0 < p <= 1, False,
+            "draw each token from the fewest that have this probability together",
+        ),
+    }  # fmt: skip
+    if guided:
+        options["guidance"] = Option(
+            float, guidance, "a number from 0", lambda w: 0 <= w < math.inf, False,
+            "classifier-free: 1 for the condition as it is, above for more of it, at twice the "
+            "work",
+        )  # fmt: skip
+    return options
 
 
 @checked

@@ -22,6 +22,7 @@ __all__ = [
     "AUTOENCODER",
     "CONV",
     "DTYPE",
+    "GUIDANCE",
     "REMAT",
     "STAGE1",
     "TEXT",
@@ -31,6 +32,7 @@ __all__ = [
     "binarize",
     "class_dropout",
     "conv_faults",
+    "guidance_faults",
     "log_sigma",
     "network_faults",
     "num_classes",
@@ -86,6 +88,24 @@ TEXT = {
         1, default=4, change="frozen", doc="attention heads of the text's transformer"
     ),
 }
+
+
+GUIDANCE = {
+    "model.guidance": number(
+        0,
+        default=0.0,
+        doc="scale of classifier-free guidance where a request says nothing; 0: none",
+    )
+}
+
+
+def guidance_faults(values: Mapping[str, Any]) -> dict[str, str]:
+    """Find guidance away from what was never left out."""
+    scale = values["model.guidance"]
+    if scale and not values["model.class_dropout"]:
+        what = "0, or a model.class_dropout above 0, is required"
+        return {"model.guidance": f"got {scale:g}; {what}"}
+    return {}
 
 
 def text_faults(values: Mapping[str, Any]) -> dict[str, str]:

@@ -43,10 +43,7 @@ def _guidance(values: Mapping[str, Any]) -> dict[str, str]:
     scale = values["model.guidance"]
     if scale and values["model.network"] != "llama":
         return {"model.guidance": f"got {scale:g}; with it model.network 'llama' is required"}
-    if scale and not values["model.class_dropout"]:
-        what = "0, or a model.class_dropout above 0, is required"
-        return {"model.guidance": f"got {scale:g}; {what}"}
-    return {}
+    return parts.guidance_faults(values)
 
 
 def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
@@ -106,11 +103,7 @@ FAMILY = Family(
             doc="llama: weight of the text's own tokens, which are then predicted too, as DALL-E's "
             "(1/8); 0: the text is encoded, as LlamaGen's",
         ),
-        "model.guidance": number(
-            0,
-            default=0.0,
-            doc="llama: scale of classifier-free guidance where a request says nothing; 0: none",
-        ),
+        **parts.GUIDANCE,
         **parts.DTYPE,
     },
     rules=(_network, _text, _guidance, _dropout),

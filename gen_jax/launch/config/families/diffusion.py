@@ -291,14 +291,6 @@ def _text(values: Mapping[str, Any]) -> dict[str, str]:
     return faults
 
 
-def _guidance(values: Mapping[str, Any]) -> dict[str, str]:
-    scale = values["model.guidance"]
-    if scale and not values["model.class_dropout"]:
-        what = "0, or a model.class_dropout above 0, is required"
-        return {"model.guidance": f"got {scale:g}; {what}"}
-    return {}
-
-
 def _depths(values: Mapping[str, Any]) -> dict[str, str]:
     depths, levels = values["model.context_depths"], values["model.multipliers"]
     attends = values["model.context_dim"] or values["text.tokenizer"] != "none"
@@ -452,11 +444,7 @@ FAMILY = Family(
         **parts.num_classes(),
         **parts.class_dropout("frozen"),
         **parts.TEXT,
-        "model.guidance": number(
-            0,
-            default=0.0,
-            doc="scale of classifier-free guidance where a request says nothing; 0: none",
-        ),
+        **parts.GUIDANCE,
         "model.low_res_factor": integer(
             0, default=0, **_FROZEN, doc="by how much images are made larger; 0: not at all"
         ),
@@ -479,7 +467,7 @@ FAMILY = Family(
         _context,
         _depths,
         _text,
-        _guidance,
+        parts.guidance_faults,
         _told,
         _dropout,
         _low_res,

@@ -25,14 +25,6 @@ def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
     return prefixed("model", class_dropout_faults(class_dropout=dropout, conditional=conditional))
 
 
-def _guidance(values: Mapping[str, Any]) -> dict[str, str]:
-    scale = values["model.guidance"]
-    if scale and not values["model.class_dropout"]:
-        what = "0, or a model.class_dropout above 0, is required"
-        return {"model.guidance": f"got {scale:g}; {what}"}
-    return {}
-
-
 def _text(values: Mapping[str, Any]) -> dict[str, str]:
     return {} if values["text.tokenizer"] == "none" else parts.text_faults(values)
 
@@ -57,14 +49,10 @@ FAMILY = Family(
         **parts.num_classes(),
         **parts.class_dropout("frozen"),
         **parts.TEXT,
-        "model.guidance": number(
-            0,
-            default=0.0,
-            doc="scale of classifier-free guidance where a request says nothing; 0: none",
-        ),
+        **parts.GUIDANCE,
         **parts.DTYPE,
     },
-    rules=(_stage1, _heads, _dropout, _guidance, _text),
+    rules=(_stage1, _heads, _dropout, parts.guidance_faults, _text),
     defaults={"optimizer.weight_decay": 0.05, "optimizer.b2": 0.95},
     tiny={
         "data.holdout": lambda size: min(size, 16),
