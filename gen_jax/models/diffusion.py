@@ -379,24 +379,9 @@ def _sampling(
         interval = given.get("guidance_from", 0.0), given.get("guidance_to", 1.0)
         denoise = _guided_denoiser(told, process, weights, cond, guidance, interval)
         guide = None
-        if classifier is not None:
-            guide = functools.partial(
-                classifier_guidance,
-                schedule=process.schedule,
-                log_prob=functools.partial(
-                    _log_prob_of, classifier, weights.frozen, take(cond, "label")
-                ),
-                scale=given["classifier_scale"],
-                interval=interval,
-            )
-        elif judge is not None:
-            guide = functools.partial(
-                _judged,
-                schedule=process.schedule,
-                log_prob=functools.partial(judge, weights.frozen["classifier"], cond["target"]),
-                scale=given["classifier_scale"],
-                interval=interval,
-            )
+        if classifier is not None or judge is not None:
+            strength = given["classifier_scale"]
+            guide = _guide(process, weights, cond, classifier, judge, strength, interval)
         begin: dict[str, Any] = {
             "noise": noise,
             "image": cond.get("image"),
@@ -436,15 +421,31 @@ def _sampling(
     }
 
 
-def _judged(
-    denoise: Denoiser,
-    schedule: Schedule,
-    log_prob: Callable[[Array], Array],
+def _guide(
+    process: Process,
+    weights: Weights,
+    cond: Cond,
+    classifier: LogClassifier | None,
+    judge: LogJudge | None,
     scale: ScalarLike,
     interval: tuple[ScalarLike, ScalarLike],
-) -> Denoiser:
-    """Guide by a judge of clean x."""
-    return classifier_guidance(denoise, schedule, through_x_0(denoise, log_prob), scale, interval)
+) -> Callable[[Denoiser], Denoiser]:
+    """Make what leads a denoiser: a classifier of noisy x, or a judge of clean ones."""
+    frozen = weights.frozen
+
+    def guide(denoise: Denoiser) -> Denoiser:
+        if classifier is not None:
+            label = take(cond, "label")
+            log_prob: Callable[..., Array] = functools.partial(
+                _log_prob_of, classifier, frozen, label
+            )
+        else:
+            assert judge is not None
+            target = take(cond, "target")
+            log_prob = through_x_0(denoise, functools.partial(judge, frozen["classifier"], target))
+        return classifier_guidance(denoise, process.schedule, log_prob, scale, interval)
+
+    return guide
 
 
 def _log_prob_of(
