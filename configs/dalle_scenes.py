@@ -47,4 +47,11 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "llamagen":
         config.model.text_weight = 0.0
         return config
-    return variant_of(config, variant, source="scenes:16x16x3", shape=(16, 16, 3))
+    return variant_of(
+        config,
+        variant,
+        source="scenes:16x16x3",
+        shape=(16, 16, 3),
+        text__width=16,
+        text__depth=1,
+    )

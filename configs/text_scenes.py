@@ -56,4 +56,12 @@ def get_config(variant: str = "") -> ConfigDict:
         )
         config.optimizer.learning_rate = 1e-3
         return config
-    return variant_of(config, variant, source="scenes:16x16x3", shape=(16, 16, 3), model__patch=4)
+    return variant_of(
+        config,
+        variant,
+        source="scenes:16x16x3",
+        shape=(16, 16, 3),
+        model__patch=4,
+        text__width=16,
+        text__depth=1,
+    )

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gen_jax.nn.encoder import encoder_layers
+from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Bool, DTypeLike, Float, Int
 
 __all__ = ["Encoded", "TextTransformer", "up_to_end"]
@@ -21,6 +22,7 @@ class Encoded(NamedTuple):
     pooled: Float[Array, "batch width"]  # one vector for all of it
 
 
+@checked
 def up_to_end(tokens: Int[Array, "batch length"], end: int) -> Bool[Array, "batch length"]:
     """Mark tokens up to the first ``end``, itself included, whatever stands behind it."""
     ends = (tokens == end).astype(jnp.int32)

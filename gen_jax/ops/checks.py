@@ -19,6 +19,7 @@ R = TypeVar("R")
 _KINDS = {
     "Float": "floating-point numbers are required",
     "Int": "whole numbers are required",
+    "Bool": "true or false is required",
     "UInt8": "uint8",
     "Key": "keys of jax.random.key are required (jax.random.wrap_key_data makes them of old ones)",
 }

@@ -15,6 +15,7 @@ import numpy as np
 
 from gen_jax.ops import keys as rng, quantization as vq
 from gen_jax.ops.averages import ema_decay_at
+from gen_jax.ops.checks import checked
 from gen_jax.ops.quantization import Quantized
 from gen_jax.ops.quantizers import Quantizer, use_of_codes
 from gen_jax.typing import Array, Float, Int, Keys, PyTree, Scalar
@@ -67,6 +68,7 @@ def _both(matrix: np.ndarray, z: Array) -> Array:
     return jnp.reshape(made, (batch, len(matrix), len(matrix), dim))
 
 
+@checked
 def shrink(
     z: Float[Array, "batch side side dim"], side: int
 ) -> Float[Array, "batch small small dim"]:
@@ -74,6 +76,7 @@ def shrink(
     return z if side == z.shape[1] else _both(area_matrix(side, z.shape[1]), z)
 
 
+@checked
 def enlarge(
     z: Float[Array, "batch small small dim"], side: int
 ) -> Float[Array, "batch side side dim"]:

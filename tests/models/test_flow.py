@@ -175,6 +175,7 @@ def moons(key, num):
     return jnp.stack([x, y], 1) + 0.1 * jax.random.normal(noise, (num, 2)), upper.astype(jnp.int32)
 
 
+@pytest.mark.nightly
 def test_moons_are_learned_their_density_is_one_and_their_classes_are_told_apart():
     model = flow_model(
         networks.spline_flow(2, layers=4, widths=(32,), num_classes=2), (2,), num_classes=2

@@ -81,6 +81,7 @@ WRONG = {
     "Float": (np.uint8, "floating-point"),
     "Int": (np.float32, "whole numbers"),
     "UInt8": (np.float32, "uint8"),
+    "Bool": (np.float32, "true or false"),
 }
 
 

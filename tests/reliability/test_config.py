@@ -101,11 +101,12 @@ FREE = {
         model.dtype
     """,
     "autoregressive": """
-        stage1 model.remat model.dropout model.class_dropout model.dtype
+        stage1 model.remat model.dropout model.class_dropout model.dtype model.guidance
     """,
     "classifier": "model.dropout model.dtype model.remat",
     "diffusion": """
-        stage1 model.dropout model.dtype model.remat diffusion.clip diffusion.objective
+        stage1 model.dropout model.dtype model.remat model.guidance diffusion.clip
+        diffusion.objective
         diffusion.weighting diffusion.weighting_gamma diffusion.times diffusion.times_mean
         diffusion.times_std diffusion.antithetic diffusion.pairing diffusion.coupled
     """,

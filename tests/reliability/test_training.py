@@ -9,19 +9,28 @@ import jax
 import numpy as np
 import pytest
 
-from gen_jax.data import batch_of, examples_of, hold_out, open_source, train_batches
+from gen_jax.data import (
+    batch_of,
+    examples_of,
+    hold_out,
+    named_by,
+    open_source,
+    train_batches,
+)
+from gen_jax.data.text import BYTES
 from gen_jax.launch.build.experiment import build
 from gen_jax.launch.build.parallel import build_engine
 from gen_jax.launch.commands.train import _seen_by
 from gen_jax.launch.config.files import load_config
 from gen_jax.launch.config.schema import families
+from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.runs.workdir import checkpoint_steps
 from gen_jax.train import checkpoint
 from gen_jax.train.engines import make_engine
 from gen_jax.train.integrity import inspect_leaves
 from gen_jax.train.sharding import Rules, make_mesh
 from tests.reliability.job import VAE, digests, logged, record, run, train_line
-from tests.test_protocols import FAMILIES
+from tests.test_protocols import FAMILIES, first_stage
 from tests.tiers import tries
 
 pytestmark = pytest.mark.slow
@@ -34,11 +43,16 @@ class Family:
     """A tiny model of a family, compiled once, on one device."""
 
     def __init__(self, name):
-        self.config = load_config(FAMILIES[name], ["data.source=synthetic:8x8x1"])
+        told = load_config(FAMILIES[name], []).get("text", {}).get("tokenizer", "none") != "none"
+        texts = ["text.tokenizer=bytes", "text.vocabulary=259", "data.captions=disc {}"]
+        overrides = ["data.source=synthetic:8x8x1", *(texts if told else ())]
+        self.config = load_config(FAMILIES[name], overrides)
         shape = tuple(self.config["data"]["shape"])
         name = f"synthetic:{'x'.join(map(str, shape))}"
         whole = open_source(name, "train", shape)
-        self.experiment = build(self.config)
+        self.experiment = build(self.config, first_stage(self.config))
+        if told:
+            whole = with_text(named_by(whole, self.config["data"]["captions"]), BYTES, self.config)
         self.source = hold_out(whole, whole.size - 5 * BATCH_SIZE - 2)[0]
         self.source = _seen_by(self.experiment.model, self.source)
         # As the command makes it, so that its program is one that tests/test_configs.py compiles.
@@ -48,8 +62,8 @@ class Family:
         self.frozen = self.engine.place(self.experiment.frozen)
         self.key = self.engine.key(0)
         batch = self.engine.put(next(self.batches(0)))
-        self.target = self.engine.abstract(batch)
-        self.start = lambda: self.engine.init(self.key, batch)
+        self.target = self.engine.abstract(batch, self.frozen)
+        self.start = lambda: self.engine.init(self.key, batch, self.frozen)
         self.step = self.engine.compile(self.start(), self.frozen, batch, self.key)
 
     def batches(self, first):

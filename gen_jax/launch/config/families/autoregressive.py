@@ -115,8 +115,5 @@ FAMILY = Family(
         "model.dtype": "float32",
         "model.kernel": 3,
         "model.hidden": 16,
-        "text.width": 16,
-        "text.depth": 1,
-        "text.num_heads": 2,
     },
 )

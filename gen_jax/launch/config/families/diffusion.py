@@ -502,9 +502,6 @@ FAMILY = Family(
         "model.width": 16,
         "model.depth": 1,
         "model.num_heads": 1,
-        "text.width": 16,
-        "text.depth": 1,
-        "text.num_heads": 2,
         "diffusion.num_steps": 20,
     },
 )
