@@ -46,6 +46,7 @@ def test_rows_are_measured_once_and_say_what_there_is(runs, capsys):
     assert "measuring" not in capsys.readouterr().out
 
 
+@pytest.mark.nightly
 def test_what_cannot_be_compared_is_said(runs, capsys):
     judge, vae = f"--classifier={runs / 'judge'}", str(runs / "vae")
     for arguments, words in (

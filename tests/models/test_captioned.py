@@ -33,7 +33,10 @@ def make(kind):
     )
 
 
-@pytest.fixture(scope="module", params=KINDS)
+BY_KIND = [pytest.param("class", marks=pytest.mark.nightly), *KINDS[1:]]
+
+
+@pytest.fixture(scope="module", params=BY_KIND)
 def made(request):
     model = make(request.param)
     told = {"label": jnp.array([0, 1, 1])} if request.param == "class" else {"prompt": PROMPT}

@@ -38,7 +38,10 @@ def stirred(params):
     return jax.tree.map(lambda p: p + 0.2 * jnp.sin(jnp.arange(p.size).reshape(p.shape)), params)
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+BY_NETWORK = ["joint", "unet", pytest.param("cross", marks=pytest.mark.nightly)]
+
+
+@pytest.fixture(scope="module", params=BY_NETWORK)
 def made(request):
     model = diffusion_model(
         NETWORKS[request.param](), cosine(20), v, SHAPE, 20, class_dropout=0.1, text=text(),

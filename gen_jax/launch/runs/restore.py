@@ -145,11 +145,12 @@ def load_codec(workdir: Path, saved: Saved | None = None) -> Stage1:
 def _digest(config: Mapping[str, Any], weights: Weights) -> str:
     # Under the names that fields had at first: the digest of a run must never change.
     old = {new.partition(".")[2]: name.partition(".")[2] for name, new in RENAMED.items()}
-    # An adversary is of training alone, and came later.
+    # An adversary is of training alone, and came later; so did quantizers of several scales.
+    later = {name.partition(".")[2] for name in ADVERSARY}
+    if config["model"].get("quantizer") != "multi_scale":
+        later |= {"scales", "num_phi"}
     model = sorted(
-        (old.get(name, name), value)
-        for name, value in config["model"].items()
-        if f"model.{name}" not in ADVERSARY
+        (old.get(name, name), value) for name, value in config["model"].items() if name not in later
     )
     sha = hashlib.sha256(repr((config["family"], model)).encode())
     arrays = {"params": weights.params, "stats": weights.stats}
