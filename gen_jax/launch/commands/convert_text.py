@@ -14,6 +14,7 @@ from gen_jax.interop.clip import fold_pixels, read_clip, read_clip_text
 from gen_jax.interop.diffusers import Foreign
 from gen_jax.interop.keys import Entry, import_weights
 from gen_jax.interop.safetensors import read_folder
+from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.schema import defaults_of, find_faults, nested
 from gen_jax.launch.runs.tokens import digest_of, write_tokenizer
 from gen_jax.typing import PyTree
@@ -131,8 +132,7 @@ def import_clip(source: Path, workdir: Path, overrides: Mapping[str, Any]) -> No
         "text.tokenizer": f"{source}/",
         **overrides,
     }
-    known = defaults_of("clip")
-    whole = nested({**_flat(known), **values})
+    whole = nested({**flatten(defaults_of("clip")), **values})
     if faults := find_faults(whole):
         raise ConfigError("; ".join(map(str, faults)))
     tokenizer = _read_tokenizer(source, model.values["text.vocabulary"])
@@ -156,9 +156,3 @@ def import_clip(source: Path, workdir: Path, overrides: Mapping[str, Any]) -> No
     write_file(workdir / "config.json", (json.dumps(whole, indent=2) + "\n").encode())
     num = sum(x.size for x in jax.tree.leaves(net))
     print(f"CLIPModel: {num:,} parameters in {workdir}, step 0", flush=True)
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    from gen_jax.launch.config.fields import flatten
-
-    return flatten(config)
