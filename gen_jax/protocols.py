@@ -221,12 +221,16 @@ class Sampler(NamedTuple):
     ``ahead(options, names in cond)`` puts arrays in the place of options that would be compiled in,
     as a grid of times in that of a number of steps: ``draw`` and ``Latents.decode`` take these as
     well, and one program serves all their values.
+    ``gives`` says what samples are: images, or vectors that only another model looks at.
+    With ``traces`` draw gives the whole path, [batch, times, ...], if it is told ``trace=True``.
     """
 
     draw: Callable[..., PyTree]
     options: Mapping[str, Option] = {}
     faults: Faults = no_faults
     ahead: Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]] = nothing_ahead
+    gives: Literal["images", "vectors"] = "images"
+    traces: bool = False
 
 
 class Latents(NamedTuple):
@@ -239,7 +243,7 @@ class Latents(NamedTuple):
     ``num_codes`` is the number of values of discrete codes, in the structure of z; None for real
     numbers.
     ``cost`` is how often ``encode`` runs the network: above 1, z is the start of a path rather than
-    a code, and no first stage; the sampler then gives the whole path with ``trace=True``.
+    a code, and no first stage.
     ``undo`` are options with which ``decode`` leads back to what ``encode`` came from.
     ``scales`` are the sides of grids that z, a row of codes, tells from coarse to fine;
     ``partial(weights, z, num)`` is then what the first ``num`` of them say, as vectors in full

@@ -12,6 +12,7 @@ from gen_jax.diffusion.recipes import GRIDS, SOLVERS
 from gen_jax.protocols import Option
 
 __all__ = [
+    "LOW_RES_NOISE",
     "density_faults",
     "density_options",
     "inversion_faults",
@@ -23,6 +24,15 @@ _SHARE = ("a number from 0 to 1", lambda x: 0 <= x <= 1)
 _POSITIVE = ("a number from 0", lambda x: x >= 0)
 _COUNT = ("a whole number from 1", lambda x: x >= 1)
 _STOCHASTIC = ("ddpm", "euler_ancestral")
+
+
+LOW_RES_NOISE = Option(
+    float,
+    0.2,
+    *_SHARE,
+    False,
+    "noise added to the image that is made larger; 0 follows it, 1 looks away",
+)
 
 
 def sampler_options(process: Process, *, guided: bool, edits: bool) -> dict[str, Option]:

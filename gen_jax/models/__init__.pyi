@@ -15,6 +15,7 @@ from gen_jax.models import (
     next_scale as next_scale,
     rules as rules,
     singan as singan,
+    stages as stages,
     translation as translation,
     vae as vae,
     vqvae as vqvae,

@@ -43,6 +43,9 @@ from gen_jax.typing import Array, Float, Keys, PyTree, Scalar, ScalarLike, Shape
 
 __all__ = ["diffusion_model"]
 
+# The best differs from model to model (Ho et al. 2022, section 4.2, sweep it).
+LOW_RES_LEVEL = options.LOW_RES_NOISE.default
+
 LogClassifier = Callable[[PyTree, Array, Array, Array], Array]
 """``(weights, x_t, t [B], label [B]) -> log p(label | x_t) [B]``"""
 LogJudge = Callable[[PyTree, Array, Array], Array]
@@ -79,6 +82,9 @@ def diffusion_model(
     null_text: Sequence[int] = (),
     text_pooled: bool = True,
     text_is_frozen: bool = False,
+    low_res_noise: bool = False,
+    embedding_dim: int | None = None,
+    embedding_dropout: float = 0.0,
     guidance: float | None = None,
     learned_variance: bool = False,
     objective: Objective = "simple",
@@ -131,6 +137,13 @@ def diffusion_model(
         null_text: the tokens of no text, L of them: what a prompt becomes that is left out.
         text_pooled: whether the network is given more than ``context``.
         text_is_frozen: the text's weights are frozen ones, ``frozen["text"]``.
+        low_res_noise: whether noise of any level is added to the image that is to be made larger,
+            so that the faults of whoever drew it do not matter (Ho et al. 2022, section 4.2); the
+            network is told the level among ``pooled``, by :data:`gen_jax.nn.told.LEVEL_DIM`
+            numbers. In sampling it is the option ``low_res_level``.
+        embedding_dim: width of ``batch["embedding"]``, of an image, which the network is given by
+            name, as :class:`gen_jax.nn.unclip.WithEmbedding` takes it; None for none.
+        embedding_dropout: share of the training examples whose embedding is left out.
         guidance: scale of classifier-free guidance where a request says nothing; None for none.
         learned_variance: whether the network has twice as many outputs, the second half for
             variances (Nichol & Dhariwal 2021, Eq. 15).
@@ -176,9 +189,12 @@ def diffusion_model(
         own_times=time_sampler is not None,
         importance=bool(importance_batch),
         pairing=pairing,
-        shared_condition=not (context_dim or low_res_factor or source_scale or inpaints or text),
+        shared_condition=not (
+            context_dim or low_res_factor or source_scale or inpaints or text or embedding_dim
+        ),
     )
-    conditional = any(given is not None for given in (num_classes, context_dim, pooled_dim, text))
+    told_of = (num_classes, context_dim, pooled_dim, text, embedding_dim)
+    conditional = any(given is not None for given in told_of)
     check_arguments(class_dropout_faults(class_dropout=class_dropout, conditional=conditional))
     told = Told(
         network,
@@ -194,7 +210,12 @@ def diffusion_model(
         tuple(null_text),
         text_is_frozen,
         text_pooled,
+        low_res_noise,
+        embedding_dim,
+        embedding_dropout if embedding_dim else 0.0,
     )
+    if low_res_noise and low_res_factor is None:
+        raise ValueError("low_res_noise: got True; a low_res_factor is required with it")
     if text is not None and not null_text:
         raise ValueError("null_text: got (); the tokens of an empty text are required with text")
     draw_times = process.default_times() if time_sampler is None else time_sampler
@@ -204,6 +225,7 @@ def diffusion_model(
     # Of models of sequences it is not ours to know what they were trained to leave out.
     vectors = context_dim is not None or pooled_dim is not None
     guided = class_dropout > 0 or (vectors and num_classes is None) or text_is_frozen
+    guided |= told.embedding_dropout > 0
     if guidance is not None and not guided:
         raise ValueError(f"guidance: got {guidance}; a class_dropout above 0 is required with it")
     sampling = _sampling(told, process, shape, guided=guided, edits=edits, usual=guidance)
@@ -261,7 +283,9 @@ def _init(
     told: Told, num_steps: int | None, key: Array, batch: Batch, frozen: PyTree
 ) -> tuple[Params, Stats]:
     """Initialize the network, and a history of losses for each of the steps, if any."""
-    params = {"net": told.init(key, batch["x"], told.read(batch, batch["x"]), frozen)}
+    keys = rng.per_example(key, 0, len(batch["x"]))
+    seen = told.with_noise(told.read(batch, batch["x"]), keys)
+    params = {"net": told.init(key, batch["x"], seen, frozen)}
     return params, {} if num_steps is None else {"net": times_of.init_history(num_steps)}
 
 
@@ -287,7 +311,7 @@ def _make_loss(told: Told, process: Process, training: _Training) -> Callable[..
             label = None if told.num_classes is None else across.gather(take(batch, "label"))
             eps = across.own(optimal_pairing(across.gather(x_0), across.gather(eps), label))
         cond = told.read(batch, x_0, condition_keys if context.train else None)
-        cond = told.encode(weights, cond)
+        cond = told.encode(weights, told.with_noise(cond, condition_keys))
         used = dropout_keys if context.train else None
         scale = jnp.ones(len(x_0))
         if training.importance_batch and context.train:
@@ -321,7 +345,8 @@ def _make_log_prob(told: Told, process: Process) -> Callable[..., LogProb]:
         def denoise_for(cond: Cond) -> Denoiser:
             return process.denoiser(lambda x, t: told.apply(weights.params, x, t, cond, None))
 
-        cond = told.encode(weights, told.read(batch, batch["x"]))
+        cond = told.with_noise(told.read(batch, batch["x"]), keys, 0.0)
+        cond = told.encode(weights, cond)
         return generation.likelihood(process, denoise_for, cond, batch["x"], keys, **chosen)
 
     return log_prob
@@ -355,6 +380,7 @@ def _sampling(
         classifier: LogClassifier | None = None,
         judge: LogJudge | None = None,
         classifier_scale: ScalarLike | None = None,
+        low_res_level: ScalarLike = LOW_RES_LEVEL,
         **chosen: Any,
     ) -> Float[Array, "batch *points"]:
         """Draw samples; see the sampler's options.
@@ -377,7 +403,8 @@ def _sampling(
             given.setdefault("classifier_scale", 1.0)
         check_arguments(faults(given, tuple(cond)))
         interval = given.get("guidance_from", 0.0), given.get("guidance_to", 1.0)
-        denoise = _guided_denoiser(told, process, weights, cond, guidance, interval)
+        seen = told.with_noise(told.read(cond), keys, low_res_level)
+        denoise = _guided_denoiser(told, process, weights, seen, guidance, interval)
         guide = None
         if classifier is not None or judge is not None:
             strength = given["classifier_scale"]
@@ -394,20 +421,30 @@ def _sampling(
         return draw(weights, rng.per_example(jax.random.key(0), 0, len(z)), cond, noise=z, **chosen)
 
     def encode(
-        weights: Weights, x: Array, cond: Cond, keys: Keys | None = None, **chosen: Any
+        weights: Weights,
+        x: Array,
+        cond: Cond,
+        keys: Keys | None = None,
+        low_res_level: ScalarLike = LOW_RES_LEVEL,
+        **chosen: Any,
     ) -> Float[Array, "batch *dims"]:
         check_arguments(options.inversion_faults(process, chosen, ("image",)))
         keys = rng.per_example(jax.random.key(0), 0, len(x)) if keys is None else keys
-        denoise = _guided_denoiser(told, process, weights, cond, None, (0.0, 1.0))
+        seen = told.with_noise(told.read(cond), keys, low_res_level)
+        denoise = _guided_denoiser(told, process, weights, seen, None, (0.0, 1.0))
         names = ("solver", "steps", "grid")
         way = {name: chosen[name] for name in names if name in chosen}
         return generation.noise_of(process, denoise, x, keys, **way)
 
     known = options.sampler_options(process, guided=guided, edits=edits)
+    if told.low_res_noise:
+        known["low_res_level"] = options.LOW_RES_NOISE
     if usual is not None:
         known["guidance"] = known["guidance"]._replace(default=usual)
     return {
-        "sampler": Sampler(draw, known, faults, functools.partial(generation.grid_ahead, process)),
+        "sampler": Sampler(
+            draw, known, faults, functools.partial(generation.grid_ahead, process), traces=True
+        ),
         "latents": Latents(
             decode,
             encode,
@@ -458,12 +495,11 @@ def _guided_denoiser(
     told: Told,
     process: Process,
     weights: Weights,
-    cond: Cond,
+    seen: Cond,
     scale: ScalarLike | None,
     interval: tuple[ScalarLike, ScalarLike],
 ) -> Denoiser:
-    """Make a denoiser of a request's condition, led away from none where there is a scale."""
-    seen = told.read(cond)
+    """Make a denoiser of what was read of a request, led away from none where there is a scale."""
 
     def of(condition: Cond) -> Denoiser:
         condition = told.encode(weights, condition)  # here, and not in each step

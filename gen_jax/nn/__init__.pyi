@@ -24,6 +24,7 @@ from gen_jax.nn import (
     told as told,
     transformer as transformer,
     translation as translation,
+    unclip as unclip,
     unet as unet,
     vit as vit,
 )

@@ -9,7 +9,7 @@ from gen_jax.nn.encoder import encoder_layers
 from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, Bool, DTypeLike, Float, Int
 
-__all__ = ["Encoded", "TextTransformer", "up_to_end"]
+__all__ = ["Encoded", "ProjectedText", "TextTransformer", "up_to_end"]
 
 _INIT = nn.initializers.normal(0.02)
 
@@ -100,3 +100,30 @@ class TextTransformer(nn.Module):
             pooled = jnp.sum(h * shares[..., None], axis=1)
         seen = mask if self.masked else jnp.ones_like(mask)
         return Encoded(h, seen, pooled)
+
+
+class ProjectedText(nn.Module):
+    """A text's vectors, and its embedding in a space that it shares with images.
+
+    Attributes:
+        text: encodes tokens.
+        dim: of the space.
+    """
+
+    text: TextTransformer
+    dim: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of token ids."""
+        return self.text.num_tokens
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "batch length"]) -> Encoded:
+        """Encode texts; the one vector is of the length sqrt(dim)."""
+        encoded = self.text(tokens)
+        width = encoded.pooled.shape[-1]
+        projection = self.param("projection", _INIT, (width, self.dim))
+        pooled = encoded.pooled @ projection
+        unit = pooled / jnp.sqrt(jnp.sum(jnp.square(pooled), axis=-1, keepdims=True) + 1e-12)
+        return encoded._replace(pooled=unit * self.dim**0.5)

@@ -6,13 +6,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.text import Encoded
+from gen_jax.ops import keys as rng
 from gen_jax.protocols import Batch, Cond, Input, Params, Weights, label_input, take
-from gen_jax.typing import Array, Float, Keys, PyTree, Shape
+from gen_jax.typing import Array, Float, Keys, PyTree, ScalarLike, Shape
 
-__all__ = ["Told"]
+__all__ = ["LEVEL_DIM", "Told"]
 
+LEVEL_DIM = 64
+"""Numbers that a network is told a level of noise by, beside its pooled vector."""
 _SEQUENCES = ("context", "pooled")
+# Folded into the keys of what is left out, and of a sample's: apart from what was drawn before.
+_EMBEDDING, _LEVEL = 0xE4BED, 0x1E7E1
 
 
 class Told(NamedTuple):
@@ -34,6 +40,10 @@ class Told(NamedTuple):
         text_is_frozen: whether its weights are frozen ones, ``frozen["text"]``, and not trained
             with the network's.
         text_pooled: whether the network is handed the text's mask and pooled vector too.
+        low_res_noise: whether noise of a level that the network is told is added to the image that
+            is to be made larger (Ho et al. 2022, section 4.2).
+        embedding_dim: width of the embedding of an image; None for none.
+        embedding_dropout: share of the training examples whose embedding is left out.
     """
 
     network: Any  # a Linen module
@@ -49,6 +59,9 @@ class Told(NamedTuple):
     null_text: tuple[int, ...] = ()
     text_is_frozen: bool = False
     text_pooled: bool = True
+    low_res_noise: bool = False
+    embedding_dim: int | None = None
+    embedding_dropout: float = 0.0
 
     def read(self, cond: Batch | Cond, x: Array | None = None, keys: Keys | None = None) -> Cond:
         """Take what the network looks at; with keys, leave conditions out as in training."""
@@ -75,7 +88,33 @@ class Told(NamedTuple):
                 if name in told:
                     along = jnp.reshape(drop, (-1, *(1 for _ in told[name].shape[1:])))
                     told[name] = jnp.where(along, 0.0, told[name])
+        if self.embedding_dropout and keys is not None:
+            own = rng.fold_in(keys, _EMBEDDING)
+            drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.embedding_dropout))(own)
+            told["embedding"] = jnp.where(drop[:, None], 0.0, told["embedding"])
         return told
+
+    def with_noise(self, told: Cond, keys: Keys, level: ScalarLike | None = None) -> Cond:
+        """Add noise to the image that is to be made larger, where the network is told how much.
+
+        The signal is multiplied by cos(pi s / 2) and the noise by sin(pi s / 2).
+
+        Args:
+            told: of :meth:`read`.
+            keys: one for each example.
+            level: s, from 0 for none to 1 for noise alone; None draws one for each example.
+        """
+        if not self.low_res_noise:
+            return told
+        image, own = told["low_res"], rng.fold_in(keys, _LEVEL)
+        if level is None:
+            s = jax.vmap(jax.random.uniform)(own)
+        else:
+            s = jnp.broadcast_to(jnp.asarray(level, jnp.float32), (len(image),))
+        angle = jnp.reshape(jnp.pi / 2 * s, (-1, 1, 1, 1))
+        noise = rng.normal(rng.fold_in(own, 1), image.shape[1:])
+        noisy = jnp.where(angle > 0, jnp.cos(angle) * image + jnp.sin(angle) * noise, image)
+        return {**told, "low_res": noisy, "low_res_level": s}
 
     def _needed(self) -> tuple[str, ...]:
         flags = {
@@ -87,6 +126,7 @@ class Told(NamedTuple):
             "source": self.source_scale is not None,
             "masked": self.inpaints,
             "mask": self.inpaints,
+            "embedding": self.embedding_dim is not None,
         }
         return tuple(name for name, needed in flags.items() if needed)
 
@@ -138,12 +178,20 @@ class Told(NamedTuple):
 
     def arguments(self, told: Cond) -> dict[str, Any]:
         """Return what a network is handed by name beside its usual arguments."""
-        if self.text is not None and not self.text_pooled:
-            return {}
-        if self.text is not None:
-            sizes = jnp.zeros((len(told["pooled"]), 0))
-            return {"pooled": told["pooled"], "sizes": sizes, "context_mask": told["context_mask"]}
-        return {} if self.pooled_dim is None else {name: told[name] for name in ("pooled", "sizes")}
+        given, parts = {}, []
+        if self.text is not None and self.text_pooled:
+            parts.append(told["pooled"])
+            given["context_mask"] = told["context_mask"]
+        elif self.pooled_dim is not None:
+            parts.append(told["pooled"])
+        if self.low_res_noise:
+            parts.append(sinusoidal(told["low_res_level"], LEVEL_DIM))
+        if parts:
+            given["pooled"] = jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+            given["sizes"] = told.get("sizes", jnp.zeros((len(parts[0]), 0)))
+        if self.embedding_dim is not None:
+            given["embedding"] = told["embedding"]
+        return given
 
     def apply(self, params: Params, x: Array, t: Array, told: Cond, keys: Keys | None) -> Array:
         """Run the network on what :meth:`encode` gave."""
@@ -168,7 +216,7 @@ class Told(NamedTuple):
         if "prompt" in told:
             null = jnp.broadcast_to(self._null(), told["prompt"].shape)
             without["prompt"] = told.get("no_prompt", null)
-        for name in _SEQUENCES:
+        for name in (*_SEQUENCES, "embedding"):
             if name in told:
                 without[name] = told.get(f"no_{name}", jnp.zeros_like(told[name]))
         return {
@@ -199,6 +247,9 @@ class Told(NamedTuple):
         if self.pooled_dim is not None:
             what = f"numbers that go with it, by default {' '.join(f'{x:g}' for x in self.sizes)}"
             found["sizes"] = Input("vectors", (len(self.sizes),), needed=False, help=what)
+        if self.embedding_dim is not None:
+            what = "embedding of an image"
+            found["embedding"] = Input("vectors", (self.embedding_dim,), help=what)
         if self.low_res_factor is not None:
             factor = self.low_res_factor
             small = (shape[0] // factor, shape[1] // factor, shape[2])

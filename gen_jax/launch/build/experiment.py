@@ -20,6 +20,7 @@ from gen_jax.typing import PyTree
 
 __all__ = [
     "Experiment",
+    "Stage",
     "Stage1",
     "abstract_batch",
     "abstract_state",
@@ -38,6 +39,15 @@ class Stage1(NamedTuple):
     digest: str  # of config and weights
 
 
+class Stage(NamedTuple):
+    """Another run, frozen: what a model is built over or sampled with, and what it was made of."""
+
+    config: Mapping[str, Any]
+    model: Model  # of images
+    weights: Weights  # on the host
+    digest: str  # of the weights
+
+
 class Experiment(NamedTuple):
     """A model of images, one optimizer for each player, and the weights nobody trains.
 
@@ -51,6 +61,7 @@ class Experiment(NamedTuple):
     training_frozen: Callable[[], Mapping[str, PyTree]] | None = None
     tensor_dims: Mapping[str, int] = {}  # see gen_jax.train.sharding.Rules
     stage1_digest: str | None = None  # of a second stage
+    stage_digests: Mapping[str, str] = {}
     num_tokens: int | None = None  # of one x, where x is tokens
 
     @property
@@ -66,12 +77,20 @@ class Experiment(NamedTuple):
         return self._replace(frozen={**self.frozen, **self.training_frozen()})
 
 
-def build(config: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment:
+NO_STAGES: Mapping[str, Stage] = {}
+
+
+def build(
+    config: Mapping[str, Any],
+    stage1: Stage1 | None = None,
+    stages: Mapping[str, Stage] = NO_STAGES,
+) -> Experiment:
     """Build what a config describes.
 
     Args:
         config: without faults.
         stage1: the first stage, for a second one.
+        stages: the other frozen stages that it is built over, by name.
 
     Raises:
         CheckpointError: if the first stage was trained on images of another shape.
@@ -88,7 +107,11 @@ def build(config: Mapping[str, Any], stage1: Stage1 | None = None) -> Experiment
     if values.get("stage1") and stage1 is None:
         raise ConfigError(f"stage1: {values['stage1']!r} was not loaded")
     family = importlib.import_module(f"gen_jax.launch.build.families.{values['family']}")
-    return family.build(values, stage1)._replace(tensor_dims=TENSOR_DIMS)
+    # Only families whose configs name stages are built over them.
+    over = {"stages": stages} if stages else {}
+    made = family.build(values, stage1, **over)
+    digests = {name: stage.digest for name, stage in stages.items()}
+    return made._replace(tensor_dims=TENSOR_DIMS, stage_digests=digests)
 
 
 _OPTIMIZER = ("b1", "b2", "eps", "weight_decay", "clip_norm")

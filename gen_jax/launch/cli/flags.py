@@ -93,13 +93,14 @@ def define_sampling(values: flags.FlagValues, batch_size: int) -> None:
 
 
 def load_alone(command: str, workdir: Path, *, whole: bool = False) -> Any:
-    """Load a work directory in a command that runs as one process.
+    """Load a work directory in a command that runs as one process, with all of its stages.
 
     Raises:
         ConfigError: if it was started as several.
         CheckpointError: as :func:`gen_jax.launch.runs.restore.load_trained`.
     """
     from gen_jax.launch.jobs.processes import find_place
+    from gen_jax.launch.runs.chain import with_stages
     from gen_jax.launch.runs.restore import load_trained
 
     nothing = dict.fromkeys(("coordinator_address", "num_processes", "process_id"))
@@ -108,7 +109,7 @@ def load_alone(command: str, workdir: Path, *, whole: bool = False) -> Any:
             f"{command}: runs as one process, and here are {place.num_processes} ({place.found_in})"
             "; each would write the same file; start it once"
         )
-    return load_trained(workdir, whole=whole)
+    return with_stages(load_trained(workdir, whole=whole), workdir)
 
 
 # Flags that name files and folders; ``data`` names them behind its kind.
@@ -195,7 +196,7 @@ def model_flags(
         if model.inputs[of].kind == "label"
         else local_place(f"--{flag}", str(own[flag].value))
         for flag, of in told.items()
-        if own[flag].value and of not in ("prompt", "target")
+        if own[flag].value and model.inputs[of].kind != "tokens"
     }
     return chosen, given | _read_texts(told, own)
 
@@ -203,8 +204,10 @@ def model_flags(
 def _read_texts(told: Mapping[str, str], own: flags.FlagValues) -> dict[str, str]:
     """Read prompts, one a line: one of ``--prompt``, or those of the file ``--prompts``."""
     given = {}
-    if "target" in told and own["target"].value is not None:
-        given["target"] = " ".join(own["target"].value.split())
+    for name in ("target", "toward", "away"):  # which CLIP reads
+        text = own[name].value if name in told else None
+        if text is not None:
+            given[name] = " ".join(text.split())
     if "prompt" not in told:
         return given
     if own["prompt"].value is not None:

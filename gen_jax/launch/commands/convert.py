@@ -24,7 +24,7 @@ from gen_jax.launch.commands.convert_text import (
 from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.schema import defaults_of, fields_of, find_faults, renamed
 from gen_jax.launch.runs.restore import load_codec
-from gen_jax.launch.runs.stage1 import take_over
+from gen_jax.launch.runs.stages import take_over
 from gen_jax.launch.runs.tokens import digest_of, write_tokenizer
 from gen_jax.launch.runs.workdir import STAGE1
 from gen_jax.typing import PyTree

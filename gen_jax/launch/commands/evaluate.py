@@ -19,8 +19,12 @@ from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.build.sources import check_source, open_split
-from gen_jax.launch.commands.facts import measure_facts
-from gen_jax.launch.commands.matching import measure_matching, measure_prompts
+from gen_jax.launch.commands.facts import measure_facts, measure_own_facts
+from gen_jax.launch.commands.matching import (
+    measure_embeddings,
+    measure_matching,
+    measure_prompts,
+)
 from gen_jax.launch.runs.restore import Trained, load_trained, load_weights
 from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
@@ -119,11 +123,17 @@ def run_evaluation(
         _keep(path, results)  # what comes next may take hours, and not end
     if model.sampler is None:
         return _write(trained, workdir, results, split)
+    if model.sampler.gives == "vectors":
+        draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
+        seeing = load_trained(workdir / "clip")
+        results |= measure_embeddings(trained, seeing, draw, splits[split], num)
+        return _write(trained, workdir, results, split)
     if any(source.stage1 for source in splits.values()):
         print("no Fréchet distance: the data holds codes; --data names images", flush=True)
         return _write(trained, workdir, results, split)
     draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
     results |= measure_facts(trained, draw, min(num, MOST_PROMPTS))
+    results |= measure_own_facts(trained, draw, splits[split], min(num, MOST_PROMPTS))
     results |= (
         {} if matcher is None else measure_prompts(trained, matcher, draw, splits[split], num)
     )

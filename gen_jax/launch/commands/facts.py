@@ -2,15 +2,17 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.data import Source, spread_indices
 from gen_jax.data.scenes import KINDS, make_scene
 from gen_jax.evals.scenes import rate_scenes
 from gen_jax.launch.runs.restore import Trained
-from gen_jax.launch.sampling.draw import Draw, draw_samples
+from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.launch.sampling.inputs import read_texts
 
-__all__ = ["measure_facts"]
+__all__ = ["measure_facts", "measure_own_facts"]
 
 
 def measure_facts(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
@@ -26,11 +28,10 @@ def measure_facts(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
         Of each fact ``facts_seen_NAME`` and ``facts_unseen_NAME``, the share of pictures of which
         it holds.
     """
-    scenes = trained.config["data"]["source"].startswith("scenes:")
-    if not scenes or trained.tokenizer is None or "prompt" not in trained.experiment.model.inputs:
+    model = trained.experiment.model
+    if not _of_scenes(trained) or _needed(trained) != {"prompt"} or trained.tokenizer is None:
         return {}
     results: dict[str, Any] = {}
-    model = trained.experiment.model
     for name, held_out in (("seen", False), ("unseen", True)):
         rng = np.random.default_rng([draw.seed, held_out])
         captions = [
@@ -43,3 +44,45 @@ def measure_facts(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
         rated = rate_scenes(images, captions)
         results |= {f"facts_{name}_{fact}": share for fact, share in rated.items()}
     return results
+
+
+def measure_own_facts(trained: Trained, draw: Draw, source: Source, num: int) -> dict[str, Any]:
+    """Draw samples that are told an image of the data, and measure whether they show its facts.
+
+    Of what makes images larger: whether the small one's, and how near it they are; of what is told
+    an embedding: whether the image's.
+
+    Args:
+        trained: a model that is told something of ``scenes`` beside captions.
+        draw: with what.
+        source: of images with captions.
+        num: of them.
+
+    Returns:
+        Of each fact ``facts_own_NAME``, and ``low_res_error``, the mean difference in gray levels
+        between the image that was made larger and the result made small.
+    """
+    model = trained.experiment.model
+    if not _of_scenes(trained) or not _needed(trained) - {"prompt", "label"}:
+        return {}
+    assert source.captions is not None
+    indices = spread_indices(source, num)
+    examples = source.read(indices)
+    cond = conditions_from_data(model, examples, every_class=False)
+    told = draw._replace(cond=cond)
+    images = draw_samples(model, trained.weights, told, trained.mesh, len(indices), progress=True)
+    rated = rate_scenes(images, source.captions(indices))
+    results: dict[str, Any] = {f"facts_own_{fact}": share for fact, share in rated.items()}
+    if "low_res" in cond and (derive := model.inputs["low_res"].derive) is not None:
+        small = [np.asarray(derive(jnp.asarray(x))) for x in (images, examples["image"])]
+        results["low_res_error"] = float(np.mean(np.abs(small[0] - small[1]))) * 127.5
+    return results
+
+
+def _of_scenes(trained: Trained) -> bool:
+    return bool(trained.config["data"]["source"].startswith("scenes:"))
+
+
+def _needed(trained: Trained) -> set[str]:
+    inputs = trained.experiment.model.inputs
+    return {name for name, given in inputs.items() if given.needed}

@@ -30,7 +30,7 @@ def make_inspect(
     if wanted and codes is not None and codes.encode is not None:
         reconstruct = _make_reconstruct(config, experiment, source, mesh, tokenizer)
     draw, texts = None, []
-    if wanted and model.sampler is not None:
+    if wanted and model.sampler is not None and model.sampler.gives == "images":
         # Classes in turn; of what else the model is told, that of examples.
         told = [given for given in model.inputs.values() if given.needed]
         examples: Mapping[str, Any] = {"image": np.zeros(NUM)}

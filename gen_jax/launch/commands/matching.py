@@ -13,7 +13,7 @@ from gen_jax.data.scenes import COLORS, SHAPES, SIZES, draw_scene, make_scene
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.files import npz_bytes, png_bytes, write_file
 from gen_jax.launch.runs.restore import Trained
-from gen_jax.launch.sampling.draw import Draw, draw_samples
+from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.launch.sampling.inputs import read_images, read_texts
 from gen_jax.ops.rows import map_rows
 from gen_jax.pictures import titled
@@ -22,6 +22,7 @@ from gen_jax.reading import read_npz
 __all__ = [
     "embed_images",
     "embed_texts",
+    "measure_embeddings",
     "measure_matching",
     "measure_prompts",
     "run_ranking",
@@ -145,6 +146,40 @@ def measure_prompts(
         results[f"clip_score_{name}"] = float(np.mean(products[np.arange(len(own)), own]))
         results[f"r_precision_{name}"] = float(np.mean(np.argmax(products, axis=1) == own))
     return results
+
+
+def measure_embeddings(
+    trained: Trained, clip: Trained, draw: Draw, source: Source, num: int
+) -> dict[str, float]:
+    """Measure how near embeddings drawn from captions are to those of their images.
+
+    Args:
+        trained: a prior of embeddings.
+        clip: whose embeddings they are.
+        draw: with what.
+        source: of held-out images with captions.
+        num: captions.
+
+    Returns:
+        Mean cosines with the image's embedding: ``cosine_samples`` of what was drawn,
+        ``cosine_shuffled`` of what was drawn for other captions, ``cosine_text`` of the caption's.
+    """
+    assert source.captions is not None
+    model, indices = trained.experiment.model, spread_indices(source, num)
+    examples, captions = source.read(indices), source.captions(indices)
+    cond = conditions_from_data(model, examples, every_class=False)
+    size = len(cond["prompt"])
+    told = draw._replace(cond=cond)
+    made = draw_samples(model, trained.weights, told, trained.mesh, size, progress=True)
+    made = made / np.linalg.norm(made, axis=-1, keepdims=True)
+    images, texts = embed_images(clip, examples["image"]), embed_texts(clip, captions)
+    other = np.any(cond["prompt"] != np.roll(cond["prompt"], 1, axis=0), axis=1)
+    products = {
+        "samples": np.sum(made * images, axis=1),
+        "shuffled": np.sum(made * np.roll(images, 1, axis=0), axis=1)[other],
+        "text": np.sum(texts * images, axis=1),
+    }
+    return {f"cosine_{name}": float(np.mean(x)) for name, x in products.items()}
 
 
 def run_ranking(

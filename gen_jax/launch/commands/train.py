@@ -19,7 +19,7 @@ import numpy as np
 from gen_jax.errors import ConfigError, DataStalledError, NonFiniteError, StorageError
 from gen_jax.files import write_file
 from gen_jax.launch.build.sources import brings_noise, check_noise, check_source, open_split
-from gen_jax.launch.config.files import from_json, to_json
+from gen_jax.launch.config.files import from_json, to_json, told_by_stage
 from gen_jax.launch.config.schema import find_faults
 from gen_jax.launch.jobs.processes import agree, is_alone, is_first, stop_signals, together
 from gen_jax.launch.runs.resume import (
@@ -30,7 +30,13 @@ from gen_jax.launch.runs.resume import (
     put_away,
     resume,
 )
-from gen_jax.launch.runs.workdir import CLASSES, STAGE1, checkpoint_steps, lock, make_workdir
+from gen_jax.launch.runs.workdir import (
+    CLASSES,
+    checkpoint_steps,
+    lock,
+    make_workdir,
+    stage_places,
+)
 
 __all__ = ["run_training"]
 
@@ -59,10 +65,20 @@ def run_training(config: Mapping[str, Any], workdir: Path, resuming: Resuming | 
     ):
         if not resuming.from_scratch:
             config = together(lambda: adopted(config, workdir))
+        config = together(lambda: told_by_stage(config, _places(config, workdir, resuming)))
         together(lambda: _take(config, workdir, resuming, held))
         together(lambda: _check_shared(workdir))
         _train(config, workdir, resuming, stop, lambda: bool(received))
         return 128 + received[0] if received else 0
+
+
+def _places(config: Mapping[str, Any], workdir: Path, resuming: Resuming) -> dict[str, Path]:
+    """Return where stages are: where a config says, or in the copies of a run that has begun."""
+    begun = bool(checkpoint_steps(workdir)) and not resuming.from_scratch
+    return {
+        name: workdir / name if begun and (workdir / name).is_dir() else Path(place)
+        for name, place in stage_places(config).items()
+    }
 
 
 def _take(
@@ -114,6 +130,7 @@ def _train(
 
     mesh = together(lambda: build_mesh(config))
     source = together(lambda: open_split(config, "train"))
+    _take_over(config, workdir)
     tokenizer = together(lambda: keep_tokenizer(config, workdir, source, write=is_first()))
     source = with_text(source, tokenizer, config)
     config = together(lambda: _with_coupling(config, workdir, source))
@@ -126,7 +143,7 @@ def _train(
     rows = engine.rows(config["data"]["batch_size"])
     target = engine.abstract(engine.inputs(_batch_shapes(config, source))[0], experiment.frozen)
     meta = {"config": config, "data": source.fingerprint, "stage1": experiment.stage1_digest}
-    meta["tokenizer"] = digest_of(tokenizer)
+    meta |= {"tokenizer": digest_of(tokenizer), "stages": dict(experiment.stage_digests)}
     beginning = None
     if config["train"]["init_from"] and not checkpoint_steps(workdir):
         beginning = together(lambda: load_weights(Path(config["train"]["init_from"]), whole=True))
@@ -178,18 +195,22 @@ def _train(
         )
 
 
-def _build(config: Mapping[str, Any], workdir: Path, source: Any) -> Any:
-    """Build the experiment, over the first stage it takes over, and check its data."""
-    from gen_jax.launch.build.experiment import build
-    from gen_jax.launch.runs.restore import load_codec
-    from gen_jax.launch.runs.stage1 import take_over, wait_for_stage1
+def _take_over(config: Mapping[str, Any], workdir: Path) -> None:
+    """Take over the stages that a config names, in the first process."""
+    from gen_jax.launch.runs.stages import take_over_stages, wait_for_stages
 
-    stage1 = None
-    if config.get("stage1"):
-        together(lambda: take_over(Path(config["stage1"]), workdir) if is_first() else None)
-        together(lambda: wait_for_stage1(workdir))
-        stage1 = load_codec(workdir / STAGE1)  # the same on all, also where it fails
-    experiment = build(config, stage1)
+    together(lambda: take_over_stages(config, workdir) if is_first() else None)
+    together(lambda: wait_for_stages(config, workdir))
+
+
+def _build(config: Mapping[str, Any], workdir: Path, source: Any) -> Any:
+    """Build the experiment, over the stages it has taken over, and check its data."""
+    from gen_jax.launch.build.experiment import build
+    from gen_jax.launch.runs.restore import load_stages
+
+    # The same on all, also where it fails.
+    stage1, stages = load_stages({name: workdir / name for name in stage_places(config)})
+    experiment = build(config, stage1, stages)
     together(lambda: check_source(source, experiment, config))
     together(lambda: check_noise(source, experiment))
     return experiment.with_training_frozen()

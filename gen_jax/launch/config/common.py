@@ -221,6 +221,7 @@ def _crop(values: Mapping[str, Any]) -> dict[str, str]:
 def _places(values: Mapping[str, Any]) -> dict[str, str]:
     """Refuse other machines' files, which would become folders called ``gs:`` here."""
     given = {name: values.get(name, "") for name in ("stage1", "train.init_from")}
+    given |= {name: values[name] for name in values if name.startswith("stages.")}
     kind, _, place = values["data.source"].partition(":")
     if kind in ("npz", "folder", "codes"):
         given["data.source"] = place

@@ -14,6 +14,7 @@ from ml_collections import config_dict, config_flags
 from gen_jax.errors import CheckpointError, ConfigError, one_line
 from gen_jax.launch.config.fields import Fault, flatten
 from gen_jax.launch.config.schema import (
+    RENAMED,
     completed,
     fields_of,
     find_faults,
@@ -22,7 +23,15 @@ from gen_jax.launch.config.schema import (
 )
 from gen_jax.reading import parse_json, read_file
 
-__all__ = ["find_config", "from_json", "load_config", "shipped_configs", "to_json"]
+__all__ = [
+    "find_config",
+    "from_json",
+    "load_config",
+    "reader_of",
+    "shipped_configs",
+    "to_json",
+    "told_by_stage",
+]
 
 
 def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -48,6 +57,7 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     faults = []
     for override in overrides:
         name, equals, value = override.partition("=")
+        name = RENAMED.get(name, name)
         if name not in names:
             faults.append(Fault(name, f"unknown field{nearest(name, fields)}"))
         elif not equals or not _apply(config, name, value):
@@ -108,7 +118,7 @@ def _completed(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
 def _with_homes(config: dict[str, Any]) -> dict[str, Any]:
     """Write out ``~``, which a shell leaves as it is behind ``=``."""
     values = flatten(config)
-    for name in ("stage1", "train.init_from"):
+    for name in ("stage1", "train.init_from", *(n for n in values if n.startswith("stages."))):
         if isinstance(values.get(name), str) and values[name].startswith("~"):
             values[name] = str(Path(values[name]).expanduser())
     return nested(values)
@@ -179,3 +189,27 @@ def from_json(path: Path) -> dict[str, Any]:
     if faults:
         raise CheckpointError(f"{path}: {'; '.join(map(str, faults))}")
     return config
+
+
+def reader_of(config: Mapping[str, Any]) -> str:
+    """Name the stage that reads texts, if there is one."""
+    return "clip" if config["family"] == "embedding_prior" else "text"
+
+
+def told_by_stage(config: Mapping[str, Any], places: Mapping[str, Path]) -> Mapping[str, Any]:
+    """Let a config say of texts what the frozen stage says that reads them.
+
+    Args:
+        config: without faults.
+        places: work directories, by the names of stages.
+
+    Raises:
+        CheckpointError: if it cannot be read, or reads no texts.
+    """
+    if (name := reader_of(config)) not in places:
+        return config
+    theirs = from_json(places[name] / "config.json")
+    if "text" not in theirs:
+        family = theirs["family"]
+        raise CheckpointError(f"stages.{name}: {places[name]}: family {family!r} reads no texts")
+    return {**config, "text": theirs["text"]}

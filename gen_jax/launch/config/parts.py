@@ -25,6 +25,7 @@ __all__ = [
     "GUIDANCE",
     "REMAT",
     "STAGE1",
+    "STAGE_FAMILIES",
     "TEXT",
     "TINY_ADVERSARY",
     "TINY_AUTOENCODER",
@@ -37,7 +38,9 @@ __all__ = [
     "network_faults",
     "num_classes",
     "square",
+    "stages",
     "text_faults",
+    "told_text",
 ]
 
 # Free, because it may move: a run keeps a copy of the one it began with.
@@ -48,6 +51,33 @@ STAGE1 = {
         doc="first stage whose codes are modeled",
     )
 }
+# What each stage may be, by family; see gen_jax.launch.runs.stages.
+STAGE_FAMILIES = {
+    "text": ("clip",),
+    "clip": ("clip",),
+    "prior": ("embedding_prior",),
+    "base": ("autoregressive", "diffusion", "gan", "next_scale"),
+}
+_STAGE_DOCS = {
+    "text": "run of CLIP whose text encoder, frozen, the model is told by",
+    "clip": "run of CLIP whose embeddings of images the model is told",
+    "prior": "run that draws such embeddings from a text, when sampling",
+    "base": "run that draws the images to make larger, when sampling",
+}
+
+
+def stages(*names: str) -> dict[str, Field]:
+    """Make the fields of frozen stages: other runs, of which a run keeps copies."""
+    return {
+        f"stages.{name}": text(
+            ".*",
+            f"the work directory of a run of {' or '.join(STAGE_FAMILIES[name])}, or nothing",
+            doc=_STAGE_DOCS[name],
+        )
+        for name in names
+    }
+
+
 DTYPE = {
     "model.dtype": choice(
         "float32", "bfloat16", doc="precision that the network computes in; weights are float32"
@@ -106,6 +136,11 @@ def guidance_faults(values: Mapping[str, Any]) -> dict[str, str]:
         what = "0, or a model.class_dropout above 0, is required"
         return {"model.guidance": f"got {scale:g}; {what}"}
     return {}
+
+
+def told_text(values: Mapping[str, Any]) -> bool:
+    """Return whether a model is told a text."""
+    return values["text.tokenizer"] != "none" or bool(values.get("stages.text"))
 
 
 def text_faults(values: Mapping[str, Any]) -> dict[str, str]:

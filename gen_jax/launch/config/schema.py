@@ -31,6 +31,7 @@ __all__ = [
 RENAMED = {
     "model.binarise": "model.binarize",
     "model.centred": "model.centered",
+    "stages.codec": "stage1",
 }
 
 

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 
 from gen_jax.launch.build.experiment import abstract_batch, build
 from gen_jax.launch.build.parallel import build_engine, build_mesh
+from gen_jax.launch.config.files import told_by_stage
 from gen_jax.launch.config.schema import find_faults
 from gen_jax.launch.planning.cost import collectives, count_flops, wire_bytes
 from gen_jax.launch.planning.hardware import Hardware
 from gen_jax.launch.planning.topology import Topology
-from gen_jax.launch.runs.restore import load_codec
+from gen_jax.launch.runs.restore import load_stages
+from gen_jax.launch.runs.workdir import stage_places
 from gen_jax.nn.lowering import target
 from gen_jax.train.sharding import axis_sizes
 from gen_jax.train.step import make_train_step
@@ -124,8 +126,10 @@ def _make_plan(config: Mapping[str, Any], topology: Topology, hardware: Hardware
 
 def _arguments(config: Mapping[str, Any], topology: Topology) -> tuple[Any, Any, tuple[Any, ...]]:
     """Make the experiment, its engine, and the shapes of what the step takes."""
-    stage1 = load_codec(Path(config["stage1"])) if config.get("stage1") else None
-    experiment = build(config, stage1).with_training_frozen()
+    places = {name: Path(place) for name, place in stage_places(config).items()}
+    config = told_by_stage(config, places)
+    stage1, stages = load_stages(places)
+    experiment = build(config, stage1, stages).with_training_frozen()
     engine = build_engine(config, experiment, build_mesh(config, topology.devices))
     size, shape = config["data"]["batch_size"], tuple(config["data"]["shape"])
     whole = dict(abstract_batch(experiment.model, shape, size))

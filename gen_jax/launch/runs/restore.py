@@ -14,18 +14,27 @@ from jax.sharding import Mesh
 from gen_jax.codecs import pretrained
 from gen_jax.data.text import Tokenizer
 from gen_jax.errors import CheckpointError
-from gen_jax.launch.build.experiment import Experiment, Stage1, abstract_state, build
+from gen_jax.launch.build.experiment import Experiment, Stage, Stage1, abstract_state, build
 from gen_jax.launch.config.files import from_json
 from gen_jax.launch.config.parts import ADVERSARY
 from gen_jax.launch.config.schema import RENAMED, find_faults
 from gen_jax.launch.runs.newest import newest_good_beside
 from gen_jax.launch.runs.tokens import load_tokenizer
-from gen_jax.launch.runs.workdir import STAGE1, checkpoint_steps
+from gen_jax.launch.runs.workdir import STAGE1, checkpoint_steps, stage_places
 from gen_jax.protocols import Model, Weights
 from gen_jax.train import checkpoint
 from gen_jax.train.sharding import make_mesh, replicated
 
-__all__ = ["Saved", "Trained", "check_has_codes", "load_codec", "load_trained", "load_weights"]
+__all__ = [
+    "Saved",
+    "Trained",
+    "check_has_codes",
+    "load_codec",
+    "load_stage",
+    "load_stages",
+    "load_trained",
+    "load_weights",
+]
 
 
 class Saved(NamedTuple):
@@ -63,8 +72,8 @@ def load_weights(workdir: Path, *, whole: bool = False) -> Saved:
     config = from_json(workdir / "config.json")
     if not checkpoint_steps(workdir):
         raise CheckpointError(f"{workdir}: no checkpoint yet")
-    stage1 = load_codec(workdir / STAGE1) if config.get("stage1") else None
-    experiment = build(_without_training_faults(config, workdir), stage1)
+    own = {name: workdir / name for name in stage_places(config)}
+    experiment = build(_without_training_faults(config, workdir), *load_stages(own))
     if whole:
         experiment = experiment.with_training_frozen()
     abstract = abstract_state(experiment, tuple(config["data"]["shape"]))
@@ -87,7 +96,7 @@ def load_weights(workdir: Path, *, whole: bool = False) -> Saved:
 
 # What a run of an earlier version may have been trained with, and what is built in its place: of
 # training alone, but that noise depended on the data is remembered.
-_OF_TRAINING: Mapping[str, Mapping[str, Any]] = {
+_BEGINS_OTHERWISE: Mapping[str, Mapping[str, Any]] = {
     "diffusion.pairing": {"pairing": False, "coupled": True},
     "diffusion.weighting": {"weighting": "none"},
     "diffusion.objective": {"pairing": False, "coupled": False},
@@ -97,7 +106,7 @@ _OF_TRAINING: Mapping[str, Mapping[str, Any]] = {
 def _without_training_faults(config: Mapping[str, Any], workdir: Path) -> Mapping[str, Any]:
     """Let a run be looked at that today could not begin, and say what is wrong with it."""
     for fault in find_faults(config, new=True):
-        if changes := _OF_TRAINING.get(fault.field):
+        if changes := _BEGINS_OTHERWISE.get(fault.field):
             print(f"gen_jax: config: {workdir}: {fault}", file=sys.stderr, flush=True)
             config = {**config, "diffusion": {**config["diffusion"], **changes}}
     return config
@@ -117,11 +126,40 @@ def load_trained(workdir: Path, *, whole: bool = False) -> Trained:
     return Trained(saved.config, experiment, saved.step, weights, saved.digest, mesh, tokenizer)
 
 
+def load_stages(places: Mapping[str, Path]) -> tuple[Stage1 | None, dict[str, Stage]]:
+    """Load what a model is built over: a first stage's codec, and other frozen stages by name.
+
+    Those that only sampling asks for are looked at by nobody here.
+
+    Args:
+        places: work directories, mostly a run's own copies, by the names of stages.
+
+    Raises:
+        CheckpointError: naming the stage that is missing or damaged.
+    """
+    stage1 = load_codec(places[STAGE1]) if STAGE1 in places else None
+    return stage1, {name: load_stage(places[name]) for name in _OF_TRAINING if name in places}
+
+
+_OF_TRAINING = ("text", "clip")
+
+
+def load_stage(workdir: Path) -> Stage:
+    """Load a frozen stage, with what only its losses need left out.
+
+    Raises:
+        CheckpointError: as :func:`load_weights`.
+    """
+    saved = load_weights(workdir)
+    weights = jax.tree.map(np.asarray, saved.weights)
+    return Stage(saved.config, saved.experiment.model, weights, saved.digest)
+
+
 def load_codec(workdir: Path, saved: Saved | None = None) -> Stage1:
     """Rebuild a first stage from its own saved config and its latest averaged weights.
 
     Args:
-        workdir: of its training, or what :func:`gen_jax.launch.runs.stage1.take_over` made of it.
+        workdir: of its training, or what :func:`gen_jax.launch.runs.stages.take_over` made of it.
         saved: what it holds, where that was read already.
 
     Raises:

@@ -12,7 +12,14 @@ from gen_jax.launch.config.files import from_json
 from gen_jax.launch.config.schema import fields_of, frozen_changes, nested
 from gen_jax.launch.jobs.processes import agree, is_first, together
 from gen_jax.launch.runs.newest import newest_good, set_aside
-from gen_jax.launch.runs.workdir import CLASSES, STAGE1, checkpoint_steps
+from gen_jax.launch.runs.workdir import (
+    CLASSES,
+    STAGE1,
+    STAGES,
+    TOKENIZER,
+    checkpoint_steps,
+    stage_places,
+)
 
 __all__ = ["Resuming", "adopted", "check_disk_space", "check_unchanged", "put_away", "resume"]
 
@@ -30,7 +37,7 @@ def put_away(workdir: Path) -> None:
     """Move what a run has made to ``before-<n>``: to begin anew is not to destroy."""
     # Checkpoints last: until then the rest is known to be unfinished business.
     written = ("config.json", CLASSES, "metrics.jsonl", "tensorboard", "images")
-    made = (*written, STAGE1, "checkpoints")
+    made = (*written, TOKENIZER, STAGE1, *STAGES, "checkpoints")
     there = [workdir / name for name in made if (workdir / name).exists()]
     if not there:
         return
@@ -77,9 +84,10 @@ def check_unchanged(config: Mapping[str, Any], workdir: Path, allowed: tuple[str
     """
     before = from_json(workdir / "config.json")
     frozen, free = frozen_changes(before, config, allowed)
-    # A first stage may move, but not come or go.
-    if bool(before.get("stage1")) != bool(config.get("stage1")):
-        frozen += [change for change in free if change.startswith("stage1:")]
+    # A stage may move, but not come or go.
+    moved = set(stage_places(before)) ^ set(stage_places(config))
+    begins = tuple(f"{name}:" if name == STAGE1 else f"stages.{name}:" for name in moved)
+    frozen += [change for change in free if change.startswith(begins)]
     if frozen:
         names = ",".join(change.partition(":")[0] for change in frozen)
         raise CheckpointError(
@@ -126,6 +134,7 @@ def resume(
     step, (state, before) = found
     together(lambda: _check_data(before, meta["data"], resuming.other_data))
     together(lambda: _check_stage1(before, meta["stage1"]))
+    together(lambda: _check_stages(before, meta["stages"]))
     together(lambda: _check_tokenizer(before, meta["tokenizer"]))
     together(lambda: _check_skipped(before, meta["config"], step))
     return step, state
@@ -177,6 +186,16 @@ def _check_stage1(meta: Mapping[str, Any], digest: str | None) -> None:
             f"the first stage in the work directory is not the one that this run began with: "
             f"{digest} instead of {meta.get('stage1')}"
         )
+
+
+def _check_stages(meta: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    before = meta.get("stages", {})
+    for name, digest in digests.items():
+        if before.get(name) != digest:
+            raise CheckpointError(
+                f"stages.{name}: what is in the work directory is not what this run began with: "
+                f"{digest} instead of {before.get(name)}"
+            )
 
 
 def _check_tokenizer(meta: Mapping[str, Any], digest: str | None) -> None:

@@ -14,9 +14,10 @@ from gen_jax.data.sources import Source
 from gen_jax.data.text import Tokenizer, from_json, make_tokenizer, to_json
 from gen_jax.errors import CheckpointError, ConfigError
 from gen_jax.files import write_file
+from gen_jax.launch.config.files import reader_of
+from gen_jax.launch.runs.workdir import TOKENIZER
 
 __all__ = [
-    "TOKENIZER",
     "digest_of",
     "keep_tokenizer",
     "load_tokenizer",
@@ -24,7 +25,6 @@ __all__ = [
     "write_tokenizer",
 ]
 
-TOKENIZER = "tokenizer.json"
 # Of so many captions the lengths are looked at, and a vocabulary is learned.
 _MOST = 100_000
 _LEFT_RIGHT = {"left", "right"}
@@ -73,6 +73,10 @@ def keep_tokenizer(
     captions = source.captions(some)
     if config["data"]["flip"] and any(_LEFT_RIGHT & set(text.split()) for text in captions):
         raise ConfigError("data.flip: got True; False is required: captions say left and right")
+    if (theirs := workdir / reader_of(config)).is_dir():  # a frozen stage reads its own tokens
+        if write and not (workdir / TOKENIZER).exists():
+            write_file(workdir / TOKENIZER, (theirs / TOKENIZER).read_bytes())
+        return load_tokenizer(config, theirs)
     if (workdir / TOKENIZER).exists():
         return load_tokenizer(config, workdir)
     clip = config["text"]["network"] == "clip"

@@ -6,17 +6,38 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from gen_jax.errors import StorageError, WorkdirInUseError
 
-__all__ = ["CLASSES", "STAGE1", "checkpoint_steps", "lock", "make_workdir"]
+__all__ = [
+    "CLASSES",
+    "STAGE1",
+    "STAGES",
+    "TOKENIZER",
+    "checkpoint_steps",
+    "lock",
+    "make_workdir",
+    "stage_places",
+]
 
 CLASSES = "classes.json"
 """The names of classes, in the order of their numbers, where the data had some."""
+TOKENIZER = "tokenizer.json"
+"""What makes tokens of texts, with its digest."""
 STAGE1 = "stage1"
 """A second stage's own copy of its first, laid out like a work directory."""
+STAGES = ("text", "clip", "prior", "base")
+"""Copies of other runs that a run is built over or sampled with, likewise."""
+
+
+def stage_places(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return where the stages are that a config names, by the names of their copies."""
+    named = config.get("stages", {})
+    places = {STAGE1: config.get("stage1", ""), **{name: named.get(name, "") for name in STAGES}}
+    return {name: place for name, place in places.items() if place}
 
 
 def make_workdir(workdir: Path) -> None:

@@ -11,7 +11,7 @@ from gen_jax.files import film_bytes, npz_bytes, png_bytes, write_file
 from gen_jax.launch.runs.restore import Trained
 from gen_jax.launch.sampling import shards as parts
 from gen_jax.launch.sampling.draw import Draw, draw_prior, draw_some, encode, interpolate
-from gen_jax.launch.sampling.inputs import read_input
+from gen_jax.launch.sampling.inputs import OF_CLIP, read_input
 from gen_jax.launch.sampling.request import Request, check_request
 from gen_jax.pictures import grid, titled
 
@@ -81,7 +81,9 @@ def _write(
 ) -> None:
     out, num = request.out, len(images)
     if out.suffix == ".npz":
-        arrays: dict[str, np.ndarray] = {"images": images}
+        sampler = trained.experiment.model.sampler
+        gives = "embeddings" if sampler and sampler.gives == "vectors" else "images"
+        arrays: dict[str, np.ndarray] = {gives: images}
         if "label" in draw.cond:
             arrays["labels"] = draw.cond["label"]
         if "prompt" in draw.cond:
@@ -92,7 +94,7 @@ def _write(
                 **{
                     n: x
                     for n, x in draw.cond.items()
-                    if n not in ("label", "prompt", "no_prompt", "target")
+                    if n not in ("label", "prompt", "no_prompt", *OF_CLIP)
                 },
             }
         arrays |= {"step": np.asarray(trained.step), "digest": np.array(trained.digest)}
@@ -139,7 +141,7 @@ def _plan(trained: Trained, request: Request) -> tuple[Draw, int, int | None]:
     for name, given in model.inputs.items():
         if name in request.inputs:
             value = request.inputs[name]
-            known = trained.target_tokenizer if name == "target" else trained.tokenizer
+            known = trained.target_tokenizer if name in OF_CLIP else trained.tokenizer
             cond |= read_input(name, given, value, shape, ends, known)
         elif given.kind == "label" and given.needed:
             assert given.size is not None
@@ -161,7 +163,7 @@ def _plan(trained: Trained, request: Request) -> tuple[Draw, int, int | None]:
 
 
 # Images that a result is made of.
-_ORIGINALS = ("image", "source", "masked")
+_ORIGINALS = ("image", "source", "masked", "like")
 
 
 def _beside_originals(draw: Draw, images: np.ndarray) -> np.ndarray:

@@ -11,7 +11,10 @@ from gen_jax.errors import ConfigError, DataError
 from gen_jax.protocols import Input
 from gen_jax.reading import read_file, read_npz
 
-__all__ = ["read_images", "read_input", "read_mask", "read_texts", "read_vectors"]
+__all__ = ["OF_CLIP", "read_images", "read_input", "read_mask", "read_texts", "read_vectors"]
+
+OF_CLIP = ("target", "toward", "away")
+"""Texts that another model reads, not the one that draws."""
 
 _LARGEST = 1 << 28  # bytes of a picture's file
 

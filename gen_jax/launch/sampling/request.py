@@ -69,7 +69,8 @@ def _ability_faults(trained: Trained, request: Request) -> Iterator[str]:
     able = {
         "with_noise": latents is not None and latents.prior is not None,
         "interpolate": latents is not None and latents.prior is not None,
-        "trace": latents is not None and latents.cost > 1,
+        "trace": trained.experiment.model.sampler is not None
+        and trained.experiment.model.sampler.traces,
     }
     asked = {
         "with_noise": request.with_noise,

@@ -291,9 +291,28 @@ def _text(values: Mapping[str, Any]) -> dict[str, str]:
     return faults
 
 
+def _stages(values: Mapping[str, Any]) -> dict[str, str]:
+    faults = {}
+    for name, needed in (
+        ("stages.base", "model.low_res_factor"),
+        ("model.low_res_noise", "model.low_res_factor"),
+        ("stages.prior", "stages.clip"),
+    ):
+        if (got := values[name]) and not values[needed]:
+            faults[name] = f"got {got!r}; {needed} is required with it"
+    if not values["stages.clip"]:
+        return faults
+    for name in ("context_dim", "pooled_dim"):
+        if got := values[f"model.{name}"]:
+            faults[f"model.{name}"] = f"got {got}; 0 is required with stages.clip"
+    if values["model.network"] == "unet":
+        faults |= _attending(values, "stages.clip", values["stages.clip"])
+    return faults
+
+
 def _depths(values: Mapping[str, Any]) -> dict[str, str]:
     depths, levels = values["model.context_depths"], values["model.multipliers"]
-    attends = values["model.context_dim"] or values["text.tokenizer"] != "none"
+    attends = values["model.context_dim"] or parts.told_text(values) or values["stages.clip"]
     if depths and (len(depths) != len(levels) or not attends):
         what = "as many as model.multipliers, with model.context_dim or a text, are required"
         return {"model.context_depths": f"got {tuple(depths)}; {what}"}
@@ -318,7 +337,7 @@ def _told(values: Mapping[str, Any]) -> dict[str, str]:
 def _dropout(values: Mapping[str, Any]) -> dict[str, str]:
     names = ("num_classes", "context_dim", "pooled_dim")
     conditional = any(values[f"model.{name}"] for name in names)
-    conditional |= values["text.tokenizer"] != "none"
+    conditional |= parts.told_text(values) or bool(values["stages.clip"])
     dropout = values["model.class_dropout"]
     return prefixed("model", class_dropout_faults(class_dropout=dropout, conditional=conditional))
 
@@ -386,7 +405,8 @@ def _pairing(values: Mapping[str, Any]) -> dict[str, str]:
             values[f"model.{name}"] for name in ("context_dim", "low_res_factor", "pooled_dim")
         )
         and values["model.beside"] == "nothing"
-        and values["text.tokenizer"] == "none",
+        and not parts.told_text(values)
+        and not values["stages.clip"],
     )
     return prefixed("diffusion", faults)
 
@@ -431,6 +451,7 @@ def _times(values: Mapping[str, Any]) -> dict[str, str]:
 FAMILY = Family(
     fields={
         **parts.STAGE1,
+        **parts.stages("text", "clip", "prior", "base"),
         "model.network": choice(
             "unet",
             "dit",
@@ -447,6 +468,14 @@ FAMILY = Family(
         **parts.GUIDANCE,
         "model.low_res_factor": integer(
             0, default=0, **_FROZEN, doc="by how much images are made larger; 0: not at all"
+        ),
+        "model.low_res_noise": boolean(
+            default=False,
+            **_FROZEN,
+            doc="low_res_factor: noise of any level is added to the small image in training",
+        ),
+        "model.embedding_dropout": number(
+            0, 1, below=True, default=0.1, doc="stages.clip: share of embeddings left out"
         ),
         "model.beside": choice(
             "nothing",
@@ -467,6 +496,7 @@ FAMILY = Family(
         _context,
         _depths,
         _text,
+        _stages,
         parts.guidance_faults,
         _told,
         _dropout,
