@@ -1,6 +1,6 @@
 """Imagen's cascade on captioned scenes: 16x16 pixels from a text, and these made 32x32.
 
-    gen-jax train --config configs/cascade_scenes.py:base --workdir runs/base
+    gen-jax train --config configs/cascade_base_scenes.py --workdir runs/cascade_base_scenes
     gen-jax train --config configs/cascade_scenes.py --workdir runs/cascade
     gen-jax sample --workdir runs/cascade --prompt "a red circle above a blue square" --out a.png
 
@@ -14,13 +14,10 @@ from gen_jax.launch.config import defaults, variant_of
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Make the experiment, or its variant ``base``, ``tiny`` or ``base_tiny``."""
-    base = variant.startswith("base")
-    side = 16 if base else 32
+    """Make the experiment, or its variant ``tiny``."""
     config = defaults("diffusion")
-    config.data.update(
-        {"source": f"scenes:{side}x{side}x3", "shape": (side, side, 3), "batch_size": 64}
-    )
+    config.data.update({"source": "scenes:32x32x3", "shape": (32, 32, 3), "batch_size": 64})
+    config.stages.base = "runs/cascade_base_scenes"
     config.text.update(
         {"tokenizer": "words", "vocabulary": 48, "length": 14, "width": 96, "depth": 2}
     )
@@ -28,34 +25,33 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.update(
         {
             "network": "dit",
-            "patch": side // 8,
+            "patch": 4,
             "width": 128,
             "depth": 4,
             "num_heads": 4,
             "dropout": 0.0,
             "class_dropout": 0.1,
-            "guidance": 3.0 if base else 1.5,
+            "guidance": 1.5,
+            "low_res_factor": 2,
+            "low_res_noise": True,
         }
     )
-    if not base:
-        config.stages.base = "runs/base"
-        config.model.update({"low_res_factor": 2, "low_res_noise": True})
     config.optimizer.update({"learning_rate": 1.5e-3, "warmup_steps": 200, "decay": "cosine"})
     config.train.update(
         {
-            "steps": 4000 if base else 1500,
+            "steps": 1500,
             "ema_decay": 0.998,
             "log_every": 100,
-            "sample_every": 2000,
-            "save_every": 1000,
+            "sample_every": 500,
+            "save_every": 500,
         }
     )
     return variant_of(
         config,
-        variant.removeprefix("base").removeprefix("_"),
-        source=f"scenes:{side}x{side}x3",
-        shape=(side, side, 3),
-        model__patch=side // 4,
+        variant,
+        source="scenes:32x32x3",
+        shape=(32, 32, 3),
+        model__patch=8,
         text__width=16,
         text__depth=1,
     )

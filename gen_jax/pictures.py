@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["grid", "pairs", "scatter", "titled"]
+__all__ = ["film", "grid", "pairs", "scatter", "strips", "titled"]
 
 BORDER = 2
 BORDER_LEVEL = 128
@@ -39,6 +39,32 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
         left = BORDER + index % columns * cell_width
         picture[top : top + height * scale, left : left + width * scale] = image
     return picture
+
+
+def strips(films: np.ndarray) -> np.ndarray:
+    """Arrange films in rows, the frames of each from left to right.
+
+    Args:
+        films: uint8 [N, frames, H, W, C].
+
+    Returns:
+        uint8 [height, width, C].
+    """
+    return grid(films.reshape(-1, *films.shape[2:]), films.shape[1])
+
+
+def film(films: np.ndarray, titles: Sequence[str] = ()) -> list[np.ndarray]:
+    """Arrange films side by side, as frames of one film.
+
+    Args:
+        films: uint8 [N, frames, H, W, C].
+        titles: a text under each, or none.
+
+    Returns:
+        A picture for each moment.
+    """
+    moments = np.swapaxes(films, 0, 1)
+    return [titled(x, titles) if len(titles) else grid(x) for x in moments]
 
 
 def pairs(images: np.ndarray, again: np.ndarray, columns: int = 16) -> np.ndarray:

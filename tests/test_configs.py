@@ -15,6 +15,7 @@ from gen_jax.launch.cli.main import main
 from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.files import load_config
 from gen_jax.launch.config.schema import families, fields_of
+from gen_jax.launch.runs.workdir import stage_places
 from gen_jax.train.checkpoint import restore
 from tests.devices import one_device
 
@@ -57,11 +58,20 @@ def first_stage(tmp_path_factory):
         if name not in made:
             work = tmp_path_factory.mktemp("stage1") / name
             config = f"{ROOT / 'configs' / name}.py:tiny"
-            assert main(["train", "--config", config, "--workdir", str(work)]) == 0
+            line = ["train", "--config", config, "--workdir", str(work)]
+            assert main([*line, *over(load_config(config, []), make)]) == 0
             made[name] = work
         return made[name]
 
     return make
+
+
+def over(config, make):
+    """Give the flags that put trained stages in the place of those that a config names."""
+    return [
+        f"--config.{'' if name == 'stage1' else 'stages.'}{name}={make(place)}"
+        for name, place in stage_places(config).items()
+    ]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=IDS)
@@ -71,8 +81,8 @@ def test_configs_build_and_every_field_is_classified(path, variant):
     fields = fields_of(config["family"])
     assert set(flatten(config)) == set(fields)
     assert {field.change for field in fields.values()} == {"frozen", "free"}
-    if config.get("stage1"):
-        return  # built on top of a first stage below
+    if stage_places(config):
+        return  # built on top of its stages below
     state = abstract_state(build(config), config["data"]["shape"])
     assert sum(x.size for x in jax.tree.leaves(state.params)) > 1000
 
@@ -98,7 +108,7 @@ def test_tiny_variants_go_all_the_way_on_eight_devices(path, first_stage, tmp_pa
 
 def test_every_family_goes_all_the_way_every_day():
     configs = [load_config(f"{ROOT}/configs/{name}.py:tiny", []) for name in every_day()]
-    firsts = [Path(config["stage1"]).name for config in configs if config.get("stage1")]
+    firsts = [Path(x).name for config in configs for x in stage_places(config).values()]
     configs += [load_config(f"{ROOT}/configs/{name}.py:tiny", []) for name in firsts]
     assert {config["family"] for config in configs} == set(families())
 
@@ -107,8 +117,7 @@ def go_all_the_way(path, first_stage, tmp_path, capsys):
     """Train, resume, and sample."""
     work = tmp_path / "work"
     train = ["train", "--config", f"{path}:tiny", "--workdir", str(work)]
-    if stage1 := load_config(f"{path}:tiny", []).get("stage1"):
-        train.append(f"--config.stage1={first_stage(stage1)}")
+    train += over(load_config(f"{path}:tiny", []), first_stage)
     assert main(train) == 0, capsys.readouterr().err
     config = json.loads((work / "config.json").read_text())
     assert main([*train, "--config.train.steps=3"]) == 0
@@ -133,6 +142,9 @@ def go_all_the_way(path, first_stage, tmp_path, capsys):
         base.append(f"--{told}={given}")
     assert main([*base, "--out", str(npz)]) == 0
     with np.load(npz) as arrays:
+        if config["family"] == "embedding_prior":
+            assert arrays["embeddings"].shape == (8, 8)
+            return
         images = arrays["images"]
     assert images.shape == (8, *config["data"]["shape"])
     assert images.dtype == np.uint8

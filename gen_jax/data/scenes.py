@@ -19,16 +19,21 @@ __all__ = [
     "COLORS",
     "HELD_OUT",
     "KINDS",
+    "MOTIONS",
     "NUMBERS",
     "RELATIONS",
     "SHAPES",
     "SIZES",
+    "TRAVEL",
+    "Film",
     "Scene",
     "Thing",
     "caption_of",
+    "caption_of_film",
     "coverage",
     "draw_scene",
     "is_so",
+    "make_film",
     "make_scene",
     "plural",
 ]
@@ -45,6 +50,9 @@ COLORS = {
 SIZES = {"small": 0.14, "large": 0.24}
 """Radius, in parts of the image's side."""
 RELATIONS = ("above", "below", "left of", "right of")
+MOTIONS = ("left", "right", "up", "down")
+TRAVEL = 0.35
+"""How far a thing of a film moves, in parts of the side."""
 NUMBERS = ("one", "two", "three", "four")
 BACKGROUND = (30, 30, 30)
 KINDS = ("single", "count", "relation")
@@ -137,6 +145,51 @@ def caption_of(
 ) -> str:
     """Return the caption of what :func:`make_scene` makes with the same luck, in less time."""
     return _specify(rng, kinds, held_out).caption
+
+
+class Film(NamedTuple):
+    """A thing that moves, and the words for it."""
+
+    caption: str
+    frames: tuple[Thing, ...]
+
+
+def make_film(rng: np.random.Generator, frames: int, *, held_out: bool = False) -> Film:
+    """Make up a thing that moves to one side at one speed: ``a small red circle moves left``.
+
+    Args:
+        rng: all its luck.
+        frames: of the film.
+        held_out: as of :func:`make_scene`.
+
+    Returns:
+        A thing within the image all the time, which travels :data:`TRAVEL` of the side.
+    """
+    caption, (shape, color, size), direction = _specify_film(rng, held_out)
+    margin = 1.2 * SIZES[size]
+    along = float(rng.uniform(margin, 1 - margin - TRAVEL))
+    across = float(rng.uniform(margin, 1 - margin))
+    places = along + TRAVEL * np.linspace(0, 1, frames) if frames > 1 else np.array([along])
+    if direction in ("left", "up"):
+        places = places[::-1]
+    things = [
+        Thing(shape, color, size, *((across, x) if direction in ("left", "right") else (x, across)))
+        for x in map(float, places)
+    ]
+    return Film(caption, tuple(things))
+
+
+def caption_of_film(rng: np.random.Generator, *, held_out: bool = False) -> str:
+    """Return the caption of what :func:`make_film` makes with the same luck, in less time."""
+    return _specify_film(rng, held_out)[0]
+
+
+def _specify_film(
+    rng: np.random.Generator, held_out: bool
+) -> tuple[str, tuple[str, str, str], str]:
+    spec = _specify(rng, ("single",), held_out)
+    direction = MOTIONS[rng.integers(len(MOTIONS))]
+    return f"{spec.caption} moves {direction}", spec.things[0], direction
 
 
 def plural(shape: str) -> str:

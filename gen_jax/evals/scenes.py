@@ -26,7 +26,7 @@ from gen_jax.data.scenes import (
     plural,
 )
 
-__all__ = ["FACTS", "Found", "find_things", "judge_scene", "rate_scenes"]
+__all__ = ["FACTS", "Found", "find_things", "judge_scene", "rate_films", "rate_scenes"]
 
 FACTS = ("color", "shape", "size", "count", "binding", "position", "all")
 """What is asked of a picture: of one thing its color, shape and size; of several their number; of
@@ -193,3 +193,43 @@ def rate_scenes(images: np.ndarray, captions: Sequence[str]) -> Mapping[str, flo
             facts.setdefault(name, []).append(float(holds))
     rated = {name: float(np.mean(values)) for name, values in sorted(facts.items())}
     return {**rated, "fit": float(np.mean(fits)) if fits else 0.0}
+
+
+def rate_films(films: np.ndarray, captions: Sequence[str]) -> Mapping[str, float]:
+    """Measure in how many films each fact holds that its caption states.
+
+    Args:
+        films: uint8 [N, frames, side, side, 3].
+        captions: as :func:`gen_jax.data.scenes.make_film` words them.
+
+    Returns:
+        Of all frames the share whose ``color``, ``shape`` and ``size`` are the caption's, and in
+        which one thing is (``count``); of all films the share in which the largest thing moves
+        where the caption says (``direction``), and is of one color and shape from beginning to end
+        (``identity``); ``all`` of these together.
+    """
+    facts: dict[str, list[float]] = {}
+    for film, caption in zip(films, captions, strict=True):
+        scene, _, direction = caption.rpartition(" moves ")
+        found = [find_things(frame) for frame in film]
+        frames = [judge_scene(scene, things) for things in found]
+        whole = {name: [frame[name] for frame in frames] for name in frames[0] if name != "all"}
+        first = [things[0].thing for things in found if things]
+        moved = _direction(first) if len(first) == len(found) else ""
+        one = len(first) == len(found) and len({(x.color, x.shape) for x in first}) == 1
+        judged = {name: float(np.mean(values)) for name, values in whole.items()}
+        judged |= {"direction": float(moved == direction), "identity": float(one)}
+        judged["all"] = float(all(value == 1 for value in judged.values()))
+        for name, value in judged.items():
+            facts.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in sorted(facts.items())}
+
+
+def _direction(things: Sequence[Thing]) -> str:
+    """Name where a thing goes; nothing if it hardly moves."""
+    down, right = things[-1].row - things[0].row, things[-1].column - things[0].column
+    if max(abs(down), abs(right)) < 0.1:
+        return ""
+    if abs(down) > abs(right):
+        return "down" if down > 0 else "up"
+    return "right" if right > 0 else "left"

@@ -35,7 +35,14 @@ from gen_jax.protocols import (
 )
 from gen_jax.typing import Array, Float, Keys, PyTree, Scalar, ScalarLike, UInt8
 
-__all__ = ["best_of", "embeddings", "with_base", "with_image_embedding", "with_prior"]
+__all__ = [
+    "best_of",
+    "embeddings",
+    "over_frozen",
+    "with_base",
+    "with_image_embedding",
+    "with_prior",
+]
 
 # Folded into the keys of a stage's samples.
 _STAGE_KEYS = {"base": 0xBA5E, "prior": 0x9107}
@@ -51,8 +58,9 @@ def with_base(model: Model, base: Model) -> Model:
         base: of such images; ``frozen["base"]`` are its weights.
 
     Returns:
-        A model that is told what both are told, but ``low_res``. The base's options begin with
-        ``base_``. Losses and density are the model's own.
+        A model that is told what both are told; where ``low_res`` is given, that is made larger
+        and the base left out. The base's options begin with ``base_``. Losses and density are the
+        model's own.
     """
 
     def fill(made: Array) -> dict[str, Array]:
@@ -121,9 +129,10 @@ def _after(
         made = before.ahead(other, told)
         return {**sampler.ahead(own, told), **{f"{prefix}{name}": x for name, x in made.items()}}
 
-    inputs = {name: given for name, given in model.inputs.items() if name not in filled}
-    if "like" in filled and "like" in model.inputs:
-        inputs["like"] = model.inputs["like"]._replace(needed=False)
+    inputs = {
+        name: given._replace(needed=False) if name in filled else given
+        for name, given in model.inputs.items()
+    }
     others = {n: given for n, given in first.inputs.items() if n not in ("image", "mask")}
     return model._replace(
         inputs={**others, **inputs},
@@ -324,3 +333,73 @@ def _density_told(density: Density, told: Callable[..., Batch]) -> Density:
         return density.log_prob(weights, told(weights.frozen, batch), keys, **options)
 
     return density._replace(log_prob=log_prob)
+
+
+def over_frozen(model: Model, stage: str) -> Model:
+    """Train what a model has beside another, frozen one: layers over time, for example.
+
+    Parameters of the one that bear the other's names are not trained: they are
+    ``frozen[stage]``, the only player's subtree of that. Checkpoints, averages and optimizers hold
+    the rest.
+
+    Args:
+        model: with one player, ``"net"``, whose parameters contain the other's.
+        stage: name of the frozen parameters.
+
+    Returns:
+        A model with the same losses and abilities.
+    """
+
+    def whole(weights: Weights) -> Weights:
+        net = _merged(weights.frozen[stage], weights.params["net"])
+        return weights._replace(params={"net": net})
+
+    def init(key: jax.Array, batch: Batch, frozen: PyTree) -> Any:
+        params, stats = model.init(key, batch, frozen)
+        return {"net": _without(params["net"], frozen[stage])}, stats
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def over(weights: Weights, *arguments: Any, **options: Any) -> Any:
+            return function(whole(weights), *arguments, **options)
+
+        return over
+
+    sampler, latents, density = model.sampler, model.latents, model.density
+    if latents is not None:
+        encode = None if latents.encode is None else wrap(latents.encode)
+        latents = latents._replace(decode=wrap(latents.decode), encode=encode)
+    return model._replace(
+        init=init,
+        losses={name: Loss(one.player, wrap(one.fn)) for name, one in model.losses.items()},
+        sampler=None if sampler is None else sampler._replace(draw=wrap(sampler.draw)),
+        latents=latents,
+        density=None if density is None else density._replace(log_prob=wrap(density.log_prob)),
+    )
+
+
+def _merged(one: PyTree, other: PyTree) -> PyTree:
+    """Put two nested mappings together that share no leaf."""
+    if not isinstance(one, Mapping):
+        return one
+    both = {name: x for name, x in other.items() if name not in one}
+    return both | {name: _merged(x, other[name]) if name in other else x for name, x in one.items()}
+
+
+def _without(tree: PyTree, known: PyTree) -> PyTree:
+    """Leave out leaves that are known, and what then is empty.
+
+    Raises:
+        ValueError: if one is known by another shape, or not there.
+    """
+    rest = {}
+    for name, x in tree.items():
+        if name not in known:
+            rest[name] = x
+        elif isinstance(x, Mapping):
+            if inner := _without(x, known[name]):
+                rest[name] = inner
+        elif x.shape != known[name].shape:
+            raise ValueError(f"{name}: got {known[name].shape}; {x.shape} is required")
+    if missing := sorted(set(known) - set(tree)):
+        raise ValueError(f"{missing[0]}: frozen, and not of this network")
+    return rest

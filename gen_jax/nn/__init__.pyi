@@ -19,6 +19,7 @@ from gen_jax.nn import (
     perceptual as perceptual,
     pixelcnn as pixelcnn,
     stylegan as stylegan,
+    temporal as temporal,
     tensor_dims as tensor_dims,
     text as text,
     told as told,

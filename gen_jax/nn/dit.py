@@ -10,6 +10,7 @@ from gen_jax.nn import lowering
 from gen_jax.nn.blocks import Dropout, check_label, rematerialized
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import dit_faults
+from gen_jax.nn.temporal import TemporalLayer, as_clips, frame_keys, frames_of, of_frames
 from gen_jax.ops import keys as rng
 from gen_jax.typing import Array, Bool, DTypeLike, Float, Int, Keys
 
@@ -44,6 +45,7 @@ class _Block(nn.Module):
     dropout: float
     dtype: DTypeLike
     epsilon: float
+    frames: int = 0
 
     @nn.compact
     def __call__(
@@ -69,7 +71,13 @@ class _Block(nn.Module):
         x = _modulate(self._norm(self.epsilon)(h), mlp_shift, mlp_scale)
         x = nn.Dense(self.mlp_ratio * width, kernel_init=INIT, dtype=self.dtype, name="mlp_in")(x)
         x = nn.Dense(width, kernel_init=INIT, dtype=self.dtype, name="mlp_out")(nn.gelu(x))
-        return h + mlp_gate[:, None] * Dropout(self.dropout, name="dropout_mlp")(x, keys), None
+        h = h + mlp_gate[:, None] * Dropout(self.dropout, name="dropout_mlp")(x, keys)
+        if self.frames:
+            layer_over_time = TemporalLayer(
+                self.frames, self.num_heads, self.dtype, name="temporal"
+            )
+            h = layer_over_time(h, condition)
+        return h, None
 
     def _attend(
         self,
@@ -125,6 +133,8 @@ class DiT(nn.Module):
             al. 2024, with one stream of weights); else each layer attends to them after itself
             (Chen et al. 2023, PixArt).
         pooled_dim: width of one vector for all of a text, added to the condition; None for none.
+        frames: of a film, [batch, frames, height, width, channels]: each layer is followed by one
+            over time; 0 for images.
 
     Raises:
         ValueError: at construction, if something does not divide.
@@ -146,6 +156,7 @@ class DiT(nn.Module):
     context_dim: int | None = None
     joint: bool = True
     pooled_dim: int | None = None
+    frames: int = 0
 
     def __post_init__(self) -> None:
         faults = dit_faults(
@@ -161,7 +172,7 @@ class DiT(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch height width in_channels"],
+        x: Float[Array, "batch *frames height width in_channels"],
         t: Float[Array, "batch"],
         label: Int[Array, "batch"] | None = None,
         keys: Keys | None = None,
@@ -170,7 +181,7 @@ class DiT(nn.Module):
         pooled: Float[Array, "batch pooled_dim"] | None = None,
         sizes: Array | None = None,
         context_mask: Bool[Array, "batch length"] | None = None,
-    ) -> Float[Array, "batch height width out_channels"]:
+    ) -> Float[Array, "batch *frames height width out_channels"]:
         """Predict the target of the parameterization that the network is trained with.
 
         Args:
@@ -194,6 +205,11 @@ class DiT(nn.Module):
                 raise ValueError(f"{name}: {state} with {name}_dim={dim}")
         if sizes is not None and sizes.shape[-1]:
             raise ValueError("sizes: not expected; DiT is told no numbers of an image's size")
+        if self.frames:
+            x = frames_of(x, self.frames)
+            told_all = (t, label, context, pooled, context_mask)
+            t, label, context, pooled, context_mask = of_frames(told_all, self.frames)
+            keys = frame_keys(keys, self.frames)
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
                 f"x: got {x.shape}; images of {self.resolution} x {self.resolution} are required"
@@ -217,8 +233,8 @@ class DiT(nn.Module):
             )
             condition = condition + table(label)
         if pooled is not None:
-            told_all = pooled.astype(self.dtype)
-            condition = condition + self._dense("pooled", self.width, _normal())(told_all)
+            vector = pooled.astype(self.dtype)
+            condition = condition + self._dense("pooled", self.width, _normal())(vector)
         mask, beside = context_mask, None
         if context is not None:
             beside = self._dense("context", self.width, INIT)(context.astype(self.dtype))
@@ -241,6 +257,7 @@ class DiT(nn.Module):
             self.dropout,
             self.dtype,
             self.epsilon,
+            self.frames,
             name="blocks",
         )
         h, _ = blocks(h, jnp.arange(self.depth), condition, keys, mask, beside)
@@ -251,7 +268,8 @@ class DiT(nn.Module):
         )
         h = _modulate(norm(h), *jnp.split(two, 2, axis=-1))
         h = self._dense("out", self.patch**2 * self.out_channels, ZERO_INIT, jnp.float32)(h)
-        return _from_patches(h, self.patch, side).astype(jnp.float32)
+        made = _from_patches(h, self.patch, side).astype(jnp.float32)
+        return as_clips(made, self.frames) if self.frames else made
 
     def _dense(
         self,

@@ -22,6 +22,7 @@ from gen_jax.nn.blocks import (
 from gen_jax.nn.cross_attention import SpatialTransformer
 from gen_jax.nn.embeddings import sinusoidal
 from gen_jax.nn.geometry import level_widths, unet_faults
+from gen_jax.nn.temporal import TemporalLayer, as_clips, frame_keys, frames_of, of_frames
 from gen_jax.typing import Array, Bool, DTypeLike, Float, Int, Keys
 
 __all__ = ["UNet"]
@@ -77,6 +78,8 @@ class UNet(nn.Module):
         epsilon: of normalizations, but of those in layers with ``context_dim``.
         centered: see :class:`gen_jax.nn.blocks.Downsample`.
         time: options of :func:`gen_jax.nn.embeddings.sinusoidal`, as pairs.
+        frames: of a film, [batch, frames, height, width, channels]: each residual block is followed
+            by a layer over time; 0 for images.
 
     Raises:
         ValueError: at construction, if a resolution is never visited or something does not divide.
@@ -109,6 +112,7 @@ class UNet(nn.Module):
     epsilon: float = 1e-6
     centered: bool = False
     time: tuple[tuple[str, Any], ...] = ()
+    frames: int = 0
 
     def __post_init__(self) -> None:
         faults = dict(
@@ -144,7 +148,7 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch height width in_channels"],
+        x: Float[Array, "batch *frames height width in_channels"],
         t: Float[Array, "batch"],
         label: Int[Array, "batch"] | None = None,
         keys: Keys | None = None,
@@ -153,7 +157,7 @@ class UNet(nn.Module):
         pooled: Float[Array, "batch pooled_dim"] | None = None,
         sizes: Float[Array, "batch numbers"] | None = None,
         context_mask: Bool[Array, "batch length"] | None = None,
-    ) -> Float[Array, "batch height width out_channels"]:
+    ) -> Float[Array, "batch *frames height width out_channels"]:
         """Predict the target of the parameterization that the network is trained with.
 
         Args:
@@ -170,6 +174,11 @@ class UNet(nn.Module):
             ValueError: if the image has another size, or a label, context or vector is missing or
                 not expected.
         """
+        if self.frames:
+            x = frames_of(x, self.frames)
+            told = (t, label, context, pooled, sizes, context_mask)
+            t, label, context, pooled, sizes, context_mask = of_frames(told, self.frames)
+            keys = frame_keys(keys, self.frames)
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise ValueError(
                 f"x: got {x.shape}; images of {self.resolution} x {self.resolution} are required"
@@ -195,7 +204,14 @@ class UNet(nn.Module):
             h = self._res_block(name, width)(h, embedding, keys)
             if h.shape[1] in self.attention_resolutions:
                 h = attend(f"{name}_attention", h, level)
-            return h
+            return over_time(name, h)
+
+        def over_time(name: str, h: Array) -> Array:
+            if not self.frames:
+                return h
+            heads = h.shape[-1] // self.head_dim if self.head_dim else self.num_heads
+            layer = TemporalLayer(self.frames, heads, self.dtype, name=f"{name}_temporal")
+            return layer(h, embedding)
 
         # In float32, like the last layer: 8 bits of x_t hide the noise at small times.
         widths = level_widths(self.channels, self.multipliers)
@@ -215,7 +231,7 @@ class UNet(nn.Module):
         h = self._res_block("middle_0", width)(h, embedding, keys)
         if self.middle_attention:
             h = attend("middle_attention", h, last_level, self.middle_norm)
-        h = self._res_block("middle_1", width)(h, embedding, keys)
+        h = over_time("middle", self._res_block("middle_1", width)(h, embedding, keys))
 
         for level, width in reversed(list(enumerate(widths))):
             for number in range(self.num_res_blocks + 1):
@@ -230,7 +246,8 @@ class UNet(nn.Module):
             dtype=jnp.float32,
             name="norm_out",
         )
-        return self._conv("conv_out", self.out_channels, ZERO_INIT)(nn.silu(norm(h)))
+        made = self._conv("conv_out", self.out_channels, ZERO_INIT)(nn.silu(norm(h)))
+        return as_clips(made, self.frames) if self.frames else made
 
     def _embed(self, t: Array, label: Array | None) -> Float[Array, "batch dim"]:
         dim = 4 * self.channels

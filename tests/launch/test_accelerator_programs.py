@@ -10,6 +10,7 @@ import pytest
 from gen_jax.launch.build.experiment import abstract_batch, abstract_state, build
 from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.files import load_config
+from gen_jax.launch.runs.workdir import stage_places
 from gen_jax.nn.lowering import target
 from gen_jax.train.step import make_train_step
 
@@ -62,7 +63,7 @@ def traced(name, platform, *overrides):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_steps_are_ready_for_an_accelerator(name, platform):
     config = load_config(str(ROOT / f"configs/{name}.py"), [])
-    if config.get("stage1"):
+    if stage_places(config):
         pytest.skip("its network stands alone in another config")
     half = "model.dtype" in flatten(config)
     overrides = ["model.dtype=bfloat16"] if half else []

@@ -105,7 +105,8 @@ FREE = {
     """,
     "classifier": "model.dropout model.dtype model.remat",
     "diffusion": """
-        stage1 model.dropout model.dtype model.remat model.guidance diffusion.clip
+        stage1 stages.text stages.clip stages.prior stages.base model.embedding_dropout
+        model.dropout model.dtype model.remat model.guidance diffusion.clip
         diffusion.objective
         diffusion.weighting diffusion.weighting_gamma diffusion.times diffusion.times_mean
         diffusion.times_std diffusion.antithetic diffusion.pairing diffusion.coupled

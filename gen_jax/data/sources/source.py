@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
     name: str
     size: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     num_classes: int | None
     in_memory: bool
     fingerprint: str

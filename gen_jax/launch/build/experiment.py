@@ -34,7 +34,7 @@ class Stage1(NamedTuple):
 
     codec: Codec
     weights: Weights  # of the codec, on the host
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     code_shape: Any  # a tuple, or tuples by name of several grids
     digest: str  # of config and weights
 

@@ -343,7 +343,12 @@ def _sample(arguments: list[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
     flags.DEFINE_integer("num", 64, "how many samples", flag_values=values, lower_bound=1)
-    flags.DEFINE_string("out", None, "FILE.png for a grid, FILE.npz for arrays", flag_values=values)
+    flags.DEFINE_string(
+        "out",
+        None,
+        "FILE.png for a grid, FILE.npz for arrays; of films FILE.gif",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "trace", None, "FILE.gif: also show how the samples come about", flag_values=values
     )
@@ -414,7 +419,7 @@ def _sample(arguments: list[str]) -> int:
 def _check_outputs(values: flags.FlagValues) -> None:
     """Check before anything is loaded that the files can be written."""
     out = Path(values.out)
-    if out.suffix not in (".png", ".npz"):
+    if out.suffix not in (".png", ".npz", ".gif", ".webp"):
         raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is required")
     check_writable(out)
     if values.trace:

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.data import Source, spread_indices
-from gen_jax.data.scenes import KINDS, make_scene
-from gen_jax.evals.scenes import rate_scenes
+from gen_jax.data.scenes import KINDS, caption_of_film, make_scene
+from gen_jax.evals.scenes import rate_films, rate_scenes
 from gen_jax.launch.runs.restore import Trained
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.launch.sampling.inputs import read_texts
 
-__all__ = ["measure_facts", "measure_own_facts"]
+__all__ = ["measure_facts", "measure_films", "measure_own_facts"]
 
 
 def measure_facts(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
@@ -46,11 +46,43 @@ def measure_facts(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
     return results
 
 
+def measure_films(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
+    """Draw films of captions, and measure which facts they show; nothing of other data.
+
+    Args:
+        trained: a model that is told captions of ``moving_scenes``, of films or of stills.
+        draw: with what.
+        num: captions, of pairs that training showed and of such that it did not.
+
+    Returns:
+        Of each fact ``film_seen_NAME`` and ``film_unseen_NAME``; of stills without what only films
+        can show.
+    """
+    model = trained.experiment.model
+    moving = trained.config["data"]["source"].startswith("moving_scenes:")
+    if not moving or _needed(trained) != {"prompt"} or trained.tokenizer is None:
+        return {}
+    results: dict[str, Any] = {}
+    for name, held_out in (("seen", False), ("unseen", True)):
+        rng = np.random.default_rng([draw.seed, held_out])
+        captions = [caption_of_film(rng, held_out=held_out) for _ in range(num)]
+        length = model.inputs["prompt"].shape[0]
+        cond = {"prompt": read_texts(captions, trained.tokenizer, length, num)}
+        told = draw._replace(cond=cond)
+        films = draw_samples(model, trained.weights, told, trained.mesh, num, progress=True)
+        still = films.ndim == 4
+        rated = dict(rate_films(films[:, None] if still else films, captions))
+        for fact in ("direction", "identity", "all") if still else ():
+            del rated[fact]
+        results |= {f"film_{name}_{fact}": share for fact, share in rated.items()}
+    return results
+
+
 def measure_own_facts(trained: Trained, draw: Draw, source: Source, num: int) -> dict[str, Any]:
     """Draw samples that are told an image of the data, and measure whether they show its facts.
 
     Of what makes images larger: whether the small one's, and how near it they are; of what is told
-    an embedding: whether the image's.
+    an embedding, and then no text: whether the image's.
 
     Args:
         trained: a model that is told something of ``scenes`` beside captions.
@@ -63,12 +95,17 @@ def measure_own_facts(trained: Trained, draw: Draw, source: Source, num: int) ->
         between the image that was made larger and the result made small.
     """
     model = trained.experiment.model
-    if not _of_scenes(trained) or not _needed(trained) - {"prompt", "label"}:
+    own = [name for name, given in model.inputs.items() if given.derive is not None]
+    if not _of_scenes(trained) or not own:
         return {}
     assert source.captions is not None
     indices = spread_indices(source, num)
     examples = source.read(indices)
-    cond = conditions_from_data(model, examples, every_class=False)
+    inputs = {name: x._replace(needed=x.needed or name in own) for name, x in model.inputs.items()}
+    cond = conditions_from_data(model._replace(inputs=inputs), examples, every_class=False)
+    if "like" in own and "prompt" in cond and trained.tokenizer is not None:
+        length = cond["prompt"].shape[1]
+        cond["prompt"] = read_texts([""], trained.tokenizer, length, len(indices))
     told = draw._replace(cond=cond)
     images = draw_samples(model, trained.weights, told, trained.mesh, len(indices), progress=True)
     rated = rate_scenes(images, source.captions(indices))

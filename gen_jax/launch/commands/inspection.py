@@ -10,14 +10,14 @@ from gen_jax.data import read_in_time, spread_indices
 from gen_jax.launch.build.sources import open_split
 from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
-from gen_jax.pictures import grid, pairs, titled
+from gen_jax.pictures import grid, pairs, strips, titled
 from gen_jax.protocols import Weights
 from gen_jax.train.sharding import replicated
 
 __all__ = ["make_inspect"]
 
 
-NUM = 64
+NUM, FILMS = 64, 16
 
 
 def make_inspect(
@@ -46,7 +46,10 @@ def make_inspect(
         pictures = {}
         if draw is not None:
             samples = draw_samples(model, weights, draw, mesh, NUM)
-            pictures["samples"] = titled(samples, texts) if texts else grid(samples)
+            if samples.ndim == 5:
+                pictures["samples"] = strips(samples[:FILMS])
+            else:
+                pictures["samples"] = titled(samples, texts) if texts else grid(samples)
         if reconstruct is not None:
             pictures["reconstructions"] = reconstruct(weights)
         return {}, pictures

@@ -1,6 +1,5 @@
 """``gen-jax patches``: new images of the patches of one, and films of one film."""
 
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gen_jax.data.decode import decode_image
+from gen_jax.data.films import read_frames
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.files import film_bytes, npz_bytes, png_bytes, write_file
 from gen_jax.patches import Settings
@@ -15,8 +15,6 @@ from gen_jax.pictures import grid
 
 __all__ = ["Request", "read_picture", "run_patches"]
 
-_FRAMES = 200  # of a film, at most
-_VIDEO = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 _MILLISECONDS = 80  # a frame of a film that is written
 
 
@@ -179,57 +177,11 @@ def read_picture(path: Path, side: int) -> np.ndarray:
     """
     from PIL import Image
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    if path.suffix.lower() in _VIDEO:
-        frames = _video(path)
-    elif path.suffix.lower() in (".gif", ".webp") and (film := _animated(data)) is not None:
-        frames = film
-    else:
-        frames = [decode_image(data, str(path)).convert("RGB")]
+    frames = read_frames(path)
     factor = min(1.0, side / max(frames[0].size))
     size = (max(1, round(frames[0].width * factor)), max(1, round(frames[0].height * factor)))
     arrays = [np.asarray(x.resize(size, Image.Resampling.LANCZOS)) for x in frames]
     return np.stack(arrays) if len(arrays) > 1 else arrays[0]
-
-
-def _animated(data: bytes) -> list[Any] | None:
-    """Read the frames of a film that Pillow knows; None for a picture."""
-    from PIL import Image, ImageSequence
-
-    try:
-        image = Image.open(io.BytesIO(data), formats=("GIF", "WEBP"))
-        if getattr(image, "n_frames", 1) == 1:
-            return None
-        frames = zip(range(_FRAMES + 1), ImageSequence.Iterator(image), strict=False)
-        return _few([frame.convert("RGB") for _, frame in frames])
-    except (OSError, ValueError, SyntaxError):
-        return None  # decode_image says what is wrong
-
-
-def _video(path: Path) -> list[Any]:
-    try:
-        import av
-    except ImportError as error:
-        raise DataError(
-            f"{path}: videos need the extra [video]: pip install 'gen_jax[video]'"
-        ) from (error)
-    try:
-        with av.open(str(path)) as container:
-            frames = zip(range(_FRAMES + 1), container.decode(video=0), strict=False)
-            return _few([frame.to_image() for _, frame in frames])
-    except (av.error.FFmpegError, IndexError) as error:
-        raise DataError(f"{path}: cannot be read as a video: {error}") from error
-
-
-def _few(frames: list[Any]) -> list[Any]:
-    if not frames:
-        raise DataError("a film without frames")
-    if len(frames) > _FRAMES:
-        raise DataError(f"a film of more than {_FRAMES} frames; cut it first")
-    return frames
 
 
 def _mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:

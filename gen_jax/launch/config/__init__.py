@@ -35,7 +35,7 @@ def variant_of(
     variant: str,
     *,
     source: str,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     **more: Any,
 ) -> ConfigDict:
     """Finish a config: as it is, or one of its variants.

@@ -22,7 +22,10 @@ from gen_jax.train.rules import learning_rate_faults
 __all__ = ["COMMON", "OPTIMIZER", "RULES", "of_player", "own_optimizer", "parse_override"]
 
 _OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
-_SOURCE = r"digits|(npz|folder|tars|tfds|glyphs|codes):.+|synthetic:\d+x\d+x[13]|scenes:\d+x\d+x3"
+_SOURCE = (
+    r"digits|(npz|folder|tars|tfds|glyphs|films|codes):.+|synthetic:\d+x\d+x[13]"
+    r"|scenes:\d+x\d+x3|moving_scenes:(\d+x)?\d+x\d+x3"
+)
 
 OPTIMIZER: Mapping[str, Field] = {
     "learning_rate": number(
@@ -62,7 +65,7 @@ COMMON: Mapping[str, Field] = {
     "data.source": text(
         _SOURCE,
         "digits, npz:PATH, folder:PATH, tars:PATH, tfds:NAME, synthetic:HxWxC, scenes:HxWx3, "
-        "glyphs:PATH or codes:PATH",
+        "moving_scenes:FxHxWx3, films:PATH, glyphs:PATH or codes:PATH",
         default="digits",
         doc="dataset",
     ),
@@ -207,14 +210,14 @@ def _microbatches(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _channels(values: Mapping[str, Any]) -> dict[str, str]:
-    channels = values["data.shape"][2]
+    channels = values["data.shape"][-1]
     if channels in (1, 3, 4):  # the fourth is opacity
         return {}
     return {"data.shape": f"{channels} channels; 1, 3 or 4 are required"}
 
 
 def _crop(values: Mapping[str, Any]) -> dict[str, str]:
-    crop, side = values["data.crop"], min(values["data.shape"][:2])
+    crop, side = values["data.crop"], min(values["data.shape"][-3:-1])
     return {"data.crop": f"got {crop}; less than the image's {side} pixels"} if crop >= side else {}
 
 

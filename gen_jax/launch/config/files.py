@@ -193,7 +193,7 @@ def from_json(path: Path) -> dict[str, Any]:
 
 def reader_of(config: Mapping[str, Any]) -> str:
     """Name the stage that reads texts, if there is one."""
-    return "clip" if config["family"] == "embedding_prior" else "text"
+    return {"embedding_prior": "clip", "video": "image"}.get(str(config["family"]), "text")
 
 
 def told_by_stage(config: Mapping[str, Any], places: Mapping[str, Path]) -> Mapping[str, Any]:

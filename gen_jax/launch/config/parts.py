@@ -57,12 +57,14 @@ STAGE_FAMILIES = {
     "clip": ("clip",),
     "prior": ("embedding_prior",),
     "base": ("autoregressive", "diffusion", "gan", "next_scale"),
+    "image": ("diffusion",),
 }
 _STAGE_DOCS = {
     "text": "run of CLIP whose text encoder, frozen, the model is told by",
     "clip": "run of CLIP whose embeddings of images the model is told",
     "prior": "run that draws such embeddings from a text, when sampling",
     "base": "run that draws the images to make larger, when sampling",
+    "image": "run of images, frozen, whose frames learn to follow one another",
 }
 
 

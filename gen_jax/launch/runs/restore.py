@@ -141,7 +141,7 @@ def load_stages(places: Mapping[str, Path]) -> tuple[Stage1 | None, dict[str, St
     return stage1, {name: load_stage(places[name]) for name in _OF_TRAINING if name in places}
 
 
-_OF_TRAINING = ("text", "clip")
+_OF_TRAINING = ("text", "clip", "image")
 
 
 def load_stage(workdir: Path) -> Stage:

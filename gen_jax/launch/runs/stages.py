@@ -74,7 +74,7 @@ def _check(name: str, source: Path, theirs: Mapping[str, Any], ours: Mapping[str
         raise CheckpointError(f"stages.{name}: {source}: family {family!r}; {what} is required")
     if name == "text":  # which looks at no image
         return
-    height, width, channels = ours["data"]["shape"]
+    height, width, channels = ours["data"]["shape"][-3:]
     factor = ours["model"]["low_res_factor"] if name == "base" else 1
     shape, wanted = theirs["data"]["shape"], (height // factor, width // factor, channels)
     if tuple(shape) != wanted:

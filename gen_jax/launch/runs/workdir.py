@@ -29,7 +29,7 @@ TOKENIZER = "tokenizer.json"
 """What makes tokens of texts, with its digest."""
 STAGE1 = "stage1"
 """A second stage's own copy of its first, laid out like a work directory."""
-STAGES = ("text", "clip", "prior", "base")
+STAGES = ("text", "clip", "prior", "base", "image")
 """Copies of other runs that a run is built over or sampled with, likewise."""
 
 

@@ -13,16 +13,18 @@ from gen_jax.launch.sampling import shards as parts
 from gen_jax.launch.sampling.draw import Draw, draw_prior, draw_some, encode, interpolate
 from gen_jax.launch.sampling.inputs import OF_CLIP, read_input
 from gen_jax.launch.sampling.request import Request, check_request
-from gen_jax.pictures import grid, titled
+from gen_jax.pictures import film, grid, strips, titled
 
 __all__ = ["run_sampling"]
 
 # Of a film: so many images are shown, and at most so many moments.
 FILM_IMAGES, FILM_FRAMES = 64, 60
+# Of samples that are films: suffixes, and how long a frame is seen.
+FILM_KINDS, FRAME_MS = {".gif": "GIF", ".webp": "WEBP"}, 120
 
 
 def run_sampling(trained: Trained, request: Request, guide: str | None = None) -> None:
-    """Draw samples and write them as a grid (``.png``) or as arrays (``.npz``).
+    """Draw samples and write them as a grid (``.png``), as arrays (``.npz``), or films (``.gif``).
 
     Sample i depends on the seed and on i. Without a label all classes come in turn. The file
     appears whole or not at all; a job for an npz of more than a thousand samples that is stopped
@@ -39,6 +41,9 @@ def run_sampling(trained: Trained, request: Request, guide: str | None = None) -
         StorageError: if the file cannot be written.
     """
     check_request(trained, request)
+    films = len(trained.config["data"]["shape"]) == 4
+    if request.out.suffix in FILM_KINDS and not films:
+        raise ConfigError(f"--out: got {str(request.out)!r}; .png or .npz: samples are no films")
     draw, num, columns = _plan(trained, request)
     model = trained.experiment.model
     noise = draw_prior(model, seed=request.seed, num=num) if request.with_noise else None
@@ -106,6 +111,13 @@ def _write(
             images = _beside_originals(draw, images)
             columns = columns or 2 * max(1, round((num / 2) ** 0.5))
         titles = _prompts(trained, draw)
+        if out.suffix in FILM_KINDS:
+            frames = film(images, titles if len(titles) == len(images) else ())
+            write_file(out, film_bytes(frames, FRAME_MS, FILM_KINDS[out.suffix]))
+            return
+        if images.ndim == 5:
+            write_file(out, png_bytes(strips(images), origin))
+            return
         if titles and columns is None and len(images) == len(titles):
             picture = titled(images, titles)
         else:
@@ -185,7 +197,8 @@ def _write_film(trained: Trained, draw: Draw, num: int, path: Path) -> None:
     points = np.concatenate(list(draw_some(*arguments, 0, num, bar)))  # [num, times, H, W, C]
     bar.close()
     moments = np.unique(np.linspace(0, points.shape[1] - 1, FILM_FRAMES).round().astype(int))
-    frames = [grid(points[:, moment]) for moment in moments]
+    arrange = strips if points.ndim == 6 else grid
+    frames = [arrange(points[:, moment]) for moment in moments]
     times = [60] * (len(frames) - 1) + [2000]
     write_file(path, film_bytes(frames, times))
     print(f"{len(frames)} moments of {num} samples in {path}", flush=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gen_jax.data.decode import SUFFIXES, decode_image, fit_image
+from gen_jax.data.films import read_film
 from gen_jax.data.text import Tokenizer
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.protocols import Input
@@ -30,7 +31,9 @@ def read_images(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarra
     Raises:
         DataError: naming the file and what is wrong with it.
     """
-    if path.suffix.lower() in SUFFIXES:
+    if len(image_shape) == 4 and path.suffix != ".npz":
+        images = read_film(path, image_shape)[None]
+    elif path.suffix.lower() in SUFFIXES:
         images = _picture(path, image_shape)[None]
     else:
         arrays = _arrays(path, ("images", "x_test", "x_train"))
@@ -54,6 +57,8 @@ def read_mask(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarray:
     Raises:
         DataError: naming the file and what is wrong with it.
     """
+    if len(image_shape) == 4:
+        return _repeated(_known_frames(path, image_shape[0]), num)
     height, width, _ = image_shape
     if path.suffix.lower() in SUFFIXES:
         mask = _picture(path, (height, width, 1))[None] >= 128
@@ -67,6 +72,14 @@ def read_mask(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarray:
                 f"[N, {height}, {width}] is required"
             )
     return _repeated(mask.astype(np.float32), num)
+
+
+def _known_frames(path: Path, frames: int) -> np.ndarray:
+    """Read which frames of films are known: those not 0 of ``mask`` of an npz, [frames]."""
+    mask = np.atleast_2d(_arrays(path, ("mask",))["mask"] != 0)
+    if mask.shape[1:] != (frames,):
+        raise DataError(f"{path}: mask: got {list(mask.shape)}; [{frames}] is required")
+    return mask[..., None, None, None].astype(np.float32)
 
 
 def read_vectors(path: Path, name: str, shape: tuple[int, ...], num: int) -> dict[str, np.ndarray]:
