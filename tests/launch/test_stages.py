@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from gen_jax.errors import CheckpointError
 from gen_jax.launch.cli.main import main
@@ -111,3 +113,46 @@ def test_images_may_stand_in_for_the_prior(system, tmp_path, capsys):
     capsys.readouterr()
     assert sample(whole, tmp_path / "c.png", *like, "--mix=0.3") == 2
     assert "--mix: --like_to, or --toward and --away" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("film")
+    assert train("stills_scenes", folder / "stills") == 0
+    stage = f"--config.stages.image={folder / 'stills'}"
+    assert train("video_scenes", folder / "video", stage) == 0
+    return folder / "video"
+
+
+def test_films_are_trained_beside_frozen_stills_and_written_as_films(film, tmp_path, capsys):
+    line = ["sample", "--workdir", str(film), "--num", "2", "--steps=2"]
+    line += ["--prompt", "a red circle moves left"]
+    assert main([*line, "--out", str(tmp_path / "a.gif")]) == 0
+    with Image.open(tmp_path / "a.gif") as picture:
+        assert picture.n_frames >= 2  # equal ones are joined
+    assert main([*line, "--out", str(tmp_path / "a.npz")]) == 0
+    films = np.load(tmp_path / "a.npz")["images"]
+    assert films.shape == (2, 3, 16, 16, 3)
+    # Frames that are known are kept, and the others made to go with them.
+    np.savez(tmp_path / "mask.npz", mask=np.array([1, 0, 1]))
+    kept = ["--image", str(tmp_path / "a.npz"), "--mask", str(tmp_path / "mask.npz")]
+    assert main([*line, *kept, "--seed=1", "--out", str(tmp_path / "b.npz")]) == 0
+    made = np.load(tmp_path / "b.npz")["images"]
+    np.testing.assert_array_equal(made[:, ::2], films[:, ::2])
+    assert (made[:, 1] != films[:, 1]).any()
+
+    saved, image = load_weights(film), load_weights(film / "image")
+    trained = jax.tree_util.tree_flatten_with_path(saved.weights.params)[0]
+    assert all("temporal" in jax.tree_util.keystr(path) for path, _ in trained)
+    for ours, theirs in zip(
+        jax.tree.leaves(saved.experiment.frozen["image"]),
+        jax.tree.leaves(image.weights.params["net"]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    capsys.readouterr()
+    stills = ["sample", "--workdir", str(film / "image"), "--prompt", "a red circle"]
+    assert main([*stills, "--out", str(tmp_path / "c.gif")]) == 2
+    assert "samples are no films" in capsys.readouterr().err
+    assert train("video_scenes", tmp_path / "x", "--config.stages.image=") == 2
+    assert "stages.image: got ''" in capsys.readouterr().err
