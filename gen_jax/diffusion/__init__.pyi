@@ -1,4 +1,5 @@
 from gen_jax.diffusion.editing import (
+    difference_mask as difference_mask,
     from_partial as from_partial,
     inpainting as inpainting,
     invert as invert,

@@ -14,7 +14,14 @@ from gen_jax.ops import keys as rng
 from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, ArrayLike, Float, Keys, ScalarLike
 
-__all__ = ["from_partial", "inpainting", "invert", "last_part", "repaint_times"]
+__all__ = [
+    "difference_mask",
+    "from_partial",
+    "inpainting",
+    "invert",
+    "last_part",
+    "repaint_times",
+]
 
 
 @checked
@@ -174,3 +181,46 @@ def repaint_order(num_steps: int, jump: int, resamples: int) -> np.ndarray:
             order += [num_steps - 1 - (left + step) for step in range(1, jump + 1)]
             left += jump
     return np.array([*order, num_steps] if num_steps else order)
+
+
+@checked
+def difference_mask(
+    denoiser: Denoiser,
+    other: Denoiser,
+    schedule: Schedule,
+    x_0: Float[Array, "batch *dims"],
+    keys: Keys,
+    *,
+    threshold: ScalarLike = 0.5,
+    time: float = 0.5,
+    num: int = 8,
+) -> Float[Array, "batch *dims"]:
+    """Find where two conditions see data differently (Couairon et al. 2023, DiffEdit, step 1).
+
+    Differences of predicted noise, averaged over draws and channels, clipped at three times their
+    mean and divided by that.
+
+    Args:
+        denoiser: told what is wanted.
+        other: told what is there.
+        schedule: of both.
+        x_0: data [batch, ..., channels].
+        keys: one for each.
+        threshold: share of the largest difference from which a place counts.
+        time: of the noise.
+        num: draws of it.
+
+    Returns:
+        1 where they differ, the same in all channels; 0 everywhere if they are the same.
+    """
+    t = jnp.full(len(x_0), time)
+
+    def difference(number: Array) -> Array:
+        eps = rng.normal(rng.fold_in(keys, number), x_0.shape[1:])
+        x_t = diffuse(schedule, x_0, t, eps)
+        return jnp.mean(jnp.abs(denoiser(x_t, t).eps - other(x_t, t).eps), axis=-1, keepdims=True)
+
+    level = jnp.mean(jax.lax.map(difference, jnp.arange(num)), axis=0)
+    most = 3 * jnp.mean(level, axis=tuple(range(1, level.ndim)), keepdims=True)
+    differs = (level > threshold * most) & (most > 1e-6)
+    return jnp.broadcast_to(differs.astype(x_0.dtype), x_0.shape)

@@ -110,6 +110,7 @@ def generate(
     trace: bool = False,
     clipped: bool = True,
     guide: Callable[[Denoiser], Denoiser] | None = None,
+    inverting: Denoiser | None = None,
 ) -> Float[Array, "batch *points"]:
     """Draw one x from each key; see :func:`gen_jax.diffusion.options.sampler_options`.
 
@@ -143,6 +144,7 @@ def generate(
             found leads back.
         guide: what is done to the denoiser after x_0 has been clipped, as guidance by a classifier
             (Dhariwal & Nichol 2021, Algorithms 1 and 2).
+        inverting: the denoiser that walks from an image to its noise, where that is another.
 
     Raises:
         ValueError: if settings do not go together.
@@ -186,7 +188,8 @@ def generate(
     if invert:
         if image is None:
             raise ValueError("invert: has a meaning only with an image")
-        x = editing.invert(denoise, schedule, method, points, image, keys)
+        walker = denoise if inverting is None else inverting
+        x = editing.invert(walker, schedule, method, points, image, keys)
     else:
         eps = start_normal(keys, shape) if noise is None else noise
         x = start_noise(schedule, points, eps)

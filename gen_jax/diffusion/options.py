@@ -12,18 +12,52 @@ from gen_jax.diffusion.recipes import GRIDS, SOLVERS
 from gen_jax.protocols import Option
 
 __all__ = [
+    "EDIT_ABOVE",
     "LOW_RES_NOISE",
     "density_faults",
     "density_options",
     "inversion_faults",
     "sampler_faults",
     "sampler_options",
+    "source_faults",
 ]
 
 _SHARE = ("a number from 0 to 1", lambda x: 0 <= x <= 1)
 _POSITIVE = ("a number from 0", lambda x: x >= 0)
 _COUNT = ("a whole number from 1", lambda x: x >= 1)
 _STOCHASTIC = ("ddpm", "euler_ancestral")
+
+
+EDIT_ABOVE = Option(
+    float,
+    None,
+    *_SHARE,
+    False,
+    "with --source_prompt: fill in only where what is predicted for it and for --prompt differs "
+    "by this share of the most, as DiffEdit does",
+    "source_prompt",
+)
+
+
+def source_faults(options: Mapping[str, Any], told: Collection[str]) -> dict[str, str]:
+    """Find what does not go together with what an image to begin from shows.
+
+    Args:
+        options: those that were chosen.
+        told: names of what the model is told.
+    """
+    faults = {}
+    above = "edit_above" in options
+    if "source_prompt" in told:
+        if "image" not in told:
+            faults["source_prompt"] = "has a meaning only with `image`"
+        elif not above and not _asked(options.get("invert")):
+            faults["source_prompt"] = "`invert` or `edit_above` is required with it"
+    elif above:
+        faults["edit_above"] = "`source_prompt` is required with it"
+    if above and ("mask" in told or _asked(options.get("invert"))):
+        faults["edit_above"] = "goes neither with `mask` nor with `invert`"
+    return faults
 
 
 LOW_RES_NOISE = Option(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.diffusion import generation, options, rules, time_sampling as times_of
+from gen_jax.diffusion.editing import difference_mask
 from gen_jax.diffusion.guidance import classifier_free, classifier_guidance, through_x_0
 from gen_jax.diffusion.objectives import Objective, objective_losses
 from gen_jax.diffusion.pairing import optimal_pairing
@@ -366,7 +367,10 @@ def _sampling(
     def faults(chosen: Mapping[str, Any], names: Collection[str]) -> Mapping[str, str]:
         # A mask that the network is told keeps nothing by itself.
         names = [name for name in names if not (name == "mask" and told.inpaints)]
-        return options.sampler_faults(process, chosen, names)
+        of_source = options.source_faults(chosen, names)
+        if "edit_above" in chosen:  # finds a mask itself
+            names, chosen = [*names, "mask"], {n: x for n, x in chosen.items() if n != "edit_above"}
+        return {**options.sampler_faults(process, chosen, names), **of_source}
 
     def draw(
         weights: Weights,
@@ -381,6 +385,7 @@ def _sampling(
         judge: LogJudge | None = None,
         classifier_scale: ScalarLike | None = None,
         low_res_level: ScalarLike = LOW_RES_LEVEL,
+        edit_above: ScalarLike | None = None,
         **chosen: Any,
     ) -> Float[Array, "batch *points"]:
         """Draw samples; see the sampler's options.
@@ -396,6 +401,7 @@ def _sampling(
             "guidance_from": guidance_from,
             "guidance_to": guidance_to,
             "classifier_scale": classifier_scale,
+            "edit_above": edit_above,
             **chosen,
         }
         given = {name: value for name, value in settings.items() if value is not None}
@@ -414,6 +420,16 @@ def _sampling(
             "image": cond.get("image"),
             "mask": None if told.inpaints else cond.get("mask"),
         }
+        if "source_prompt" in cond:
+            shown = {**cond, "prompt": cond["source_prompt"]}
+            other = _guided_denoiser(told, process, weights, told.read(shown), None, interval)
+            begin["inverting"] = other
+            if edit_above is not None:
+                wanted = _guided_denoiser(told, process, weights, seen, None, interval)
+                differs = difference_mask(
+                    wanted, other, process.schedule, cond["image"], keys, threshold=edit_above
+                )
+                begin["mask"] = 1.0 - differs
         return generation.generate(process, denoise, keys, shape, guide=guide, **begin, **chosen)
 
     def decode(weights: Weights, z: Array, cond: Cond, **chosen: Any) -> Array:
@@ -437,6 +453,8 @@ def _sampling(
         return generation.noise_of(process, denoise, x, keys, **way)
 
     known = options.sampler_options(process, guided=guided, edits=edits)
+    if edits and told.text is not None:
+        known["edit_above"] = options.EDIT_ABOVE
     if told.low_res_noise:
         known["low_res_level"] = options.LOW_RES_NOISE
     if usual is not None:

@@ -263,5 +263,9 @@ class Told(NamedTuple):
             found["mask"] = Input("mask", help="where its pixels are kept")
         if edits:
             found["image"] = Input("image", needed=False, help="image to begin from")
+            if "prompt" in found:
+                found["source_prompt"] = found["prompt"]._replace(
+                    needed=False, help="text of what the image to begin from shows"
+                )
             found["mask"] = Input("mask", needed=False, help="where its pixels are kept")
         return found

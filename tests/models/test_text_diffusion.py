@@ -140,3 +140,48 @@ def test_a_text_pools_at_its_first_end_even_with_larger_ids_and_reads_backward_i
     assert np.abs(one.vectors[:, 0] - other.vectors[:, 0]).max() > 1e-4
     changed = network.apply(params, tokens.at[:, 2].set(7))
     np.testing.assert_allclose(changed.vectors[:, :2], made.vectors[:, :2], atol=1e-6)
+
+
+def test_what_differs_between_two_texts_is_where_an_image_is_changed(made):
+    model, weights, _ = made
+    image = jnp.tanh(jax.random.normal(jax.random.key(4), (3, *SHAPE)))
+
+    @jax.jit
+    def edit(prompt, source, above):
+        cond = {"prompt": prompt, "source_prompt": source, "image": image}
+        return model.sampler.draw(weights, KEYS, cond, steps=2, edit_above=above)
+
+    # The same text, or nothing that differs enough: the image itself.
+    np.testing.assert_allclose(edit(PROMPTS, PROMPTS, 0.1), image, atol=1e-6)
+    changed = np.abs(np.asarray(edit(PROMPTS, PROMPTS[::-1], 0.5) - image)).max(axis=-1) > 1e-6
+    other = np.asarray(PROMPTS[::-1] != PROMPTS).any(axis=1)
+    assert changed[other].any(axis=(1, 2)).all()
+    assert not changed[other].all()
+    assert not changed[~other].any()
+    less = np.abs(np.asarray(edit(PROMPTS, PROMPTS[::-1], 0.9) - image)).max(axis=-1) > 1e-6
+    assert less.sum() < changed.sum()
+
+
+def test_an_image_is_walked_to_its_noise_with_what_it_shows(made):
+    model, weights, _ = made
+    image = 0.5 * jnp.tanh(jax.random.normal(jax.random.key(4), (3, *SHAPE)))
+
+    @jax.jit
+    def again(prompt, source):
+        cond = {"prompt": prompt, "source_prompt": source, "image": image}
+        return model.sampler.draw(weights, KEYS, cond, steps=4, invert=True)
+
+    plain = jax.jit(
+        lambda p: model.sampler.draw(
+            weights, KEYS, {"prompt": p, "image": image}, steps=4, invert=True
+        )
+    )
+    np.testing.assert_allclose(again(PROMPTS, PROMPTS), plain(PROMPTS), atol=1e-5)
+    assert np.abs(np.asarray(again(PROMPTS, PROMPTS[::-1]) - plain(PROMPTS))).max() > 1e-3
+    faults = model.sampler.faults
+    assert "source_prompt" in faults({}, ("prompt", "source_prompt", "image"))
+    assert "edit_above" in faults({"edit_above": 0.5}, ("prompt", "image"))
+    assert "edit_above" in faults(
+        {"edit_above": 0.5, "invert": True}, ("prompt", "source_prompt", "image")
+    )
+    assert faults({"edit_above": 0.5}, ("prompt", "source_prompt", "image")) == {}

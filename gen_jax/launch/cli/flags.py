@@ -204,7 +204,7 @@ def model_flags(
 def _read_texts(told: Mapping[str, str], own: flags.FlagValues) -> dict[str, str]:
     """Read prompts, one a line: one of ``--prompt``, or those of the file ``--prompts``."""
     given = {}
-    for name in ("target", "toward", "away"):  # which CLIP reads
+    for name in ("source_prompt", "target", "toward", "away"):  # one for all samples
         text = own[name].value if name in told else None
         if text is not None:
             given[name] = " ".join(text.split())

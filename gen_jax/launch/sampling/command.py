@@ -99,7 +99,7 @@ def _write(
                 **{
                     n: x
                     for n, x in draw.cond.items()
-                    if n not in ("label", "prompt", "no_prompt", *OF_CLIP)
+                    if n not in ("label", "prompt", "no_prompt", "source_prompt", *OF_CLIP)
                 },
             }
         arrays |= {"step": np.asarray(trained.step), "digest": np.array(trained.digest)}
