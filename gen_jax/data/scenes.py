@@ -10,7 +10,7 @@ judge, :mod:`gen_jax.evals.scenes`, tells each fact apart; unlike there it needs
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ __all__ = [
     "SHAPES",
     "SIZES",
     "TRAVEL",
+    "Edit",
     "Film",
     "Scene",
     "Thing",
@@ -33,6 +34,7 @@ __all__ = [
     "coverage",
     "draw_scene",
     "is_so",
+    "make_edit",
     "make_film",
     "make_scene",
     "plural",
@@ -145,6 +147,58 @@ def caption_of(
 ) -> str:
     """Return the caption of what :func:`make_scene` makes with the same luck, in less time."""
     return _specify(rng, kinds, held_out).caption
+
+
+class Edit(NamedTuple):
+    """A change of one fact, in words and in pictures."""
+
+    instruction: str
+    before: tuple[Thing, ...]
+    after: tuple[Thing, ...]
+    changed: int  # which of them
+
+
+def make_edit(rng: np.random.Generator, *, held_out: bool = False) -> Edit:
+    """Make up a scene of one thing or two, and what is to be changed of its first.
+
+    ``make the red circle blue``, ``turn the red circle into a square``, or, of one alone, ``make
+    the red circle small``.
+
+    Args:
+        rng: all its luck.
+        held_out: whether the pair of color and shape that it becomes is held out of training.
+
+    Returns:
+        Things that stay where they are, but for one color, shape or size.
+    """
+    while True:
+        scene = make_scene(rng, ("single", "relation"))
+        first, *others = scene.things
+        kind = ("color", "shape", "size")[rng.integers(3 if not others and not held_out else 2)]
+        other: dict[str, Any] = {kind: _other(rng, kind, getattr(first, kind))}
+        changed = first._replace(**other)
+        known = {(x.color, x.shape) for x in others} | {(first.color, first.shape)}
+        pair = (changed.color, changed.shape)
+        # Its name must be its own before and after, and it must stay within the image.
+        margin = 1.2 * SIZES[changed.size]
+        inside = all(margin <= x <= 1 - margin for x in (changed.row, changed.column))
+        alone = kind == "size" or pair not in known
+        if inside and alone and (pair in HELD_OUT) == held_out:
+            break
+    name = f"the {first.color} {first.shape}"
+    words = {
+        "color": f"make {name} {changed.color}",
+        "shape": f"turn {name} into a {changed.shape}",
+        "size": f"make {name} {changed.size}",
+    }
+    return Edit(words[kind], scene.things, (changed, *others), 0)
+
+
+def _other(rng: np.random.Generator, kind: str, value: str) -> str:
+    """Choose another color, shape or size."""
+    known = {"color": tuple(COLORS), "shape": SHAPES, "size": tuple(SIZES)}[kind]
+    rest = [name for name in known if name != value]
+    return rest[rng.integers(len(rest))]
 
 
 class Film(NamedTuple):

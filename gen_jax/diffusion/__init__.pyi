@@ -16,6 +16,7 @@ from gen_jax.diffusion.guidance import (
     clip_x_0 as clip_x_0,
     dynamic_threshold as dynamic_threshold,
     through_x_0 as through_x_0,
+    two_conditions as two_conditions,
 )
 from gen_jax.diffusion.likelihood import (
     Bound as Bound,

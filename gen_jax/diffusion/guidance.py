@@ -18,6 +18,7 @@ __all__ = [
     "clip_x_0",
     "dynamic_threshold",
     "through_x_0",
+    "two_conditions",
 ]
 
 Times = Float[Array, "*t"] | float
@@ -103,6 +104,47 @@ def classifier_free(
         )
         # How much noise a step adds is not guided: the condition's own.
         return Prediction(*guided, variance=conditional.variance)
+
+    return denoise
+
+
+Triple = Callable[[Float[Array, "batch *dims"], Times], tuple[Prediction, Prediction, Prediction]]
+"""``(x, t) -> (prediction with image and text, with the image alone, with neither)``"""
+
+
+def two_conditions(
+    triple: Triple,
+    scale: ScalarLike,
+    image_scale: ScalarLike,
+    interval: tuple[ScalarLike, ScalarLike] = (0.0, 1.0),
+) -> Denoiser:
+    """Guide by an image and by a text, each by its own strength.
+
+    n + image_scale (i - n) + scale (c - i), of neither, of the image alone, and of both (Brooks et
+    al. 2023, Eq. 3). With both scales 1 it is the conditional model.
+
+    Args:
+        triple: the predictions.
+        scale: strength of the text.
+        image_scale: strength of the image.
+        interval: as of :func:`classifier_free`.
+    """
+    low, high = interval
+
+    def denoise(x: Float[Array, "batch *dims"], t: Times) -> Prediction:
+        both, image, neither = triple(x, t)
+        t = jnp.asarray(t, jnp.float32)
+        acts = (t >= low) & (t <= high)
+        of_text, of_image = (
+            like(jnp.where(acts, strength, 1.0), x) for strength in (scale, image_scale)
+        )
+        guided = jax.tree.map(
+            lambda c, i, n: n + of_image * (i - n) + of_text * (c - i),
+            both[:2],
+            image[:2],
+            neither[:2],
+        )
+        return Prediction(*guided, variance=both.variance)
 
     return denoise
 

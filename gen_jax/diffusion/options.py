@@ -13,6 +13,7 @@ from gen_jax.protocols import Option
 
 __all__ = [
     "EDIT_ABOVE",
+    "IMAGE_GUIDANCE",
     "LOW_RES_NOISE",
     "density_faults",
     "density_options",
@@ -28,6 +29,13 @@ _COUNT = ("a whole number from 1", lambda x: x >= 1)
 _STOCHASTIC = ("ddpm", "euler_ancestral")
 
 
+IMAGE_GUIDANCE = Option(
+    float,
+    None,
+    *_POSITIVE,
+    False,
+    "strength of the image beside x, apart from the text's: 1 follows it, more keeps more of it",
+)
 EDIT_ABOVE = Option(
     float,
     None,

@@ -20,13 +20,22 @@ from gen_jax.data.scenes import (
     RELATIONS,
     SHAPES,
     SIZES,
+    Edit,
     Thing,
     coverage,
     is_so,
     plural,
 )
 
-__all__ = ["FACTS", "Found", "find_things", "judge_scene", "rate_films", "rate_scenes"]
+__all__ = [
+    "FACTS",
+    "Found",
+    "find_things",
+    "judge_scene",
+    "rate_edits",
+    "rate_films",
+    "rate_scenes",
+]
 
 FACTS = ("color", "shape", "size", "count", "binding", "position", "all")
 """What is asked of a picture: of one thing its color, shape and size; of several their number; of
@@ -233,3 +242,46 @@ def _direction(things: Sequence[Thing]) -> str:
     if abs(down) > abs(right):
         return "down" if down > 0 else "up"
     return "right" if right > 0 else "left"
+
+
+def rate_edits(images: np.ndarray, edits: Sequence[Edit]) -> Mapping[str, float]:
+    """Measure in how many pictures a change was made, and nothing else.
+
+    Args:
+        images: uint8 [N, side, side, 3], of what ``after`` should be.
+        edits: N of :func:`gen_jax.data.scenes.make_edit`.
+
+    Returns:
+        The shares in which the thing is as asked (``changed``); in which all other facts are as
+        before, with every thing within two pixels of its place (``kept``); and ``all``.
+    """
+    changed, kept = [], []
+    for image, edit in zip(images, edits, strict=True):
+        found = [one.thing for one in find_things(image)]
+        near = [_nearest(found, thing, 2.5 / len(image)) for thing in edit.after]
+        before, after = edit.before[edit.changed], edit.after[edit.changed]
+        one = near[edit.changed]
+        facts = ("color", "shape", "size")
+        asked = [name for name in facts if getattr(before, name) != getattr(after, name)]
+        changed.append(one is not None and all(getattr(one, x) == getattr(after, x) for x in asked))
+        same = len(found) == len(edit.after) and all(
+            thing is not None
+            and all(
+                getattr(thing, name) == getattr(wanted, name)
+                for name in facts
+                if number != edit.changed or name not in asked
+            )
+            for number, (thing, wanted) in enumerate(zip(near, edit.after, strict=True))
+        )
+        kept.append(same)
+    both = [a and b for a, b in zip(changed, kept, strict=True)]
+    named = {"changed": changed, "kept": kept, "all": both}
+    return {name: float(np.mean(values)) for name, values in named.items()}
+
+
+def _nearest(found: Sequence[Thing], wanted: Thing, most: float) -> Thing | None:
+    """Return the thing at a place; None if there is none near it."""
+    distances = [max(abs(x.row - wanted.row), abs(x.column - wanted.column)) for x in found]
+    if not distances or min(distances) > most:
+        return None
+    return found[int(np.argmin(distances))]

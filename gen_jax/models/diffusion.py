@@ -10,7 +10,12 @@ import jax.numpy as jnp
 
 from gen_jax.diffusion import generation, options, rules, time_sampling as times_of
 from gen_jax.diffusion.editing import difference_mask
-from gen_jax.diffusion.guidance import classifier_free, classifier_guidance, through_x_0
+from gen_jax.diffusion.guidance import (
+    classifier_free,
+    classifier_guidance,
+    through_x_0,
+    two_conditions,
+)
 from gen_jax.diffusion.objectives import Objective, objective_losses
 from gen_jax.diffusion.pairing import optimal_pairing
 from gen_jax.diffusion.parameterization import Denoiser, Parameterization, Prediction
@@ -32,6 +37,7 @@ from gen_jax.protocols import (
     LogProb,
     Loss,
     Model,
+    Option,
     Params,
     Sampler,
     Stats,
@@ -86,6 +92,7 @@ def diffusion_model(
     low_res_noise: bool = False,
     embedding_dim: int | None = None,
     embedding_dropout: float = 0.0,
+    source_dropout: float = 0.0,
     guidance: float | None = None,
     learned_variance: bool = False,
     objective: Objective = "simple",
@@ -145,6 +152,8 @@ def diffusion_model(
         embedding_dim: width of ``batch["embedding"]``, of an image, which the network is given by
             name, as :class:`gen_jax.nn.unclip.WithEmbedding` takes it; None for none.
         embedding_dropout: share of the training examples whose embedding is left out.
+        source_dropout: share of those whose source is left out, for a guidance of its own
+            (Brooks et al. 2023, section 3.2.1), the option ``image_guidance``.
         guidance: scale of classifier-free guidance where a request says nothing; None for none.
         learned_variance: whether the network has twice as many outputs, the second half for
             variances (Nichol & Dhariwal 2021, Eq. 15).
@@ -194,9 +203,6 @@ def diffusion_model(
             context_dim or low_res_factor or source_scale or inpaints or text or embedding_dim
         ),
     )
-    told_of = (num_classes, context_dim, pooled_dim, text, embedding_dim)
-    conditional = any(given is not None for given in told_of)
-    check_arguments(class_dropout_faults(class_dropout=class_dropout, conditional=conditional))
     told = Told(
         network,
         num_classes,
@@ -214,21 +220,13 @@ def diffusion_model(
         low_res_noise,
         embedding_dim,
         embedding_dropout if embedding_dim else 0.0,
+        source_dropout,
     )
-    if low_res_noise and low_res_factor is None:
-        raise ValueError("low_res_noise: got True; a low_res_factor is required with it")
-    if text is not None and not null_text:
-        raise ValueError("null_text: got (); the tokens of an empty text are required with text")
+    guided = _check_told(told, guidance)
     draw_times = process.default_times() if time_sampler is None else time_sampler
     training = _Training(objective, weighting, draw_times, importance_batch, pairing)
 
     edits = low_res_factor is None and not inpaints
-    # Of models of sequences it is not ours to know what they were trained to leave out.
-    vectors = context_dim is not None or pooled_dim is not None
-    guided = class_dropout > 0 or (vectors and num_classes is None) or text_is_frozen
-    guided |= told.embedding_dropout > 0
-    if guidance is not None and not guided:
-        raise ValueError(f"guidance: got {guidance}; a class_dropout above 0 is required with it")
     sampling = _sampling(told, process, shape, guided=guided, edits=edits, usual=guidance)
     update = functools.partial(_update_history, importance_batch or 0)
     return Model(
@@ -245,6 +243,27 @@ def diffusion_model(
         ),
         **sampling,
     )
+
+
+def _check_told(told: Told, guidance: float | None) -> bool:
+    """Refuse what does not go together in what is told; return whether it may be left out."""
+    told_of = (told.num_classes, told.context_dim, told.pooled_dim, told.text, told.embedding_dim)
+    conditional = any(given is not None for given in told_of)
+    dropout = told.class_dropout
+    check_arguments(class_dropout_faults(class_dropout=dropout, conditional=conditional))
+    if told.source_dropout and told.source_scale is None:
+        raise ValueError(f"source_dropout: got {told.source_dropout}; a source_scale is required")
+    if told.low_res_noise and told.low_res_factor is None:
+        raise ValueError("low_res_noise: got True; a low_res_factor is required with it")
+    if told.text is not None and not told.null_text:
+        raise ValueError("null_text: got (); the tokens of an empty text are required with text")
+    # Of models of sequences it is not ours to know what they were trained to leave out.
+    vectors = told.context_dim is not None or told.pooled_dim is not None
+    guided = dropout > 0 or (vectors and told.num_classes is None) or told.text_is_frozen
+    guided |= told.embedding_dropout > 0
+    if guidance is not None and not guided:
+        raise ValueError(f"guidance: got {guidance}; a class_dropout above 0 is required with it")
+    return guided
 
 
 def _check_training(
@@ -386,6 +405,7 @@ def _sampling(
         classifier_scale: ScalarLike | None = None,
         low_res_level: ScalarLike = LOW_RES_LEVEL,
         edit_above: ScalarLike | None = None,
+        image_guidance: ScalarLike | None = None,
         **chosen: Any,
     ) -> Float[Array, "batch *points"]:
         """Draw samples; see the sampler's options.
@@ -396,6 +416,8 @@ def _sampling(
         if guidance is not None and not guided:
             raise ValueError("guidance: a model trained with class_dropout is required")
         guidance = usual if guidance is None else guidance
+        if image_guidance is not None and not told.source_dropout:
+            raise ValueError("image_guidance: a model trained with source_dropout is required")
         settings: dict[str, Any] = {
             "guidance": guidance,
             "guidance_from": guidance_from,
@@ -410,7 +432,7 @@ def _sampling(
         check_arguments(faults(given, tuple(cond)))
         interval = given.get("guidance_from", 0.0), given.get("guidance_to", 1.0)
         seen = told.with_noise(told.read(cond), keys, low_res_level)
-        denoise = _guided_denoiser(told, process, weights, seen, guidance, interval)
+        denoise = _guided_denoiser(told, process, weights, seen, guidance, interval, image_guidance)
         guide = None
         if classifier is not None or judge is not None:
             strength = given["classifier_scale"]
@@ -421,21 +443,32 @@ def _sampling(
             "mask": None if told.inpaints else cond.get("mask"),
         }
         if "source_prompt" in cond:
-            shown = {**cond, "prompt": cond["source_prompt"]}
-            other = _guided_denoiser(told, process, weights, told.read(shown), None, interval)
-            begin["inverting"] = other
-            if edit_above is not None:
-                wanted = _guided_denoiser(told, process, weights, seen, None, interval)
-                differs = difference_mask(
-                    wanted, other, process.schedule, cond["image"], keys, threshold=edit_above
-                )
-                begin["mask"] = 1.0 - differs
+            begin |= _shown(told, process, weights, cond, keys, edit_above)
         return generation.generate(process, denoise, keys, shape, guide=guide, **begin, **chosen)
 
     def decode(weights: Weights, z: Array, cond: Cond, **chosen: Any) -> Array:
         # Keys of a way that draws nothing; where it does, the same at each place.
         return draw(weights, rng.per_example(jax.random.key(0), 0, len(z)), cond, noise=z, **chosen)
 
+    known = _options(told, process, guided=guided, edits=edits, usual=usual)
+    return {
+        "sampler": Sampler(
+            draw, known, faults, functools.partial(generation.grid_ahead, process), traces=True
+        ),
+        "latents": Latents(
+            decode,
+            _make_encode(told, process),
+            lambda keys: start_normal(keys, shape),
+            options=known,
+            # Of a schedule of a single step too z is the start of a path.
+            cost=max(2, generation.default_steps(process, "ddim")),
+            undo={"clipped": False},
+            faults=lambda chosen, names: options.inversion_faults(process, chosen, names),
+        ),
+    }
+
+
+def _make_encode(told: Told, process: Process) -> Callable[..., Any]:
     def encode(
         weights: Weights,
         x: Array,
@@ -452,28 +485,43 @@ def _sampling(
         way = {name: chosen[name] for name in names if name in chosen}
         return generation.noise_of(process, denoise, x, keys, **way)
 
+    return encode
+
+
+def _shown(
+    told: Told,
+    process: Process,
+    weights: Weights,
+    cond: Cond,
+    keys: Keys,
+    above: ScalarLike | None,
+) -> dict[str, Any]:
+    """Make what follows from what an image shows: how to invert it, or where to edit it."""
+    whole = 0.0, 1.0
+    shown = told.read({**cond, "prompt": cond["source_prompt"]})
+    other = _guided_denoiser(told, process, weights, shown, None, whole)
+    if above is None:
+        return {"inverting": other}
+    wanted = _guided_denoiser(told, process, weights, told.read(cond), None, whole)
+    schedule = process.schedule
+    differs = difference_mask(wanted, other, schedule, cond["image"], keys, threshold=above)
+    return {"mask": 1.0 - differs}
+
+
+def _options(
+    told: Told, process: Process, *, guided: bool, edits: bool, usual: float | None
+) -> dict[str, Option]:
+    """List the sampler's options, those that follow from what a model is told among them."""
     known = options.sampler_options(process, guided=guided, edits=edits)
+    if told.source_dropout:
+        known["image_guidance"] = options.IMAGE_GUIDANCE
     if edits and told.text is not None:
         known["edit_above"] = options.EDIT_ABOVE
     if told.low_res_noise:
         known["low_res_level"] = options.LOW_RES_NOISE
     if usual is not None:
         known["guidance"] = known["guidance"]._replace(default=usual)
-    return {
-        "sampler": Sampler(
-            draw, known, faults, functools.partial(generation.grid_ahead, process), traces=True
-        ),
-        "latents": Latents(
-            decode,
-            encode,
-            lambda keys: start_normal(keys, shape),
-            options=known,
-            # Of a schedule of a single step too z is the start of a path.
-            cost=max(2, generation.default_steps(process, "ddim")),
-            undo={"clipped": False},
-            faults=lambda chosen, names: options.inversion_faults(process, chosen, names),
-        ),
-    }
+    return known
 
 
 def _guide(
@@ -516,6 +564,7 @@ def _guided_denoiser(
     seen: Cond,
     scale: ScalarLike | None,
     interval: tuple[ScalarLike, ScalarLike],
+    image_scale: ScalarLike | None = None,
 ) -> Denoiser:
     """Make a denoiser of what was read of a request, led away from none where there is a scale."""
 
@@ -523,14 +572,21 @@ def _guided_denoiser(
         condition = told.encode(weights, condition)  # here, and not in each step
         return process.denoiser(lambda x, t: told.apply(weights.params, x, t, condition, None))
 
+    def at_once(condition: Cond, num: int) -> Callable[..., Any]:
+        denoise = of(condition)
+
+        def run(x: Array, t: ScalarLike) -> tuple[Prediction, ...]:
+            made = denoise(jnp.concatenate([x] * num), t)  # with one run of the network
+            size = len(x)
+            return tuple(
+                jax.tree.map(lambda y, i=i: y[i * size : (i + 1) * size], made) for i in range(num)
+            )
+
+        return run
+
+    if image_scale is not None:
+        usual = 1.0 if scale is None else scale
+        return two_conditions(at_once(told.with_parts(seen), 3), usual, image_scale, interval)
     if scale is None:
         return of(seen)
-    both = of(told.with_and_without(seen))
-
-    def pair(x: Array, t: ScalarLike) -> tuple[Prediction, Prediction]:
-        made = both(jnp.concatenate([x, x]), t)  # with one run of the network
-        first: Prediction = jax.tree.map(lambda y: y[: len(x)], made)
-        second: Prediction = jax.tree.map(lambda y: y[len(x) :], made)
-        return first, second
-
-    return classifier_free(pair, scale, interval)
+    return classifier_free(at_once(told.with_and_without(seen), 2), scale, interval)

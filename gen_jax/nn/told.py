@@ -18,7 +18,12 @@ LEVEL_DIM = 64
 """Numbers that a network is told a level of noise by, beside its pooled vector."""
 _SEQUENCES = ("context", "pooled")
 # Folded into the keys of what is left out, and of a sample's: apart from what was drawn before.
-_EMBEDDING, _LEVEL = 0xE4BED, 0x1E7E1
+_EMBEDDING, _LEVEL, _SOURCE = 0xE4BED, 0x1E7E1, 0x50B9
+
+
+def _draws(share: float, keys: Keys) -> Array:
+    """Draw which examples are left out, each by its own key."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, share))(keys)
 
 
 class Told(NamedTuple):
@@ -44,6 +49,7 @@ class Told(NamedTuple):
             is to be made larger (Ho et al. 2022, section 4.2).
         embedding_dim: width of the embedding of an image; None for none.
         embedding_dropout: share of the training examples whose embedding is left out.
+        source_dropout: share of those whose image beside x is left out.
     """
 
     network: Any  # a Linen module
@@ -62,6 +68,7 @@ class Told(NamedTuple):
     low_res_noise: bool = False
     embedding_dim: int | None = None
     embedding_dropout: float = 0.0
+    source_dropout: float = 0.0
 
     def read(self, cond: Batch | Cond, x: Array | None = None, keys: Keys | None = None) -> Cond:
         """Take what the network looks at; with keys, leave conditions out as in training."""
@@ -78,8 +85,12 @@ class Told(NamedTuple):
             num = len(told["pooled"])
             usual = jnp.broadcast_to(jnp.array(self.sizes, jnp.float32), (num, len(self.sizes)))
             told["sizes"] = cond.get("sizes", usual)
-        if self.class_dropout and keys is not None:
-            drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
+        return told if keys is None else self._left_out(told, keys)
+
+    def _left_out(self, told: dict[str, Array], keys: Keys) -> Cond:
+        """Leave conditions out, as training does."""
+        if self.class_dropout:
+            drop = _draws(self.class_dropout, keys)
             if "label" in told:
                 told["label"] = jnp.where(drop, self.num_classes or 0, told["label"])
             if "prompt" in told:
@@ -88,10 +99,14 @@ class Told(NamedTuple):
                 if name in told:
                     along = jnp.reshape(drop, (-1, *(1 for _ in told[name].shape[1:])))
                     told[name] = jnp.where(along, 0.0, told[name])
-        if self.embedding_dropout and keys is not None:
-            own = rng.fold_in(keys, _EMBEDDING)
-            drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.embedding_dropout))(own)
-            told["embedding"] = jnp.where(drop[:, None], 0.0, told["embedding"])
+        for name, share, salt in (
+            ("embedding", self.embedding_dropout, _EMBEDDING),
+            ("source", self.source_dropout, _SOURCE),
+        ):
+            if share:
+                drop = _draws(share, rng.fold_in(keys, salt))
+                along = jnp.reshape(drop, (-1, *(1 for _ in told[name].shape[1:])))
+                told[name] = jnp.where(along, 0.0, told[name])
         return told
 
     def with_noise(self, told: Cond, keys: Keys, level: ScalarLike | None = None) -> Cond:
@@ -210,6 +225,16 @@ class Told(NamedTuple):
 
     def with_and_without(self, told: Cond) -> Cond:
         """Make the condition of a batch of both: first with it, then without."""
+        return _stacked(told, self.without(told))
+
+    def with_parts(self, told: Cond) -> Cond:
+        """Make the condition of a batch of three: all, the image beside x alone, and neither."""
+        image = self.without(told)
+        neither = {**image, "source": jnp.zeros_like(told["source"])}
+        return _stacked(told, image, neither)
+
+    def without(self, told: Cond) -> Cond:
+        """Make the condition in which label, text and vectors are left out."""
         without = dict(told)
         if "label" in told:
             without["label"] = jnp.full_like(told["label"], self.num_classes or 0)
@@ -219,11 +244,7 @@ class Told(NamedTuple):
         for name in (*_SEQUENCES, "embedding"):
             if name in told:
                 without[name] = told.get(f"no_{name}", jnp.zeros_like(told[name]))
-        return {
-            name: jnp.concatenate([told[name], without[name]])
-            for name in told
-            if not name.startswith("no_")
-        }
+        return without
 
     def inputs(self, shape: Shape, *, edits: bool) -> dict[str, Input]:
         """Declare what a model of x of a shape is told; ``edits``: it may begin from an image."""
@@ -269,3 +290,12 @@ class Told(NamedTuple):
                 )
             found["mask"] = Input("mask", needed=False, help="where its pixels are kept")
         return found
+
+
+def _stacked(*conditions: Cond) -> Cond:
+    """Put conditions one after another, as of one batch."""
+    return {
+        name: jnp.concatenate([told[name] for told in conditions])
+        for name in conditions[0]
+        if not name.startswith("no_")
+    }

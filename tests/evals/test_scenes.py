@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 
 from gen_jax.data import open_source
-from gen_jax.data.scenes import COLORS, HELD_OUT, KINDS, SHAPES, Scene, draw_scene, make_scene
-from gen_jax.evals.scenes import find_things, judge_scene, rate_scenes
+from gen_jax.data.scenes import (
+    COLORS,
+    HELD_OUT,
+    KINDS,
+    SHAPES,
+    Scene,
+    draw_scene,
+    make_edit,
+    make_scene,
+)
+from gen_jax.evals.scenes import find_things, judge_scene, rate_edits, rate_scenes
 
 
 def scenes(num, **options):
@@ -74,3 +83,30 @@ def test_a_source_of_scenes_is_the_same_in_any_order():
 def test_other_words_are_refused():
     with pytest.raises(ValueError, match="a dog"):
         judge_scene("a dog", [])
+
+
+def test_the_judge_of_edits_reads_what_was_changed_and_what_was_not():
+    edits = [make_edit(np.random.default_rng(i), held_out=i % 2 == 1) for i in range(60)]
+    after = np.stack([draw_scene(edit.after, 24) for edit in edits])
+    before = np.stack([draw_scene(edit.before, 24) for edit in edits])
+    assert rate_edits(after, edits) == {"changed": 1.0, "kept": 1.0, "all": 1.0}
+    unchanged = rate_edits(before, edits)
+    assert unchanged["changed"] == 0
+    assert unchanged["kept"] == 1
+    moved = rate_edits(np.roll(after, 5, axis=2), edits)
+    assert moved["kept"] == 0
+    other = rate_edits(np.roll(after, 1, axis=0), edits)
+    assert other["all"] < 0.1
+    kinds = {edit.instruction.split()[0] for edit in edits}
+    assert kinds == {"make", "turn"}
+    pairs = [(edit.after[0].color, edit.after[0].shape) in HELD_OUT for edit in edits]
+    assert pairs == [i % 2 == 1 for i in range(60)]
+
+
+def test_edits_are_a_source_with_the_scene_before():
+    source = open_source("edit_scenes:16x16x3", "train", (16, 16, 3))
+    examples = source.read(np.array([3, 0]))
+    alone = source.read(np.array([3]))
+    np.testing.assert_array_equal(examples["source"][0], alone["source"][0])
+    assert (examples["image"] != examples["source"]).any(axis=(1, 2, 3)).all()
+    assert len(source.captions(np.arange(4))) == 4

@@ -185,3 +185,41 @@ def test_an_image_is_walked_to_its_noise_with_what_it_shows(made):
         {"edit_above": 0.5, "invert": True}, ("prompt", "source_prompt", "image")
     )
     assert faults({"edit_above": 0.5}, ("prompt", "source_prompt", "image")) == {}
+
+
+def test_image_and_text_guide_apart():
+    network = DiT(8, 3, patch=4, width=16, depth=1, **SHARED)
+    model = diffusion_model(
+        network, cosine(20), v, SHAPE, 20, class_dropout=0.1, text=text(), null_text=NULL,
+        source_scale=1.0, source_dropout=0.25,
+    )  # fmt: skip
+    source = jax.random.normal(jax.random.key(5), (3, *SHAPE))
+    batch = {"x": jnp.zeros((3, *SHAPE)), "prompt": PROMPTS, "source": source}
+    params, _ = jax.jit(lambda key: model.init(key, batch, {}))(jax.random.key(0))
+    weights = Weights(stirred(params))
+
+    @jax.jit
+    def draw(prompt, source, scale, image_scale):
+        cond = {"prompt": prompt, "source": source}
+        options = {"guidance": scale, "image_guidance": image_scale}
+        return model.sampler.draw(weights, KEYS, cond, steps=2, **options)
+
+    @jax.jit
+    def alone(prompt, source):
+        return model.sampler.draw(weights, KEYS, {"prompt": prompt, "source": source}, steps=2)
+
+    null, black = jnp.broadcast_to(jnp.array(NULL), PROMPTS.shape), jnp.zeros_like(source)
+    for scales, wanted in (
+        ((1.0, 1.0), (PROMPTS, source)),
+        ((0.0, 1.0), (null, source)),
+        ((0.0, 0.0), (null, black)),
+    ):
+        np.testing.assert_allclose(draw(PROMPTS, source, *scales), alone(*wanted), atol=1e-5)
+    assert np.abs(np.asarray(draw(PROMPTS, source, 1.0, 2.0) - alone(PROMPTS, source))).max() > 1e-3
+
+    told = Told(None, class_dropout=0.1, source_scale=1.0, source_dropout=0.25)
+    keys = rng.per_example(jax.random.key(3), 0, 4096)
+    seen = told.read({"source": jnp.ones((4096, 1, 1, 1))}, None, keys)["source"]
+    assert abs(float(jnp.mean(seen)) - 0.75) < 0.03
+    with pytest.raises(ValueError, match="a source_scale is required"):
+        diffusion_model(network, cosine(20), v, SHAPE, 20, source_dropout=0.1)

@@ -9,6 +9,7 @@
 ``tfds:NAME``          a TFDS dataset already prepared as array_record, read without TensorFlow
 ``synthetic:HxWxC``    colored discs, made on the spot, for tests and dry runs
 ``scenes:HxWx3``       captioned scenes of colored shapes, made on the spot
+``edit_scenes:HxWx3``  changes of such scenes, with the scenes before, and words for them
 ``moving_scenes:FxHxWx3`` captioned films of one such shape that moves; of HxWx3 stills of them
 ``films:PATH``         a folder of GIF, WebP or videos, or of subfolders of frames
 ``glyphs:PATH``        letters and digits of a font, or of all fonts in a folder, drawn on the spot
@@ -27,7 +28,7 @@ from gen_jax.data.sources.films import open_films, open_moving_scenes
 from gen_jax.data.sources.folder import open_folder
 from gen_jax.data.sources.glyphs import open_glyphs
 from gen_jax.data.sources.records import open_tfds
-from gen_jax.data.sources.scenes import open_scenes
+from gen_jax.data.sources.scenes import open_edits, open_scenes
 from gen_jax.data.sources.source import (
     Examples,
     Source,
@@ -87,6 +88,7 @@ def open_source(
         "tfds": lambda: open_tfds(argument, split, still, data_dir, sixteen_bit=sixteen_bit),
         "synthetic": lambda: open_synthetic(argument, split),
         "scenes": lambda: open_scenes(argument, split),
+        "edit_scenes": lambda: open_edits(argument, split),
         "moving_scenes": lambda: open_moving_scenes(argument, split),
         "films": lambda: open_films(place, split, image_shape),
         "glyphs": lambda: open_glyphs(place, split, still),
@@ -99,8 +101,8 @@ def open_source(
     else:
         raise DataError(
             f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tars:PATH, tfds:NAME, "
-            "synthetic:HxWxC, scenes:HxWx3, moving_scenes:FxHxWx3, films:PATH, glyphs:PATH and "
-            "codes:PATH are known"
+            "synthetic:HxWxC, scenes:HxWx3, edit_scenes:HxWx3, moving_scenes:FxHxWx3, "
+            "films:PATH, glyphs:PATH and codes:PATH are known"
         )
     if source.size == 0:
         raise DataError(f"{source.name}: no examples")

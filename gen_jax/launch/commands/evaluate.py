@@ -19,7 +19,12 @@ from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
 from gen_jax.files import png_bytes, write_file
 from gen_jax.launch.build.sources import check_source, open_split
-from gen_jax.launch.commands.facts import measure_facts, measure_films, measure_own_facts
+from gen_jax.launch.commands.facts import (
+    measure_edits,
+    measure_facts,
+    measure_films,
+    measure_own_facts,
+)
 from gen_jax.launch.commands.matching import (
     measure_embeddings,
     measure_matching,
@@ -133,6 +138,7 @@ def run_evaluation(
         return _write(trained, workdir, results, split)
     draw = Draw(seed, chosen["sampler"], batch_size=batch_size)
     results |= measure_facts(trained, draw, min(num, MOST_PROMPTS))
+    results |= measure_edits(trained, draw, min(num, MOST_PROMPTS))
     results |= measure_films(trained, draw, min(num, MOST_PROMPTS))
     results |= measure_own_facts(trained, draw, splits[split], min(num, MOST_PROMPTS))
     results |= (

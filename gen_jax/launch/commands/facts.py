@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.data import Source, spread_indices
-from gen_jax.data.scenes import KINDS, caption_of_film, make_scene
-from gen_jax.evals.scenes import rate_films, rate_scenes
+from gen_jax.data.scenes import KINDS, caption_of_film, draw_scene, make_edit, make_scene
+from gen_jax.evals.scenes import rate_edits, rate_films, rate_scenes
 from gen_jax.launch.runs.restore import Trained
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.launch.sampling.inputs import read_texts
 
-__all__ = ["measure_facts", "measure_films", "measure_own_facts"]
+__all__ = ["measure_edits", "measure_facts", "measure_films", "measure_own_facts"]
 
 
 def measure_facts(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
@@ -75,6 +75,37 @@ def measure_films(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
         for fact in ("direction", "identity", "all") if still else ():
             del rated[fact]
         results |= {f"film_{name}_{fact}": share for fact, share in rated.items()}
+    return results
+
+
+def measure_edits(trained: Trained, draw: Draw, num: int) -> dict[str, Any]:
+    """Change scenes by instructions, and measure what was changed and what was kept.
+
+    Args:
+        trained: a model that is told a source and an instruction of ``edit_scenes``.
+        draw: with what.
+        num: of them, that lead to pairs that training showed, and to such that it did not.
+
+    Returns:
+        ``edits_seen_NAME`` and ``edits_unseen_NAME``, of :func:`gen_jax.evals.scenes.rate_edits`.
+    """
+    editing = trained.config["data"]["source"].startswith("edit_scenes:")
+    if not editing or _needed(trained) != {"prompt", "source"} or trained.tokenizer is None:
+        return {}
+    model, side = trained.experiment.model, int(trained.config["data"]["shape"][0])
+    length = model.inputs["prompt"].shape[0]
+    results: dict[str, Any] = {}
+    for name, held_out in (("seen", False), ("unseen", True)):
+        rng = np.random.default_rng([draw.seed, held_out])
+        edits = [make_edit(rng, held_out=held_out) for _ in range(num)]
+        words = [edit.instruction for edit in edits]
+        cond = {
+            "prompt": read_texts(words, trained.tokenizer, length, num),
+            "source": np.stack([draw_scene(edit.before, side) for edit in edits]),
+        }
+        told = draw._replace(cond=cond)
+        made = draw_samples(model, trained.weights, told, trained.mesh, num, progress=True)
+        results |= {f"edits_{name}_{fact}": x for fact, x in rate_edits(made, edits).items()}
     return results
 
 

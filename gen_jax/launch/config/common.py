@@ -24,7 +24,7 @@ __all__ = ["COMMON", "OPTIMIZER", "RULES", "of_player", "own_optimizer", "parse_
 _OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
 _SOURCE = (
     r"digits|(npz|folder|tars|tfds|glyphs|films|codes):.+|synthetic:\d+x\d+x[13]"
-    r"|scenes:\d+x\d+x3|moving_scenes:(\d+x)?\d+x\d+x3"
+    r"|(edit_)?scenes:\d+x\d+x3|moving_scenes:(\d+x)?\d+x\d+x3"
 )
 
 OPTIMIZER: Mapping[str, Field] = {
@@ -65,7 +65,7 @@ COMMON: Mapping[str, Field] = {
     "data.source": text(
         _SOURCE,
         "digits, npz:PATH, folder:PATH, tars:PATH, tfds:NAME, synthetic:HxWxC, scenes:HxWx3, "
-        "moving_scenes:FxHxWx3, films:PATH, glyphs:PATH or codes:PATH",
+        "edit_scenes:HxWx3, moving_scenes:FxHxWx3, films:PATH, glyphs:PATH or codes:PATH",
         default="digits",
         doc="dataset",
     ),

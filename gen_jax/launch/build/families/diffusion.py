@@ -67,6 +67,7 @@ def build(
         low_res_noise=values["model.low_res_noise"],
         embedding_dim=None if clip is None else texts.dim_of(clip),
         embedding_dropout=values["model.embedding_dropout"],
+        source_dropout=values["model.source_dropout"],
         guidance=values["model.guidance"] or None,
         learned_variance=values["diffusion.learned_variance"],
         objective=values["diffusion.objective"],

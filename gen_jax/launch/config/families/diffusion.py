@@ -321,16 +321,14 @@ def _depths(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _told(values: Mapping[str, Any]) -> dict[str, str]:
     faults = {}
-    if values["model.network"] == "dit":
-        for name, needed in (("beside", "nothing"), ("pooled_dim", 0)):
-            if (got := values[f"model.{name}"]) != needed:
-                faults[f"model.{name}"] = f"got {got!r}; {needed!r} is required for dit"
+    if (got := values["model.pooled_dim"]) and values["model.network"] == "dit":
+        faults["model.pooled_dim"] = f"got {got}; 0 is required for dit"
     if values["model.beside"] != "nothing" and values["model.low_res_factor"]:
         got = values["model.low_res_factor"]
         faults["model.low_res_factor"] = f"got {got}; 0 is required with model.beside"
-    if values["model.source_scale"] != 1 and values["model.beside"] != "source":
-        got = values["model.source_scale"]
-        faults["model.source_scale"] = f"got {got}; 1 is required without a source beside x"
+    for name, usual in (("source_scale", 1), ("source_dropout", 0)):
+        if (got := values[f"model.{name}"]) != usual and values["model.beside"] != "source":
+            faults[f"model.{name}"] = f"got {got}; {usual} is required without a source beside x"
     return faults
 
 
@@ -482,10 +480,18 @@ FAMILY = Family(
             "source",
             "masked",
             **_FROZEN,
-            doc="unet: image that it sees beside x: one to change, or one with a hole to fill",
+            doc="image that it sees beside x: one to change, or one with a hole to fill",
         ),
         "model.source_scale": number(
-            0, above=True, default=1.0, **_FROZEN, doc="unet: what a source beside x is scaled by"
+            0, above=True, default=1.0, **_FROZEN, doc="what a source beside x is scaled by"
+        ),
+        "model.source_dropout": number(
+            0,
+            1,
+            below=True,
+            default=0.0,
+            **_FROZEN,
+            doc="share of examples whose source is left out, for a guidance by it",
         ),
         **parts.DTYPE,
         **parts.REMAT,
