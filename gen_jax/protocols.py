@@ -248,6 +248,9 @@ class Latents(NamedTuple):
     ``scales`` are the sides of grids that z, a row of codes, tells from coarse to fine;
     ``partial(weights, z, num)`` is then what the first ``num`` of them say, as vectors in full
     size, and ``decode`` takes ``num_scales``.
+    ``vectors(weights, z)`` are what codes stand for, and ``from_vectors(weights, vectors)`` leads
+    from any such vectors to x, not rounded to pixels, through the nearest codes and with a
+    straight-through gradient.
     ``faults`` finds options with which z does not decide x, or, with ``"image"`` among what the
     model is told, x does not decide z.
     """
@@ -262,6 +265,8 @@ class Latents(NamedTuple):
     faults: Faults = no_faults
     scales: tuple[int, ...] = ()
     partial: Callable[[Weights, PyTree, int], Array] | None = None
+    vectors: Callable[[Weights, PyTree], PyTree] | None = None
+    from_vectors: Callable[[Weights, PyTree], Array] | None = None
 
 
 class Density(NamedTuple):

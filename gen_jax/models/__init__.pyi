@@ -8,6 +8,7 @@ from gen_jax.models import (
     classifier as classifier,
     clip as clip,
     diffusion as diffusion,
+    dream as dream,
     dvae as dvae,
     flow as flow,
     gan as gan,

@@ -154,9 +154,20 @@ class _VQVAE(NamedTuple):
         if num_scales is not None:
             some = {self.names[0]: self.partial(weights, z, num_scales)}
             return self.likelihood.mean(self.outputs_of(weights.params, some))
+        return self.likelihood.mean(self.outputs_of(weights.params, self.vectors(weights, z)))
+
+    def vectors(self, weights: Weights, z: PyTree) -> dict[str, Array]:
+        """Return the vectors that codes stand for, of each grid."""
         codes = {self.names[0]: z} if self.single else z
-        grids = {
+        return {
             name: quantizer.vectors(*_books(weights, name), codes[name])
+            for name, quantizer in zip(self.names, self.quantizers, strict=True)
+        }
+
+    def from_vectors(self, weights: Weights, vectors: Mapping[str, Array]) -> Array:
+        """Decode vectors through their nearest codes, with a straight-through gradient."""
+        grids = {
+            name: quantizer.quantize(*_books(weights, name), vectors[name]).z
             for name, quantizer in zip(self.names, self.quantizers, strict=True)
         }
         return self.likelihood.mean(self.outputs_of(weights.params, grids))
@@ -257,6 +268,8 @@ def vqvae_model(
             else {name: q.num_codes for name, q in zip(names, quantizers, strict=True)},
             scales=quantizers[0].scales,
             partial=made.partial if quantizers[0].scales else None,
+            vectors=made.vectors,
+            from_vectors=made.from_vectors,
         ),
         density=Density(made.log_prob, "bound"),
     )

@@ -7,6 +7,7 @@ from gen_jax.ops import (
     checks as checks,
     contrastive as contrastive,
     corruptions as corruptions,
+    cutouts as cutouts,
     decoding as decoding,
     distributions as distributions,
     keys as keys,

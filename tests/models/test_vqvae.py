@@ -56,6 +56,23 @@ def built(request):
     return request.param, model, params, stats
 
 
+def test_vectors_lead_to_what_their_codes_do_with_a_gradient(built):
+    _, model, params, stats = built
+    weights, latents = Weights(params, stats), model.latents
+
+    @jax.jit
+    def both():
+        codes = latents.encode(weights, X, {})
+        vectors = latents.vectors(weights, codes)
+        moved = jax.tree.map(lambda v: v + 1e-4, vectors)  # the nearest codes are the same
+        grads = jax.grad(lambda v: jnp.sum(jnp.square(latents.from_vectors(weights, v))))(moved)
+        return latents.decode(weights, codes, {}), latents.from_vectors(weights, moved), grads
+
+    decoded, again, grads = both()
+    np.testing.assert_allclose(again, decoded, atol=1e-5)
+    assert all(np.abs(np.asarray(g)).max() > 0 for g in jax.tree.leaves(grads))
+
+
 def test_codes_are_all_that_is_needed(built):
     grids, model, params, stats = built
     codes = jax.jit(model.latents.encode)(Weights(params, stats), X, {})

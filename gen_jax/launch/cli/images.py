@@ -153,3 +153,48 @@ def rank(arguments: list[str]) -> int:
     prompts = [values.prompt] if values.prompt is not None else []
     run_ranking(trained, Path(values.images).expanduser(), out.expanduser(), prompts, values.keep)
     return 0
+
+
+def dream(arguments: list[str]) -> int:
+    """Run ``gen-jax dream``."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of a VQ-VAE or VQGAN", flag_values=values)
+    flags.DEFINE_string("clip", None, "of a model of images and texts", flag_values=values)
+    flags.DEFINE_string("prompt", None, "text that images are to match", flag_values=values)
+    flags.DEFINE_string(
+        "out", None, "FILE.gif or .webp of the way there, FILE.png or .npz", flag_values=values
+    )
+    flags.DEFINE_string(
+        "image", None, "to begin with, in place of random codes", flag_values=values
+    )
+    flags.DEFINE_integer("num", 4, "how many images", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "names the images", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("steps", 300, "of descent", flag_values=values, lower_bound=30)
+    flags.DEFINE_float("learning_rate", 0.1, "of Adam", flag_values=values, lower_bound=0.0)
+    flags.DEFINE_integer(
+        "cutouts", 32, "squares that each image is judged by", flag_values=values, lower_bound=1
+    )
+    if parse("dream", values, arguments):
+        return 0
+    need(values, "workdir", "clip", "prompt", "out")
+    out = Path(values.out).expanduser()
+    if out.suffix not in (".gif", ".webp", ".png", ".npz"):
+        what = "a name ending in .gif, .webp, .png or .npz is required"
+        raise ConfigError(f"--out: got {values.out!r}; {what}")
+    check_writable(out)
+    trained, clip = (load_alone("dream", Path(x)) for x in (values.workdir, values.clip))
+
+    from gen_jax.launch.commands.dream import Request, run_dream
+
+    request = Request(
+        prompt=" ".join(values.prompt.split()),
+        out=out,
+        num=values.num,
+        seed=values.seed,
+        steps=values.steps,
+        learning_rate=values.learning_rate,
+        cutouts=values.cutouts,
+        image=Path(values.image).expanduser() if values.image else None,
+    )
+    run_dream(trained, clip, request)
+    return 0

@@ -46,6 +46,7 @@ commands:
   evaluate     --workdir DIR [--split=test|validation]
   translate    --workdir DIR --from DIR --out DIR   pictures through pix2pix or CycleGAN
   rank         --workdir DIR --images FILE.npz --out FILE   images that match a text best, by CLIP
+  dream        --workdir DIR --clip DIR --prompt TEXT --out FILE.gif   images by descent, VQGAN+CLIP
   compare      DIR DIR ... --classifier DIR --table FILE.md   several runs of one data set
   patches      --image FILE --num N --out FILE    new pictures of one picture's patches, or films
   import       --from DIR --workdir DIR   weights of diffusers (safetensors)
@@ -139,6 +140,7 @@ def _run(arguments: list[str]) -> int:
         "compare": _compare,
         "patches": cli_images.patches,
         "rank": cli_images.rank,
+        "dream": cli_images.dream,
         "import": _import,
         "export": _export,
         "doctor": _doctor,
