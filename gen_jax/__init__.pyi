@@ -16,6 +16,7 @@ from gen_jax.codecs import (
     unit as unit,
     with_codec as with_codec,
 )
+from gen_jax.launch.door import Run as Run, load as load, show as show
 from gen_jax.models.adversarial_autoencoder import (
     adversarial_autoencoder_model as adversarial_autoencoder_model,
 )

@@ -7,11 +7,12 @@ editor, mypy and pyright read ``__init__.pyi`` beside the package; so does this.
 import ast
 import importlib
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["attach"]
+__all__ = ["attach", "callable_as"]
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list]:
@@ -42,6 +43,22 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
         return sorted({*vars(sys.modules[package]), *places})
 
     return load, names, sorted(places)
+
+
+def callable_as(package: str, module: str, name: str) -> None:
+    """Let a package be called too, as a function that loads when it is first called.
+
+    Args:
+        package: its ``__name__``.
+        module: of the function.
+        name: of the function.
+    """
+
+    class Package(types.ModuleType):
+        def __call__(self, *arguments: Any, **options: Any) -> Any:
+            return getattr(importlib.import_module(module), name)(*arguments, **options)
+
+    sys.modules[package].__class__ = Package
 
 
 def _places(stub: Path) -> dict[str, tuple[str, str]]:

@@ -50,6 +50,11 @@ ALLOWED = {
         *("launch.commands", "launch.sampling", "launch.planning", "launch.runs"),
         *("launch.build", "launch.config", "launch.jobs", "data", "train", "patches"),
     },
+    # For Python what the command line is for a terminal.
+    "launch.door": {
+        *("launch.commands", "launch.sampling", "launch.runs", "launch.config"),
+        "ops",
+    },
     "launch.__init__": set(),
     "__main__": {"launch.cli"},
     "__init__": set(),

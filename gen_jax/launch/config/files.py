@@ -25,6 +25,7 @@ from gen_jax.reading import parse_json, read_file
 
 __all__ = [
     "find_config",
+    "finish_config",
     "from_json",
     "load_config",
     "reader_of",
@@ -51,7 +52,26 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: telling all faults, one a line.
     """
-    config = _completed(_run_config_file(path))
+    return finish_config(_run_config_file(path), overrides, path)
+
+
+def finish_config(
+    config: config_dict.ConfigDict, overrides: Sequence[str], where: str = "config"
+) -> dict[str, Any]:
+    """Complete a config with the defaults of its family, apply overrides, and check the whole.
+
+    Args:
+        config: what it says itself.
+        overrides: ``section.field=value``, in order.
+        where: it comes from, for errors.
+
+    Returns:
+        Nested dicts.
+
+    Raises:
+        ConfigError: telling all faults, one a line.
+    """
+    config = _completed(config)
     fields = fields_of(str(config.get("family", "")))
     names = flatten(config.to_dict())
     faults = []
@@ -66,7 +86,7 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     values = _with_homes(config.to_dict())
     faults += find_faults(values, bad={fault.field for fault in faults}, new=True)
     if faults:
-        raise ConfigError(_report(path, faults))
+        raise ConfigError(_report(where, faults))
     return values
 
 
