@@ -41,6 +41,7 @@ commands:
   plan         --config FILE.py[:VARIANT] --topology cpu:N|tpu:KIND:AxB|gpu:SxHxD
                [--memory 80GiB] [--json] [--config.section.field=VALUE ...]
   help-config  [FAMILY]   every field of a family's config: default, meaning, what it accepts
+  configs      [NAME] [--out FILE.py]   the experiments that come with gen_jax; one to edit
   launch       local -n N -- train ...   N processes on this machine
   sample       --workdir DIR --num N --out FILE.png|FILE.npz
   evaluate     --workdir DIR [--split=test|validation]
@@ -132,6 +133,7 @@ def _run(arguments: list[str]) -> int:
     commands: Mapping[str, Callable[[list[str]], int]] = {
         "train": _train,
         "help-config": _help_config,
+        "configs": _configs,
         "launch": _launch,
         "plan": _plan,
         "sample": _sample,
@@ -171,7 +173,8 @@ def _train(arguments: list[str]) -> int:
     flags.DEFINE_string(
         "config",
         None,
-        "config file, FILE.py or FILE.py:VARIANT, or the name of one that comes with gen_jax",
+        "config file, FILE.py or FILE.py:VARIANT, the name of one that comes with gen_jax, or a "
+        "run's config.json; by default that of the work directory",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -200,13 +203,19 @@ def _train(arguments: list[str]) -> int:
     _define_resuming(values)
     if parse("train", values, rest, more=TRAIN_EXAMPLES):
         return 0
-    need(values, "config", "workdir")
+    need(values, "workdir")
+    saved = Path(values.workdir).expanduser() / "config.json"
+    named = values.config
+    if not named:
+        if not saved.exists():
+            need(values, "config")
+        named = str(saved)  # goes on with the run
 
     from gen_jax.launch.commands.train import run_training
     from gen_jax.launch.config.files import load_config
     from gen_jax.launch.jobs.processes import connected, find_place
 
-    config = load_config(values.config, overrides)
+    config = load_config(str(named), overrides)
     resuming = _resuming(values, config["family"])
     given = {name: values[name].value for name in _PLACE}
     place = find_place(given, os.environ)
@@ -311,6 +320,27 @@ def _help_config(arguments: list[str]) -> int:
     return 0
 
 
+def _configs(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("out", None, "FILE.py: copy the config there, to edit", flag_values=values)
+    names = [argument for argument in arguments if not argument.startswith("-")]
+    rest = [argument for argument in arguments if argument.startswith("-")]
+    if "--out" in rest:  # its value stands apart
+        names, rest = names[:-1], ["--out", names[-1]] if names else rest
+    if parse("configs", values, rest, "the name of a config may come first"):
+        return 0
+    if len(names) > 1 or (values.out and not names):
+        raise ConfigError(f"configs: got {' '.join(names) or 'no name'}; one name is required")
+    if values.out:
+        check_writable(Path(values.out).expanduser())
+
+    from gen_jax.launch.commands.shipped import run_configs
+
+    out = Path(values.out).expanduser() if values.out else None
+    run_configs(names[0] if names else None, out)
+    return 0
+
+
 def _doctor(arguments: list[str]) -> int:
     from gen_jax.launch.cli.allocator import allocator
     from gen_jax.launch.commands.doctor import run_doctor
@@ -348,7 +378,7 @@ def _sample(arguments: list[str]) -> int:
     flags.DEFINE_string(
         "out",
         None,
-        "FILE.png for a grid, FILE.npz for arrays; of films FILE.gif",
+        "FILE.png for a grid, FILE.npz for arrays, DIR/ for numbered pictures; of films FILE.gif",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -421,9 +451,11 @@ def _sample(arguments: list[str]) -> int:
 def _check_outputs(values: flags.FlagValues) -> None:
     """Check before anything is loaded that the files can be written."""
     out = Path(values.out)
-    if out.suffix not in (".png", ".npz", ".gif", ".webp"):
-        raise ConfigError(f"--out: {values.out!r}; a name ending in .png or .npz is required")
-    check_writable(out)
+    folder = str(values.out).endswith("/") or out.is_dir()
+    if not folder and out.suffix not in (".png", ".npz", ".gif", ".webp"):
+        what = "a name ending in .png or .npz, or a folder's ending in /, is required"
+        raise ConfigError(f"--out: {values.out!r}; {what}")
+    check_writable(out / "0.png" if folder and out.is_dir() else out)
     if values.trace:
         if Path(values.trace).suffix != ".gif":
             raise ConfigError(f"--trace: {values.trace!r}; a name ending in .gif is required")
@@ -591,6 +623,7 @@ _LIGHT: tuple[list[str], ...] = (
     ["--help"],
     ["--version"],
     ["help-config"],
+    ["configs"],
     ["launch"],
 )
 

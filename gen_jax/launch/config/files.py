@@ -52,7 +52,28 @@ def load_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: telling all faults, one a line.
     """
+    if path.endswith(".json"):
+        return finish_config(_saved_config(Path(path).expanduser()), overrides, path)
     return finish_config(_run_config_file(path), overrides, path)
+
+
+def _saved_config(path: Path) -> config_dict.ConfigDict:
+    """Read the config that a run has saved; of a first stage, and others, its own copies.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    try:
+        values = flatten(from_json(path))
+    except CheckpointError as error:
+        raise ConfigError(f"--config: {error}") from error
+    for name in values:  # where they were copied from may be gone
+        own, stage = path.parent / name.rpartition(".")[2], name.startswith(("stage1", "stages."))
+        if stage and values[name] and own.is_dir() and not Path(values[name]).is_dir():
+            values[name] = str(own)
+    fields = fields_of(str(values["family"]))
+    read = {name: fields[name].read(x) if name in fields else x for name, x in values.items()}
+    return config_dict.ConfigDict(nested(read))
 
 
 def finish_config(

@@ -54,6 +54,7 @@ def run_sampling(trained: Trained, request: Request, guide: str | None = None) -
         return np.concatenate(list(draw_some(*arguments, first, end, bar)))
 
     out = request.out
+    folder = out.suffix == ""
     long = out.suffix == ".npz" and num > parts.PART
     if long:
         origin = {
@@ -68,12 +69,34 @@ def run_sampling(trained: Trained, request: Request, guide: str | None = None) -
     else:
         images = draw_part(0, num)
     bar.close()
-    _write(trained, request, draw, images, noise, columns)
+    if folder:
+        _write_pictures(trained, out, images)
+    else:
+        _write(trained, request, draw, images, noise, columns)
     if long:
         parts.clear(out)
     if request.trace is not None:
         _write_film(trained, draw, num, request.trace)
     print(f"{num} samples of step {trained.step} in {out}", flush=True)
+
+
+def _write_pictures(trained: Trained, folder: Path, images: np.ndarray) -> None:
+    """Write each sample into a file of its own, numbered from 0; films as GIF.
+
+    Raises:
+        ConfigError: if samples are no images.
+    """
+    sampler = trained.experiment.model.sampler
+    if sampler is None or sampler.gives != "images":
+        raise ConfigError("--out: samples are vectors; FILE.npz is required")
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = max(6, len(str(len(images))))
+    for number, image in enumerate(images):
+        name = folder / f"{number:0{digits}}"
+        if image.ndim == 4:
+            write_file(name.with_suffix(".gif"), film_bytes(list(image), FRAME_MS))
+        else:
+            write_file(name.with_suffix(".png"), png_bytes(image))
 
 
 def _write(
