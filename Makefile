@@ -3,6 +3,7 @@
 # make quick  an answer within two minutes
 # make bench  our speed beside torch's on this machine
 # make test-nightly, make soak  what does not fit into these 15 minutes, and an hour of faults
+# make test-core   the mathematics alone, with the oldest jax that it runs on
 # make test-floor  the suite with the oldest Python that is supported
 # PYTHON=... chooses the interpreter; by default the newest that really runs and is supported, on the
 # PATH or among the versions of pyenv and uv.
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 APART := not parity and not slurm and not launchfiles
 
-.PHONY: bench demo test quick test-nightly test-floor soak test-parity test-slurm test-launch-files lint format install clean
+.PHONY: bench demo test quick test-core test-nightly test-floor soak test-parity test-slurm test-launch-files lint format install clean
 
 install: $(STAMP)
 
@@ -74,6 +75,14 @@ test-floor:
 soak: $(STAMP)
 	GEN_JAX_RECORD=$(abspath $(RECORD)) $(BIN)/python -m tests.reliability.soak $(ARGS)
 
+# The core's own tests with the oldest jax that they pass on, and nothing of the extras; tests that
+# need a library of these are left out.
+CORE_JAX ?= 0.7.2
+test-core:
+	@test -x .venv-core/bin/python || $(PYTHON) -m venv .venv-core
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -e . 'jax==$(CORE_JAX)' absl-py beartype hypothesis pytest pytest-timeout pytest-xdist scipy
+	.venv-core/bin/python -m pytest -n 2 --dist worksteal -m "$(APART) and not nightly" tests/diffusion tests/ops tests/test_codecs.py tests/test_core.py $(ARGS)
+
 # In a virtual environment of its own. Where pip's index offers only CUDA builds of torch, set
 # PIP_EXTRA_INDEX_URL to the one with CPU builds.
 test-parity:
@@ -101,4 +110,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-parity .venv-floor .venv-launch .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-core .venv-parity .venv-floor .venv-launch .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

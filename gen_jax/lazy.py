@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["attach", "callable_as"]
+__all__ = ["attach", "callable_as", "without_extra"]
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list]:
@@ -32,10 +32,13 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, attribute = places[name]
-        if module == package:  # one of its own modules
-            found = importlib.import_module(f"{module}.{attribute}")
-        else:
-            found = getattr(importlib.import_module(module), attribute)
+        try:
+            if module == package:  # one of its own modules
+                found = importlib.import_module(f"{module}.{attribute}")
+            else:
+                found = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise without_extra(f"{package}.{name}", error) from error
         setattr(sys.modules[package], name, found)
         return found
 
@@ -43,6 +46,25 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
         return sorted({*vars(sys.modules[package]), *places})
 
     return load, names, sorted(places)
+
+
+# What an extra brings beside that of networks and trainer.
+_EXTRAS = {"diffrax": "likelihood", "tensorflow_datasets": "tfds", "av": "video"}
+
+
+def without_extra(what: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Name the extra that brings a module which is missing; an error of our own stays as it is.
+
+    Args:
+        what: needs the module.
+        error: that told of it.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module in ("", "gen_jax"):
+        return error
+    extra = _EXTRAS.get(module, "train")
+    words = f"{what} needs {module}, of an extra: pip install 'gen-jax[{extra}]'"
+    return ModuleNotFoundError(words, name=error.name)
 
 
 def callable_as(package: str, module: str, name: str) -> None:
@@ -56,7 +78,11 @@ def callable_as(package: str, module: str, name: str) -> None:
 
     class Package(types.ModuleType):
         def __call__(self, *arguments: Any, **options: Any) -> Any:
-            return getattr(importlib.import_module(module), name)(*arguments, **options)
+            try:
+                function = getattr(importlib.import_module(module), name)
+            except ModuleNotFoundError as error:
+                raise without_extra(package, error) from error
+            return function(*arguments, **options)
 
     sys.modules[package].__class__ = Package
 

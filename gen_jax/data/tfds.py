@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_jax.errors import DataError, one_line
+from gen_jax.lazy import without_extra
 from gen_jax.reading import parse_json, read_file
 
 __all__ = ["open_records"]
@@ -38,8 +39,11 @@ def open_records(dataset: str, split: str, data_dir: str | None) -> tuple[Any, i
     Raises:
         DataError: naming the file or the feature that is not as it should be.
     """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.utils import file_utils
+    try:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.utils import file_utils
+    except ModuleNotFoundError as error:
+        raise DataError(f"tfds: {without_extra('a TFDS dataset', error)}") from error
 
     name = f"tfds:{dataset}/{split}"
     if not re.fullmatch(_NAME, dataset):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gen_jax.diffusion.parameterization import Denoiser, Prediction
 from gen_jax.diffusion.schedules import Schedule, diffuse, like
 from gen_jax.diffusion.solvers import Variance, log_variance, posterior_mean, transition
+from gen_jax.lazy import without_extra
 from gen_jax.ops import distributions as dist, keys as rng
 from gen_jax.ops.checks import checked
 from gen_jax.typing import Array, ArrayLike, Float, Keys, PyTree, Scalar, ScalarLike
@@ -177,7 +178,10 @@ def flow_log_prob(
     Returns:
         Nats [B] and standard errors [B]: 0 if exact, not a number from a single probe.
     """
-    import diffrax  # needed for this alone
+    try:
+        import diffrax  # needed for this alone
+    except ModuleNotFoundError as error:
+        raise without_extra("the density of a probability flow", error) from error
 
     def velocity(x: Array, t: Array, own: PyTree) -> Array:
         _, d_alpha = _with_slope(schedule.alpha, t)
