@@ -21,9 +21,9 @@ FLOOR ?= $(or $(call interpreter,3.11),python3.11)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-APART := not parity and not slurm and not launchfiles
+APART := not parity and not slurm and not launchfiles and not browser
 
-.PHONY: bench demo test quick test-core test-nightly test-floor soak test-parity test-slurm test-launch-files lint format install clean
+.PHONY: bench demo test quick test-core test-nightly test-floor soak test-browser test-parity test-slurm test-launch-files lint format install clean
 
 install: $(STAMP)
 
@@ -99,6 +99,10 @@ test-launch-files:
 	@test -x .venv-launch/bin/python || $(PYTHON) -m venv .venv-launch
 	.venv-launch/bin/python -m pip install --quiet --disable-pip-version-check 'skypilot>=0.14' 'kubeflow-trainer-api>=2.3' pyyaml pytest pytest-timeout
 	.venv-launch/bin/python -m pytest --noconftest -m launchfiles tests/cluster/test_launch_files.py $(ARGS)
+
+# Needs chromium and chromedriver, as Debian's chromium and chromium-driver bring them.
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

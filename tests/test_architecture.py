@@ -38,17 +38,19 @@ ALLOWED = {
     "launch.jobs": set(),
     "launch.config": {"nn", "diffusion", "ops", "models", "train"},  # their rules, without JAX
     "launch.build": {"launch.config", *BELOW},
+    "launch.report": {"launch.config", "launch.runs"},
     "launch.runs": {"launch.build", "launch.config", "launch.jobs", *BELOW},
     "launch.sampling": {"launch.runs", "launch.build", "launch.config", *BELOW},
     "launch.planning": {"launch.runs", "launch.build", "launch.config", *BELOW},
     "launch.commands": {
         *("launch.sampling", "launch.planning", "launch.runs", "launch.build", "launch.config"),
-        "launch.jobs",
+        *("launch.jobs", "launch.report"),
         *BELOW,
     },
     "launch.cli": {
         *("launch.commands", "launch.sampling", "launch.planning", "launch.runs"),
-        *("launch.build", "launch.config", "launch.jobs", "data", "train", "patches"),
+        *("launch.build", "launch.config", "launch.jobs", "launch.report"),
+        *("data", "train", "patches"),
     },
     # For Python what the command line is for a terminal.
     "launch.door": {

@@ -48,7 +48,8 @@ commands:
   translate    --workdir DIR --from DIR --out DIR   pictures through pix2pix or CycleGAN
   rank         --workdir DIR --images FILE.npz --out FILE   images that match a text best, by CLIP
   dream        --workdir DIR --clip DIR --prompt TEXT --out FILE.gif   images by descent, VQGAN+CLIP
-  compare      DIR DIR ... --classifier DIR --table FILE.md   several runs of one data set
+  compare      DIR DIR ... --classifier DIR --table FILE.md | --out FILE.html   several runs
+  report       --workdir DIR   write DIR/report.html anew; training writes it too
   patches      --image FILE --num N --out FILE    new pictures of one picture's patches, or films
   import       --from DIR --workdir DIR   weights of diffusers (safetensors)
   export       --workdir DIR --to DIR
@@ -140,6 +141,7 @@ def _run(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "translate": cli_images.translate,
         "compare": _compare,
+        "report": _report,
         "patches": cli_images.patches,
         "rank": cli_images.rank,
         "dream": cli_images.dream,
@@ -533,6 +535,12 @@ def _compare(arguments: list[str]) -> int:
         "classifier", None, "work directory of a classifier of the same images", flag_values=values
     )
     flags.DEFINE_string("table", None, "FILE.md; pictures go beside it", flag_values=values)
+    flags.DEFINE_string(
+        "out",
+        None,
+        "FILE.html in place of a table: curves over one another, pictures side by side",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "num", 1000, "samples, and images, for each number", flag_values=values, lower_bound=20
     )
@@ -549,9 +557,11 @@ def _compare(arguments: list[str]) -> int:
     flags.DEFINE_integer("batch_size", 250, "images at once", flag_values=values, lower_bound=1)
     if parse("compare", values, arguments, "names of work directories come first"):
         return 0
-    need(values, "classifier", "table")
     if len(workdirs) < 1:
         raise ConfigError("compare: names of work directories are required: compare DIR DIR ...")
+    if values.out:
+        return _compare_pages(workdirs, Path(values.out).expanduser())
+    need(values, "classifier", "table")
     check_writable(Path(values.table))
 
     from gen_jax.launch.commands.compare import run_comparison
@@ -565,6 +575,34 @@ def _compare(arguments: list[str]) -> int:
         likelihood_num=values.likelihood_num,
         batch_size=values.batch_size,
     )
+    return 0
+
+
+def _compare_pages(workdirs: list[Path], out: Path) -> int:
+    if out.suffix != ".html":
+        raise ConfigError(f"--out: got {str(out)!r}; a name ending in .html is required")
+    check_writable(out)
+
+    from gen_jax.launch.report.writing import write_comparison
+
+    write_comparison(workdirs, out)
+    print(f"{len(workdirs)} runs in {out}; a browser opens it", flush=True)
+    return 0
+
+
+def _report(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    if parse("report", values, arguments):
+        return 0
+    need(values, "workdir")
+
+    from gen_jax.launch.report.writing import write_report
+
+    path = write_report(Path(values.workdir).expanduser())
+    if path is None:
+        raise ConfigError(f"--workdir: {values.workdir}: no run: it has no config.json")
+    print(f"{path}: a browser opens it", flush=True)
     return 0
 
 

@@ -30,6 +30,7 @@ from gen_jax.launch.commands.matching import (
     measure_matching,
     measure_prompts,
 )
+from gen_jax.launch.report.writing import write_report
 from gen_jax.launch.runs.restore import Trained, load_trained, load_weights
 from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
@@ -312,6 +313,7 @@ def _write(trained: Trained, workdir: Path, results: dict[str, Any], split: str)
             else f"{name:<{width}}  {value}"
         )
     print(f"written to {path}", flush=True)
+    write_report(workdir)
     return results
 
 

@@ -22,6 +22,7 @@ from gen_jax.launch.build.sources import brings_noise, check_noise, check_source
 from gen_jax.launch.config.files import from_json, to_json, told_by_stage
 from gen_jax.launch.config.schema import find_faults
 from gen_jax.launch.jobs.processes import agree, is_alone, is_first, stop_signals, together
+from gen_jax.launch.report.writing import life, make_reporter
 from gen_jax.launch.runs.resume import (
     Resuming,
     adopted,
@@ -32,6 +33,7 @@ from gen_jax.launch.runs.resume import (
 )
 from gen_jax.launch.runs.workdir import (
     CLASSES,
+    LIVES,
     checkpoint_steps,
     lock,
     make_workdir,
@@ -329,12 +331,22 @@ def _outputs(
     if not is_first():
         return {"report": lambda step, metrics: None, "show": lambda step, images: None}
     write_file(workdir / "config.json", to_json(config).encode())
+    with open(workdir / LIVES, "a") as file:
+        file.write(json.dumps(life(step)) + "\n")
+    page = make_reporter(workdir)
+    opened.callback(page, now=True)
     writer = open_writer(workdir, step)
     opened.callback(close, writer)
-    return {
-        "report": lambda step, metrics: write_metrics(writer, step, metrics),
-        "show": lambda step, images: write_images(writer, step, images),
-    }
+
+    def report(step: int, metrics: Mapping[str, Any]) -> None:
+        write_metrics(writer, step, metrics)
+        page()
+
+    def show(step: int, images: Mapping[str, Any]) -> None:
+        write_images(writer, step, images)
+        page(now=True)
+
+    return {"report": report, "show": show}
 
 
 def _batches(

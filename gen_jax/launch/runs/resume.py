@@ -14,6 +14,7 @@ from gen_jax.launch.jobs.processes import agree, is_first, together
 from gen_jax.launch.runs.newest import newest_good, set_aside
 from gen_jax.launch.runs.workdir import (
     CLASSES,
+    LIVES,
     STAGE1,
     STAGES,
     TOKENIZER,
@@ -36,7 +37,15 @@ class Resuming(NamedTuple):
 def put_away(workdir: Path) -> None:
     """Move what a run has made to ``before-<n>``: to begin anew is not to destroy."""
     # Checkpoints last: until then the rest is known to be unfinished business.
-    written = ("config.json", CLASSES, "metrics.jsonl", "tensorboard", "images")
+    written = (
+        "config.json",
+        CLASSES,
+        LIVES,
+        "metrics.jsonl",
+        "tensorboard",
+        "images",
+        "report.html",
+    )
     made = (*written, TOKENIZER, STAGE1, *STAGES, "checkpoints")
     there = [workdir / name for name in made if (workdir / name).exists()]
     if not there:

@@ -14,6 +14,7 @@ from gen_jax.errors import StorageError, WorkdirInUseError
 
 __all__ = [
     "CLASSES",
+    "LIVES",
     "STAGE1",
     "STAGES",
     "TOKENIZER",
@@ -25,6 +26,8 @@ __all__ = [
 
 CLASSES = "classes.json"
 """The names of classes, in the order of their numbers, where the data had some."""
+LIVES = "lives.jsonl"
+"""Of each process that trained here: versions, command, machine, time."""
 TOKENIZER = "tokenizer.json"
 """What makes tokens of texts, with its digest."""
 STAGE1 = "stage1"

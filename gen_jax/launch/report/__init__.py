@@ -1,0 +1,1 @@
+"""Pages of runs: one self-contained HTML file, without a server and without JAX."""
