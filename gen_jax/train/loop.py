@@ -38,6 +38,7 @@ class Loop(NamedTuple):
     ``report(step, metrics)`` and ``show(step, images)`` write, ``save(state, wait)`` checkpoints,
     ``check()`` raises if a save in the background has failed, ``rescue(state)`` saves it when the
     data has failed, ``inspect(state)`` looks at the model and gives ``(metrics, images)``,
+    ``validate(state)`` measures held-out losses,
     ``stop(step)`` says whether somebody asked for an end, ``interrupted()`` the same of this
     process while it compiles, and ``origin(step)`` in words what data a step was made of. Nothing
     here may change the state. Of many processes, all must save, inspect and stop at the same steps.
@@ -60,6 +61,8 @@ class Loop(NamedTuple):
     origin: Callable[[int], str]
     turns: Sequence[Turn]  # of a step: one that waits is not to blame
     window: Window  # of steps to profile
+    validate_every: int = 0  # 0 for never
+    validate: Callable[[TrainState], Metrics] = lambda state: {}
 
 
 @allowed()
@@ -123,19 +126,12 @@ def train(
                 meter.read(*unread)
             unread = done, metrics
 
-            inspecting = loop.inspect_every and (
-                done % loop.inspect_every == 0 or done == loop.steps
-            )
             saving = done % loop.save_every == 0 and done < loop.steps
-            if inspecting or saving:
+            if saving or _is_looked_at(loop, done):
                 meter.read(*unread)
                 unread = None
                 with meter.paused():
-                    if inspecting:
-                        numbers, images = loop.inspect(state)
-                        loop.show(done, images)
-                        if numbers:
-                            loop.report(done, numbers)
+                    _look(loop, meter, state, done)
                     if saving:
                         loop.save(state, False)
                         saved = meter.saved = done
@@ -145,6 +141,27 @@ def train(
     if saved != done:
         loop.save(state, True)
     return state
+
+
+def _is_due(every: int, done: int, steps: int) -> bool:
+    return bool(every) and (done % every == 0 or done == steps)
+
+
+def _is_looked_at(loop: Loop, done: int) -> bool:
+    return any(_is_due(n, done, loop.steps) for n in (loop.inspect_every, loop.validate_every))
+
+
+def _look(loop: Loop, meter: "_Meter", state: TrainState, done: int) -> None:
+    """Draw pictures and measure held-out losses, where it is time to."""
+    if _is_due(loop.inspect_every, done, loop.steps):
+        numbers, images = loop.inspect(state)
+        loop.show(done, images)
+        if numbers:
+            loop.report(done, numbers)
+    if _is_due(loop.validate_every, done, loop.steps):
+        numbers = loop.validate(state)
+        loop.report(done, numbers)
+        meter.say(done, numbers)
 
 
 @contextlib.contextmanager
@@ -221,6 +238,11 @@ class _Meter:
             self._report(step)
         if bad:
             self._refuse(step, numbers, bad)
+
+    def say(self, step: int, numbers: Metrics) -> None:
+        """Tell of numbers that were measured beside training."""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        self._bar.write(f"step {step}: {shown}")
 
     def _refuse(self, step: int, numbers: Metrics, consecutive: int) -> None:
         """Say which step changed nothing and why, and give up if there are too many."""

@@ -1,5 +1,7 @@
 """The first lines a newcomer types: configs by name, runs gone on with, samples as files."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,3 +53,22 @@ def test_a_bare_line_goes_on_with_a_run_and_a_saved_config_repeats_it(tmp_path, 
     assert "resuming at step 2" in capsys.readouterr().out
     assert main(["sample", "--workdir", str(work), "--out", str(tmp_path / "a.jpg")]) == 2
     assert "a folder's ending in /" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_held_out_losses_and_the_learning_rate_are_among_the_metrics(tmp_path, capsys):
+    work = tmp_path / "work"
+    line = ["train", "--config", "aae_mnist:tiny", "--workdir", str(work)]
+    line += ["--config.train.validate_every=2", "--config.train.steps=4"]
+    line += ["--config.optimizer.disc.learning_rate=0.5", "--config.optimizer.decay=constant"]
+    assert main([*line, "--config.optimizer.warmup_steps=2"]) == 0
+    assert "step 2: validation/" in capsys.readouterr().out
+    lines = [json.loads(text) for text in (work / "metrics.jsonl").read_text().splitlines()]
+    held_out = [x for x in lines if any(name.startswith("validation/") for name in x)]
+    assert [x["step"] for x in held_out] == [2, 4]
+    names = {name for name in held_out[0] if name.startswith("validation/")}
+    assert len(names) > 1  # of each player
+    assert all(np.isfinite(held_out[0][name]) for name in names)
+    rates = {x["step"]: x["disc/learning_rate"] for x in lines}
+    assert rates == {1: 0.25, 2: 0.5, 3: 0.5, 4: 0.5}

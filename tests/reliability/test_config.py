@@ -91,8 +91,8 @@ FREE = {
         optimizer.learning_rate optimizer.warmup_steps optimizer.decay optimizer.b1
         optimizer.b2 optimizer.eps optimizer.weight_decay optimizer.clip_norm profile.start
         profile.steps train.steps train.microbatches train.ema_decay train.log_every
-        train.sample_every train.save_every train.keep train.max_bad_steps train.spike_window
-        train.spike_sigma train.engine train.init_from mesh.data mesh.fsdp mesh.tensor
+        train.validate_every train.sample_every train.save_every train.keep train.max_bad_steps
+        train.spike_window train.spike_sigma train.engine train.init_from mesh.data mesh.fsdp mesh.tensor
         mesh.min_size mesh.overrides
     """,
     "adversarial_autoencoder": "model.dtype",

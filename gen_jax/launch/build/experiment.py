@@ -11,7 +11,7 @@ import optax
 from gen_jax.errors import CheckpointError, ConfigError
 from gen_jax.launch.config.common import of_player
 from gen_jax.launch.config.fields import flatten
-from gen_jax.launch.config.schema import fields_of
+from gen_jax.launch.config.schema import family_of, fields_of
 from gen_jax.nn.tensor_dims import TENSOR_DIMS
 from gen_jax.protocols import Batch, Codec, Input, Model, Weights
 from gen_jax.train.optimizers import adamw, learning_rate
@@ -25,6 +25,7 @@ __all__ = [
     "abstract_batch",
     "abstract_state",
     "build",
+    "learning_rates",
     "make_optimizer",
 ]
 
@@ -139,6 +140,20 @@ def make_optimizer(
     )
     options = {name: get(name) for name in _OPTIMIZER}
     return adamw(rate, moments=values["optimizer.moments"], **options)
+
+
+def learning_rates(config: Mapping[str, Any]) -> dict[str, optax.Schedule]:
+    """Make the learning rates of a config, by name of what is reported, of steps taken before."""
+    values = flatten(config)
+    players = family_of(values["family"]).players
+    rates = {}
+    for player in players:
+        given = {name: of_player(values, player, name) for name in ("warmup_steps", "decay")}
+        peak = of_player(values, player, "learning_rate")
+        rate = learning_rate(peak, total_steps=values["train.steps"], **given)
+        own = "learning_rate" if len(players) == 1 else f"{player}/learning_rate"
+        rates[own] = rate
+    return rates
 
 
 _KINDS = {

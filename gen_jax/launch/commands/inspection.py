@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from gen_jax.data import read_in_time, spread_indices
-from gen_jax.launch.build.sources import open_split
+from gen_jax.data import ordered_batches, read_in_time, spread_indices
+from gen_jax.evals.losses import mean_losses
+from gen_jax.launch.build.sources import check_source, open_split
 from gen_jax.launch.runs.tokens import with_text
 from gen_jax.launch.sampling.draw import Draw, conditions_from_data, draw_samples
 from gen_jax.pictures import grid, pairs, strips, titled
 from gen_jax.protocols import Weights
 from gen_jax.train.sharding import replicated
 
-__all__ = ["make_inspect"]
+__all__ = ["make_inspect", "make_validate"]
 
 
 NUM, FILMS = 64, 16
@@ -83,3 +84,33 @@ def _make_reconstruct(
         return pairs(batch["image"], np.asarray(compiled(weights, batch["image"], cond)))
 
     return reconstruct
+
+
+_VALIDATED = 1024  # held-out examples, at most
+
+
+def make_validate(
+    config: Mapping[str, Any], experiment: Any, tokenizer: Any = None
+) -> Callable[..., Mapping[str, float]]:
+    """Make the measurement of held-out losses: of the validation split, or of the test split."""
+    if not config["train"]["validate_every"]:
+        return lambda state: {}
+    data, seed = config["data"], config["seed"]
+    split = "validation" if data["holdout"] else "test"
+    source = with_text(open_split(config, split), tokenizer, config)
+    check_source(source, experiment, config)
+    size = min(source.size, _VALIDATED)
+    batch_size = min(data["batch_size"], size)
+
+    def validate(state: Any) -> Mapping[str, float]:
+        # What is not averaged, a discriminator, is as it is.
+        params = {**state.params, **state.ema_params}
+        losses = mean_losses(
+            experiment.model,
+            Weights(params, state.stats, experiment.frozen),
+            ordered_batches(source, batch_size, size),
+            jax.random.key(seed),
+        )
+        return {f"validation/{name}": value for name, value in losses.items()}
+
+    return validate

@@ -123,7 +123,7 @@ def _train(
 ) -> None:
     # Here and not above, so that what needs no JAX is refused before it is loaded.
     from gen_jax.launch.build.parallel import build_engine, build_mesh
-    from gen_jax.launch.commands.inspection import make_inspect
+    from gen_jax.launch.commands.inspection import make_inspect, make_validate
     from gen_jax.launch.runs.restore import load_weights
     from gen_jax.launch.runs.tokens import digest_of, keep_tokenizer, with_text
     from gen_jax.train import checkpoint
@@ -176,6 +176,8 @@ def _train(
             **outputs,
             **_saving(manager, meta),
             inspect=together(lambda: make_inspect(config, experiment, source, mesh, tokenizer)),
+            validate_every=config["train"]["validate_every"],
+            validate=together(lambda: make_validate(config, experiment, tokenizer)),
             stop=stop,
             interrupted=interrupted,
             origin=_origin(config, source),
@@ -326,6 +328,7 @@ def _outputs(
     config: Mapping[str, Any], workdir: Path, step: int, opened: contextlib.ExitStack
 ) -> Mapping[str, Callable]:
     """Open what the first process writes, until ``opened`` closes; the others write nothing."""
+    from gen_jax.launch.build.experiment import learning_rates
     from gen_jax.train.writer import close, open_writer, write_images, write_metrics
 
     if not is_first():
@@ -338,8 +341,11 @@ def _outputs(
     writer = open_writer(workdir, step)
     opened.callback(close, writer)
 
+    rates = learning_rates(config)
+
     def report(step: int, metrics: Mapping[str, Any]) -> None:
-        write_metrics(writer, step, metrics)
+        now = {name: float(rate(step - 1)) for name, rate in rates.items()}
+        write_metrics(writer, step, {**now, **metrics})
         page()
 
     def show(step: int, images: Mapping[str, Any]) -> None:

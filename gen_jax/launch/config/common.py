@@ -143,6 +143,9 @@ COMMON: Mapping[str, Field] = {
         doc="decay of the exponential moving average of the weights",
     ),
     "train.log_every": integer(1, default=50, doc="steps between two lines of metrics"),
+    "train.validate_every": integer(
+        0, default=0, doc="steps between measurements of held-out losses; 0: none"
+    ),
     "train.sample_every": integer(
         0, default=500, doc="steps between two sets of pictures; 0 draws none"
     ),
