@@ -43,6 +43,7 @@ def as_clips(x: Float[Array, "all_frames *dims"], frames: int) -> Float[Array, "
     return jnp.reshape(x, (-1, frames, *x.shape[1:]))
 
 
+@checked
 def frame_keys(keys: Keys | None, frames: int) -> Array | None:
     """Make a key for each frame, of one for each clip."""
     if keys is None:

@@ -92,8 +92,8 @@ FREE = {
         optimizer.b2 optimizer.eps optimizer.weight_decay optimizer.clip_norm profile.start
         profile.steps train.steps train.microbatches train.ema_decay train.log_every
         train.validate_every train.sample_every train.save_every train.keep train.max_bad_steps
-        train.spike_window train.spike_sigma train.engine train.init_from mesh.data mesh.fsdp mesh.tensor
-        mesh.min_size mesh.overrides
+        train.spike_window train.spike_sigma train.engine train.init_from mesh.data mesh.fsdp
+        mesh.tensor mesh.min_size mesh.overrides
     """,
     "adversarial_autoencoder": "model.dtype",
     "autoencoder": """
