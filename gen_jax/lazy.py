@@ -49,7 +49,12 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
 
 
 # What an extra brings beside that of networks and trainer.
-_EXTRAS = {"diffrax": "likelihood", "tensorflow_datasets": "tfds", "av": "video"}
+_EXTRAS = {
+    "diffrax": "likelihood",
+    "tensorflow_datasets": "tfds",
+    "av": "video",
+    "tokenizers": "text",
+}
 
 
 def without_extra(what: str, error: ModuleNotFoundError) -> ModuleNotFoundError:

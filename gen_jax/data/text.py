@@ -4,6 +4,7 @@ A text becomes ``[begin, ids..., end, pad...]`` of a fixed length. The null text
 leads away from, is the tokens of ``""``, never zeros.
 """
 
+import functools
 import html
 import itertools
 import json
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gen_jax.errors import DataError
+from gen_jax.lazy import without_extra
 from gen_jax.reading import read_file
 
 __all__ = [
@@ -30,7 +32,7 @@ __all__ = [
     "words",
 ]
 
-KINDS = ("bytes", "words", "bpe")
+KINDS = ("bytes", "words", "bpe", "library")
 _LARGEST = 1 << 26  # bytes of a vocabulary's file
 _PAD, _BEGIN, _END, _SPECIAL = 0, 1, 2, 3
 
@@ -39,9 +41,9 @@ class Tokenizer(NamedTuple):
     """A map between text and token ids.
 
     Attributes:
-        kind: ``"bytes"``, ``"words"`` or ``"bpe"``.
+        kind: ``"bytes"``, ``"words"``, ``"bpe"`` or ``"library"``.
         pieces: what ids from ``offset`` on stand for: words, or byte strings written as GPT-2
-            writes them.
+            writes them. Of a library's the whole of its ``tokenizer.json``.
         merges: of pairs of pieces, the first to be merged first.
         offset: the first piece's id.
         begin: id before each text.
@@ -63,6 +65,8 @@ class Tokenizer(NamedTuple):
     def size(self) -> int:
         """Return the number of ids: all are below it."""
         pieces = 256 if self.kind == "bytes" else len(self.pieces)
+        if self.kind == "library":
+            pieces = _library(self.pieces[0]).get_vocab_size()
         return max(self.offset + pieces, self.begin + 1, self.end + 1, self.pad + 1)
 
     def encode(self, text: str) -> list[int]:
@@ -74,6 +78,9 @@ class Tokenizer(NamedTuple):
         if self.kind == "bytes":
             return [self.offset + byte for byte in text.encode()]
         known = _numbers(self.pieces)
+        if self.kind == "library":
+            made = _library(self.pieces[0]).encode(text, add_special_tokens=False)
+            return [self.offset + number for number in made.ids]
         if self.kind == "words":
             split = text.split()
             if strange := [word for word in split if word not in known]:
@@ -99,6 +106,8 @@ class Tokenizer(NamedTuple):
         numbers = [int(i) - self.offset for i in ids if int(i) not in around]
         if self.kind == "bytes":
             return bytes(x for x in numbers if 0 <= x < 256).decode(errors="replace")
+        if self.kind == "library":
+            return str(_library(self.pieces[0]).decode(numbers))
         pieces = [self.pieces[x] for x in numbers if 0 <= x < len(self.pieces)]
         if self.kind == "words":
             return " ".join(pieces)
@@ -210,9 +219,13 @@ def make_tokenizer(
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read CLIP's or GPT-2's tokenizer: ``vocab.json`` and ``merges.txt`` of a folder.
 
+    A file ``tokenizer.json`` is read by Hugging Face's ``tokenizers``, of the extra ``[text]``.
+
     Raises:
         DataError: naming the file and what is wrong with it.
     """
+    if path.suffix == ".json":
+        return _read_library(path)
     vocabulary = path / "vocab.json"
     try:
         ids = json.loads(read_file(vocabulary, _LARGEST))
@@ -237,6 +250,30 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if lacking is not None:
         raise DataError(f"{vocabulary}: no {lacking!r}, which merges.txt or some byte needs")
     return Tokenizer("bpe", pieces, pairs, 0, begin, end, end, clip)
+
+
+def _read_library(path: Path) -> Tokenizer:
+    try:
+        text = read_file(path, _LARGEST).decode()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    try:
+        _library(text)
+    except ModuleNotFoundError as error:
+        raise DataError(f"{path}: {without_extra('a tokenizer.json', error)}") from error
+    except Exception as error:  # the library raises Exception itself
+        raise DataError(f"{path}: not a tokenizer.json: {error}") from error
+    return Tokenizer("library", (text,))
+
+
+@functools.lru_cache(maxsize=4)
+def _library(text: str) -> Any:
+    from tokenizers import Tokenizer as Library
+
+    made = Library.from_str(text)
+    made.no_padding()
+    made.no_truncation()  # which is ours, and told of
+    return made
 
 
 def to_json(tokenizer: Tokenizer) -> str:

@@ -256,6 +256,7 @@ def test_tfds_reads_array_record_without_tensorflow(tmp_path):
                 {
                     "image": tfds.features.Image(shape=(9, 7, 3), encoding_format="png"),
                     "label": tfds.features.ClassLabel(num_classes=4),
+                    "caption": tfds.features.Text(),
                 }
             )
             return tfds.core.DatasetInfo(builder=self, features=features)
@@ -268,7 +269,8 @@ def test_tfds_reads_array_record_without_tensorflow(tmp_path):
 
         def _generate_examples(self, indices):
             for i in indices:
-                yield i, {"image": Image.fromarray(images[i]), "label": i % 4}
+                told = {"label": i % 4, "caption": f"disc {i}"}
+                yield i, {"image": Image.fromarray(images[i]), **told}
 
     TinyDiscs(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     assert "tensorflow" not in sys.modules
@@ -278,6 +280,9 @@ def test_tfds_reads_array_record_without_tensorflow(tmp_path):
     batch = train.read(np.arange(8))
     truth = {images[i].tobytes(): i % 4 for i in range(8)}
     assert [truth[image.tobytes()] for image in batch["image"]] == batch["label"].tolist()
+    number = {images[i].tobytes(): i for i in range(8)}
+    wanted = [f"disc {number[image.tobytes()]}" for image in batch["image"]]
+    assert train.captions(np.arange(8)) == wanted
     gray = open_source("tfds:tiny_discs", "test", (5, 5, 1), str(tmp_path))
     assert gray.read(np.arange(4))["image"].shape == (4, 5, 5, 1)
 

@@ -164,3 +164,27 @@ def test_classes_become_captions_and_nothing_becomes_none():
     assert source.captions(np.array([0])) == [f"a handwritten {source.read([0])['label'][0]}"]
     with pytest.raises(DataError, match=r"no captions; data.captions can make"):
         with_prompts(open_source("digits", "train", (8, 8, 1)), BYTES, 9)
+
+
+def test_a_tokenizer_json_is_read_by_its_library_and_kept_whole(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    own = library.Tokenizer(library.models.WordLevel({"a": 0, "red": 1, "[UNK]": 2}, "[UNK]"))
+    own.pre_tokenizer = library.pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    own.save(str(path))
+    made = make_tokenizer(str(path), [], 64)
+    assert made.size == 6  # those around a text come first
+    assert made.encode("a red thing") == [3, 4, 5]
+    rows, num_cut = made.batch(["a red", "red red red red"], 5)
+    assert rows.tolist() == [[1, 3, 4, 2, 0], [1, 4, 4, 4, 2]]
+    assert num_cut == 1
+    assert made.decode(rows[0]) == "a red"
+    again = from_json(to_json(made))
+    assert again == made
+    with pytest.raises(DataError, match="6 or more are required"):
+        make_tokenizer(str(path), [], 5)
+    path.write_text("{}")
+    with pytest.raises(DataError, match=r"not a tokenizer\.json"):
+        make_tokenizer(str(path), [], 64)
+    with pytest.raises(DataError, match="cannot be read"):
+        make_tokenizer(str(tmp_path / "none.json"), [], 64)

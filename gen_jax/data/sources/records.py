@@ -10,6 +10,9 @@ from gen_jax.errors import DataError
 __all__ = ["open_tfds"]
 
 
+_TEXTS = ("caption", "text")  # features that hold a text, by name
+
+
 def open_tfds(
     dataset: str,
     split: str,
@@ -57,6 +60,12 @@ def open_tfds(
             examples["label"] = np.asarray(labels, np.int32)
         return examples
 
+    told = next((key for key in _TEXTS if len(records) and key in records[0]), None)
+
+    def captions(indices: np.ndarray) -> list[str]:
+        texts = [records[int(index)][told] for index in indices]
+        return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+
     return Source(
         name=name,
         size=len(records),
@@ -65,4 +74,6 @@ def open_tfds(
         in_memory=False,
         fingerprint=fingerprint,
         read=read,
+        captions=None if told is None else captions,
+        captions_from=told or "",
     )

@@ -97,7 +97,7 @@ REMAT = {
 TEXT = {
     "text.tokenizer": text(
         "none|bytes|words|bpe|.*/.*",
-        "none, bytes, words, bpe, or a folder with vocab.json and merges.txt",
+        "none, bytes, words, bpe, a folder with vocab.json and merges.txt, or a tokenizer.json",
         default="none",
         change="frozen",
         doc="how captions become tokens; none: the model is told no text",
