@@ -50,6 +50,7 @@ ALLOWED = {
     "launch.cli": {
         *("launch.commands", "launch.sampling", "launch.planning", "launch.runs"),
         *("launch.build", "launch.config", "launch.jobs", "launch.report"),
+        *("launch.door", "launch.serve"),
         *("data", "train", "patches"),
     },
     # For Python what the command line is for a terminal.
@@ -57,6 +58,7 @@ ALLOWED = {
         *("launch.commands", "launch.sampling", "launch.runs", "launch.config"),
         "ops",
     },
+    "launch.serve": {"launch.door"},
     "launch.__init__": set(),
     "__main__": {"launch.cli"},
     "__init__": set(),

@@ -49,6 +49,7 @@ commands:
   rank         --workdir DIR --images FILE.npz --out FILE   images that match a text best, by CLIP
   dream        --workdir DIR --clip DIR --prompt TEXT --out FILE.gif   images by descent, VQGAN+CLIP
   compare      DIR DIR ... --classifier DIR --table FILE.md | --out FILE.html   several runs
+  serve        --workdir DIR [--port N]   a warm model behind HTTP, for this machine alone
   report       --workdir DIR   write DIR/report.html anew; training writes it too
   patches      --image FILE --num N --out FILE    new pictures of one picture's patches, or films
   import       --from DIR --workdir DIR   weights of diffusers (safetensors)
@@ -142,6 +143,7 @@ def _run(arguments: list[str]) -> int:
         "translate": cli_images.translate,
         "compare": _compare,
         "report": _report,
+        "serve": _serve,
         "patches": cli_images.patches,
         "rank": cli_images.rank,
         "dream": cli_images.dream,
@@ -603,6 +605,36 @@ def _report(arguments: list[str]) -> int:
     if path is None:
         raise ConfigError(f"--workdir: {values.workdir}: no run: it has no config.json")
     print(f"{path}: a browser opens it", flush=True)
+    return 0
+
+
+def _serve(arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
+    flags.DEFINE_string(
+        "host", "127.0.0.1", "address to listen at; others than this reach beyond this machine",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "port", 8000, "0 takes a free one", flag_values=values, lower_bound=0, upper_bound=65535
+    )
+    flags.DEFINE_integer("most", 64, "samples of a request", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("queue", 8, "requests that may wait", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("batch_size", 16, "samples at once", flag_values=values, lower_bound=1)
+    if parse("serve", values, arguments):
+        return 0
+    need(values, "workdir")
+
+    from gen_jax.launch.door import load
+    from gen_jax.launch.serve import Limits, serve
+
+    run = load(values.workdir)
+    if not run.options and run.trained.experiment.model.sampler is None:
+        raise ConfigError(f"serve: family {run.family!r} does not generate")
+    try:
+        serve(run, values.host, values.port, Limits(values.most, values.queue, values.batch_size))
+    except OSError as error:
+        raise ConfigError(f"--port: {values.port}: {error.strerror or error}") from error
     return 0
 
 
