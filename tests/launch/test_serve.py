@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 import gen_jax
+from gen_jax.launch.cli.main import main
 from gen_jax.launch.serve import Limits, make_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
@@ -134,3 +136,28 @@ def test_a_signal_ends_it_in_peace(run):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "SIGTERM: ending" in out
+
+
+def test_a_program_samples_where_gen_jax_is_not(run, tmp_path, capsys):
+    out = tmp_path / "digits.stablehlo"
+    line = ["export", "--workdir", str(run.workdir), "--format=stablehlo", "--to", str(out)]
+    assert main([*line, "--num=4", "--steps=2"]) == 0
+    assert "told label int32 [4]" in capsys.readouterr().out
+    program = """
+import sys
+import numpy as np
+from jax import export
+
+program = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+images = program.call(np.uint32(5), {"label": np.array([1, 2, 3, 4], np.int32)})
+np.save(sys.argv[2], images)
+assert not [name for name in sys.modules if name.startswith("gen_jax")]
+"""
+    made = tmp_path / "images.npy"
+    command = [sys.executable, "-c", program, str(out), str(made)]
+    subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    wanted = run.sample(4, seed=5, label=[1, 2, 3, 4], steps=2)
+    assert np.abs(np.load(made).astype(int) - wanted).max() <= 1
+    assert main([*line, "--stepps=2"]) == 2
+    assert main(["export", "--workdir", str(run.workdir), "--to", "x", "--steps=2"]) == 2
+    assert "go with --format stablehlo" in capsys.readouterr().err

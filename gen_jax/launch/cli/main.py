@@ -53,7 +53,7 @@ commands:
   report       --workdir DIR   write DIR/report.html anew; training writes it too
   patches      --image FILE --num N --out FILE    new pictures of one picture's patches, or films
   import       --from DIR --workdir DIR   weights of diffusers (safetensors)
-  export       --workdir DIR --to DIR
+  export       --workdir DIR --to DIR | --format stablehlo --to FILE   weights, or a program
   doctor       what this machine is, and what would make it faster
 
 of models with codes:
@@ -674,14 +674,47 @@ def _import(arguments: list[str]) -> int:
 def _export(arguments: list[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "of the training run", flag_values=values)
-    flags.DEFINE_string("to", None, "folder to write, as diffusers would", flag_values=values)
-    if parse("export", values, arguments):
+    flags.DEFINE_string(
+        "to",
+        None,
+        "folder to write, as diffusers would; of a program, its file",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "format",
+        "diffusers",
+        ["diffusers", "stablehlo"],
+        "weights for diffusers, or a program that samples wherever JAX is",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num", 16, "stablehlo: samples of a call", flag_values=values, lower_bound=1
+    )
+    if (rest := parse_known("export", values, arguments)) is None:
         return 0
     need(values, "workdir", "to")
+    if values.format == "stablehlo":
+        return _export_program(values, rest)
+    if rest:
+        raise ConfigError(f"export: {rest[0]}: options of a sampler go with --format stablehlo")
 
     from gen_jax.launch.commands.convert import run_export
 
     run_export(Path(values.workdir), Path(values.to))
+    return 0
+
+
+def _export_program(values: flags.FlagValues, rest: list[str]) -> int:
+    out = Path(values.to).expanduser()
+    check_writable(out)
+    trained = load_alone("export", Path(values.workdir))
+    model = trained.experiment.model
+    known = {} if model.sampler is None else dict(model.sampler.options)
+    options, _ = model_flags("export", model, rest, known)
+
+    from gen_jax.launch.commands.program import export_program
+
+    export_program(trained, out, values.num, options)
     return 0
 
 
