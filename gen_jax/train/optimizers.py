@@ -10,10 +10,10 @@ import optax
 
 from gen_jax.errors import check_arguments
 from gen_jax.train.moments import in_16_bits
-from gen_jax.train.rules import learning_rate_faults
+from gen_jax.train.rules import learning_rate_faults, optimizer_faults
 from gen_jax.typing import PyTree
 
-__all__ = ["MOMENTS", "adamw", "by_subtree", "learning_rate"]
+__all__ = ["MOMENTS", "adamw", "by_subtree", "learning_rate", "named"]
 
 MOMENTS = ("float32", "16bit")
 
@@ -78,6 +78,61 @@ def adamw(
     return optax.chain(
         clip,
         in_16_bits(adam) if moments == "16bit" else adam,
+        optax.add_decayed_weights(weight_decay, mask=_has_direction),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def named(
+    name: str,
+    rate: optax.Schedule | float,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+    moments: str = "float32",
+) -> optax.GradientTransformation:
+    """Make one of optax's optimizers by its name, behind clipping of the gradient's global norm.
+
+    Args:
+        name: of :data:`gen_jax.train.rules.OPTIMIZERS`: ``"adamw"`` (Loshchilov & Hutter 2019),
+            ``"lion"`` (Chen et al. 2023), ``"adafactor"`` (Shazeer & Stern 2018, without relative steps), ``"muon"``
+            (Jordan et al. 2024; what is no matrix has AdamW) or ``"sgd"``.
+        rate: learning rate.
+        b1: decay of the mean, of sgd and adafactor their momentum; 0 has none.
+        b2: of adamw, lion and muon.
+        eps: of adamw and muon.
+        weight_decay: as of :func:`adamw`.
+        clip_norm: likewise.
+        moments: likewise; of adamw alone.
+
+    Raises:
+        ValueError: for another name, or moments in 16 bits of others than adamw.
+    """
+    check_arguments(optimizer_faults(name=name, moments=moments))
+    if name == "adamw":
+        given = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
+        return adamw(rate, **given, clip_norm=clip_norm, moments=moments)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    if name == "muon":
+        muon = optax.contrib.muon(
+            rate, beta=b1, eps=eps, weight_decay=weight_decay, weight_decay_mask=_has_direction,
+            adam_b1=b1, adam_b2=b2, adam_weight_decay=weight_decay,
+        )  # fmt: skip
+        return optax.chain(clip, muon)
+    momentum = optax.trace(b1) if b1 else optax.identity()
+    core = {
+        "lion": lambda: optax.scale_by_lion(b1, b2),
+        "adafactor": lambda: optax.chain(
+            optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), momentum
+        ),
+        "sgd": lambda: momentum,
+    }[name]
+    return optax.chain(
+        clip,
+        core(),
         optax.add_decayed_weights(weight_decay, mask=_has_direction),
         optax.scale_by_learning_rate(rate),
     )

@@ -2,11 +2,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from gen_jax.errors import ConfigError
 from gen_jax.launch.build.experiment import abstract_state, build
 from gen_jax.launch.config.files import load_config
-from gen_jax.train.optimizers import adamw, by_subtree, learning_rate
+from gen_jax.train.optimizers import adamw, by_subtree, learning_rate, named
+from gen_jax.train.rules import OPTIMIZERS
 
 
 def test_warm_up_then_constant():
@@ -109,3 +112,37 @@ def test_a_subtree_without_gradient_stays_and_forgets_nothing():
     np.testing.assert_array_equal(resumed["b"]["w"], expected["b"]["w"])
     with pytest.raises(ValueError, match=r"got \['a'\]; one for each of \['a', 'b'\] is required"):
         by_subtree({"a": adamw(0.1)}).init(params)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_named_optimizer_descends_and_decays_what_has_a_direction(name):
+    params = {"kernel": jnp.full((4, 4), 2.0), "bias": jnp.full(4, 2.0)}
+    optimizer = named(name, 0.05, weight_decay=0.0, clip_norm=0.0)
+
+    def loss(params):
+        return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(params))
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, before = optimizer.init(params), loss(params)
+    for _ in range(30):
+        params, state = step(params, state)
+    assert loss(params) < 0.7 * before
+    # Without a gradient only decay is left, and only where there is a direction.
+    ones = {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}
+    decayed = named(name, 0.1, weight_decay=0.5)
+    nothing = jax.tree.map(jnp.zeros_like, ones)
+    updates, _ = decayed.update(nothing, decayed.init(ones), ones)
+    np.testing.assert_allclose(updates["kernel"], -0.05, atol=1e-6)
+
+
+def test_unknown_optimizers_and_halved_moments_of_others_are_refused():
+    with pytest.raises(ValueError, match="name: got 'adam'; one of adamw, lion"):
+        named("adam", 0.1)
+    with pytest.raises(ValueError, match="moments: got '16bit'; 'float32' is required for lion"):
+        named("lion", 0.1, moments="16bit")
+    with pytest.raises(ConfigError, match="optimizer.moments: got '16bit'"):
+        load_config("vae_mnist", ["optimizer.name=lion", "optimizer.moments=16bit"])

@@ -14,7 +14,7 @@ from gen_jax.launch.config.fields import flatten
 from gen_jax.launch.config.schema import family_of, fields_of
 from gen_jax.nn.tensor_dims import TENSOR_DIMS
 from gen_jax.protocols import Batch, Codec, Input, Model, Weights
-from gen_jax.train.optimizers import adamw, learning_rate
+from gen_jax.train.optimizers import learning_rate, named
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.typing import PyTree
 
@@ -139,7 +139,7 @@ def make_optimizer(
         total_steps=turns * values["train.steps"],
     )
     options = {name: get(name) for name in _OPTIMIZER}
-    return adamw(rate, moments=values["optimizer.moments"], **options)
+    return named(get("name"), rate, moments=values["optimizer.moments"], **options)
 
 
 def learning_rates(config: Mapping[str, Any]) -> dict[str, optax.Schedule]:

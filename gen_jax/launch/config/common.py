@@ -17,7 +17,7 @@ from gen_jax.launch.config.fields import (
     text,
     texts,
 )
-from gen_jax.train.rules import learning_rate_faults
+from gen_jax.train.rules import OPTIMIZERS, learning_rate_faults, optimizer_faults
 
 __all__ = ["COMMON", "OPTIMIZER", "RULES", "of_player", "own_optimizer", "parse_override"]
 
@@ -28,6 +28,7 @@ _SOURCE = (
 )
 
 OPTIMIZER: Mapping[str, Field] = {
+    "name": choice(*OPTIMIZERS, change="frozen", doc="optimizer, as optax has it"),
     "learning_rate": number(
         0, above=True, default=1e-3, doc="peak learning rate, reached after the warm-up"
     ),
@@ -255,6 +256,11 @@ def _codes(values: Mapping[str, Any]) -> dict[str, str]:
     return faults
 
 
+def _optimizer(values: Mapping[str, Any]) -> dict[str, str]:
+    given = {name: values[f"optimizer.{name}"] for name in ("name", "moments")}
+    return {f"optimizer.{name}": fault for name, fault in optimizer_faults(**given).items()}
+
+
 def _decay(values: Mapping[str, Any]) -> dict[str, str]:
     faults = _decay_of(values, "optimizer")
     for name in values:
@@ -346,6 +352,7 @@ RULES: tuple[Rule, ...] = (
     _engine,
     _overrides,
     _channels,
+    _optimizer,
     _crop,
     _codes,
     _places,
