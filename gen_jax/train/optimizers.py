@@ -98,8 +98,8 @@ def named(
 
     Args:
         name: of :data:`gen_jax.train.rules.OPTIMIZERS`: ``"adamw"`` (Loshchilov & Hutter 2019),
-            ``"lion"`` (Chen et al. 2023), ``"adafactor"`` (Shazeer & Stern 2018, without relative steps), ``"muon"``
-            (Jordan et al. 2024; what is no matrix has AdamW) or ``"sgd"``.
+            ``"lion"`` (Chen et al. 2023), ``"adafactor"`` (Shazeer & Stern 2018, without relative
+            steps), ``"muon"`` (Jordan et al. 2024; what is no matrix has AdamW) or ``"sgd"``.
         rate: learning rate.
         b1: decay of the mean, of sgd and adafactor their momentum; 0 has none.
         b2: of adamw, lion and muon.
