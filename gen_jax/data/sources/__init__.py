@@ -1,6 +1,8 @@
 """Where images come from: one string names a source, one function opens it.
 
 ``digits``             1,797 handwritten digits, 8x8x1, shipped with scikit-learn
+``mnist``, ``fashion_mnist``, ``kmnist``, ``cifar10``, ``cifar100``, ``svhn``
+                       fetched once into the user's cache, and checked
 ``npz:PATH``           arrays x_train, y_train, x_test, y_test (the Keras layout; labels optional,
                        as are captions_train and context_train, [N, L, D]); or samples with their
                        noise, as ``gen-jax sample --with_noise`` writes them
@@ -27,6 +29,7 @@ from gen_jax.data.sources.digits import open_digits
 from gen_jax.data.sources.films import open_films, open_moving_scenes
 from gen_jax.data.sources.folder import open_folder
 from gen_jax.data.sources.glyphs import open_glyphs
+from gen_jax.data.sources.named import NAMED, open_named
 from gen_jax.data.sources.records import open_tfds
 from gen_jax.data.sources.scenes import open_edits, open_scenes
 from gen_jax.data.sources.source import (
@@ -96,13 +99,15 @@ def open_source(
     }
     if spec == "digits":
         source = open_digits(split)
+    elif spec in NAMED:
+        source = open_named(spec, split)
     elif kind in opened and argument:
         source = opened[kind]()
     else:
         raise DataError(
-            f"{spec}: unknown source; digits, npz:PATH, folder:PATH, tars:PATH, tfds:NAME, "
-            "synthetic:HxWxC, scenes:HxWx3, edit_scenes:HxWx3, moving_scenes:FxHxWx3, "
-            "films:PATH, glyphs:PATH and codes:PATH are known"
+            f"{spec}: unknown source; digits, {', '.join(NAMED)}, npz:PATH, folder:PATH, "
+            "tars:PATH, tfds:NAME, synthetic:HxWxC, scenes:HxWx3, edit_scenes:HxWx3, "
+            "moving_scenes:FxHxWx3, films:PATH, glyphs:PATH and codes:PATH are known"
         )
     if source.size == 0:
         raise DataError(f"{source.name}: no examples")

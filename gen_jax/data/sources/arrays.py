@@ -37,10 +37,10 @@ def open_npz(path: Path, split: str) -> Source:
     images, labels = arrays.get(f"x_{split}"), arrays.get(f"y_{split}")
     if images is None:
         raise DataError(f"{name}: no array x_{split}; found {', '.join(keys) or 'none'}")
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    if images.dtype != np.uint8 or images.ndim not in (3, 4, 5):
         raise DataError(
             f"{name}: x_{split}: got {images.dtype} {list(images.shape)}; uint8 [N, H, W] or "
-            "[N, H, W, C] is required"
+            "[N, H, W, C], of films [N, F, H, W, C], is required"
         )
     if labels is not None:
         labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels

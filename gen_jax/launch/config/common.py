@@ -23,7 +23,7 @@ __all__ = ["COMMON", "OPTIMIZER", "RULES", "of_player", "own_optimizer", "parse_
 
 _OVERRIDE = r".+=(-|data|fsdp|tensor)(,(-|data|fsdp|tensor))*"
 _SOURCE = (
-    r"digits|(npz|folder|tars|tfds|glyphs|films|codes):.+|synthetic:\d+x\d+x[13]"
+    r"digits|mnist|fashion_mnist|kmnist|cifar10|cifar100|svhn|(npz|folder|tars|tfds|glyphs|films|codes):.+|synthetic:\d+x\d+x[13]"
     r"|(edit_)?scenes:\d+x\d+x3|moving_scenes:(\d+x)?\d+x\d+x3"
 )
 
@@ -65,7 +65,8 @@ COMMON: Mapping[str, Field] = {
     # Free, because data may move; its fingerprint, kept with each checkpoint, may not change.
     "data.source": text(
         _SOURCE,
-        "digits, npz:PATH, folder:PATH, tars:PATH, tfds:NAME, synthetic:HxWxC, scenes:HxWx3, "
+        "digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn, npz:PATH, folder:PATH, "
+        "tars:PATH, tfds:NAME, synthetic:HxWxC, scenes:HxWx3, "
         "edit_scenes:HxWx3, moving_scenes:FxHxWx3, films:PATH, glyphs:PATH or codes:PATH",
         default="digits",
         doc="dataset",
