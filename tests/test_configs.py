@@ -132,12 +132,18 @@ def go_all_the_way(path, first_stage, tmp_path, capsys):
     npz = tmp_path / "a.npz"
     base = ["sample", "--workdir", str(work), "--num", "8", "--seed", "1"]
     if config.get("text", {}).get("tokenizer", "none") != "none":
-        base.append("--prompt=a red circle above a blue square")
-    if config["family"] == "translation":  # of what?
+        kind = config["data"]["source"].partition(":")[0]
+        words = {
+            "moving_scenes": "a small red circle moves up",
+            "edit_scenes": "make the red circle",
+        }
+        base.append(f"--prompt={words.get(kind, 'a red circle above a blue square')}")
+    if config["family"] == "translation" or config["model"].get("beside") == "source":  # of what?
         given = tmp_path / "given.npz"
         np.savez(given, images=np.zeros((2, *config["data"]["shape"]), np.uint8))
         assert main([*base, "--out", str(npz)]) == 2
-        told = "source" if config["model"]["kind"] == "pairs" else "other"
+        pairs = config["model"].get("kind", "pairs") == "pairs"
+        told = "source" if pairs else "other"
         assert f"--{told}" in capsys.readouterr().err
         base.append(f"--{told}={given}")
     assert main([*base, "--out", str(npz)]) == 0

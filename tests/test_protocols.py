@@ -13,6 +13,7 @@ from gen_jax.launch.build.experiment import Stage, build
 from gen_jax.launch.config.files import load_config
 from gen_jax.launch.config.schema import families
 from gen_jax.launch.runs.restore import Saved, load_codec
+from gen_jax.launch.runs.workdir import stage_places
 from gen_jax.ops import keys as rng, quantization
 from gen_jax.protocols import Weights
 from gen_jax.train.engines import make_engine
@@ -37,6 +38,7 @@ FAMILIES = {
     "next_scale": "configs/var_mnist.py:tiny",
     "normalizing_flow": "configs/tarflow_mnist.py:tiny",
     "vae": "configs/vae_mnist.py:tiny",
+    "video": "configs/video_scenes.py:tiny",
     "vqvae": "configs/vqvae2_cifar10.py:tiny",
 }
 # Of families without heads or hidden layers that devices could share.
@@ -84,9 +86,9 @@ def off_zero(x):
     return x + jax.device_put(wave, x.sharding)
 
 
-def untrained(place):
+def untrained(place, overrides=()):
     """Make the run that a config names, with the weights of its beginning."""
-    own = load_config(f"configs/{place.removeprefix('runs/')}.py:tiny", [])
+    own = load_config(f"configs/{place.removeprefix('runs/')}.py:tiny", overrides)
     experiment = build(own)
     image = np.random.default_rng(1).integers(0, 256, (BATCH_SIZE, *own["data"]["shape"]), np.uint8)
     batch = {"image": jnp.asarray(image), **prompts(experiment.model)}
@@ -104,23 +106,26 @@ def prompts(model):
     return {"prompt": rows}
 
 
-def build_over(config):
-    """Build an experiment over untrained stages."""
+def build_over(config, overrides=()):
+    """Build an experiment over untrained stages, the last of which says what texts are."""
     first, stages = None, {}
-    if config.get("stage1"):
-        first = load_codec(Path(), untrained(config["stage1"]))
-    if place := config.get("stages", {}).get("clip"):
-        clip = untrained(place)
-        stages["clip"] = Stage(clip.config, clip.experiment.model, clip.weights, "")
-        config = {**config, "text": clip.config["text"]}
-    return build(config, first, stages)
+    for name, place in stage_places(config).items():
+        if name == "stage1":
+            first = load_codec(Path(), untrained(place))
+            continue
+        saved = untrained(place, overrides)
+        if name == "image":  # whose last layer begins at zero, and lets no gradient through
+            saved = saved._replace(weights=jax.tree.map(off_zero, saved.weights))
+        stages[name] = Stage(saved.config, saved.experiment.model, saved.weights, "")
+        config = {**config, "text": saved.config["text"]}
+    return build(config, first, stages), config
 
 
 class Built:
     def __init__(self, family):
         self.family = family
         config = load_config(FAMILIES[family], [])
-        made = build_over(config)
+        made, config = build_over(config)
         self.experiment = made._replace(frozen=jax.tree.map(jnp.asarray, made.frozen))
         image = np.random.default_rng(0).integers(
             0, 256, (BATCH_SIZE, *config["data"]["shape"]), np.uint8

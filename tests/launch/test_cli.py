@@ -183,7 +183,7 @@ def test_errors_are_one_line_with_the_code_of_their_resource(tmp_path, capsys):
     fails(
         ["fly"],
         2,
-        "'fly' is no command; train, help-config, launch, plan, sample, evaluate, translate,",
+        "'fly' is no command; train, help-config, configs, launch, plan, sample, evaluate,",
         capsys,
     )
     fails(["train"], 2, "--config and --workdir: missing", capsys)

@@ -18,7 +18,6 @@ from gen_jax.data import (
     train_batches,
 )
 from gen_jax.data.text import BYTES
-from gen_jax.launch.build.experiment import build
 from gen_jax.launch.build.parallel import build_engine
 from gen_jax.launch.commands.train import _seen_by
 from gen_jax.launch.config.files import load_config
@@ -30,7 +29,7 @@ from gen_jax.train.engines import make_engine
 from gen_jax.train.integrity import inspect_leaves
 from gen_jax.train.sharding import Rules, make_mesh
 from tests.reliability.job import VAE, digests, logged, record, run, train_line
-from tests.test_protocols import FAMILIES, first_stage
+from tests.test_protocols import FAMILIES, build_over
 from tests.tiers import tries
 
 pytestmark = pytest.mark.slow
@@ -43,16 +42,19 @@ class Family:
     """A tiny model of a family, compiled once, on one device."""
 
     def __init__(self, name):
-        told = load_config(FAMILIES[name], []).get("text", {}).get("tokenizer", "none") != "none"
+        config = load_config(FAMILIES[name], [])
+        told = config.get("text", {}).get("tokenizer", "none") != "none"
         texts = ["text.tokenizer=bytes", "text.vocabulary=259", "data.captions=disc {}"]
-        overrides = ["data.source=synthetic:8x8x1", *(texts if told else ())]
-        self.config = load_config(FAMILIES[name], overrides)
-        shape = tuple(self.config["data"]["shape"])
-        name = f"synthetic:{'x'.join(map(str, shape))}"
-        whole = open_source(name, "train", shape)
-        self.experiment = build(self.config, first_stage(self.config))
+        shape = tuple(config["data"]["shape"])
+        source = f"synthetic:{'x'.join(map(str, shape))}"
+        source = config["data"]["source"] if len(shape) == 4 else source  # films say more
         if told:
-            whole = with_text(named_by(whole, self.config["data"]["captions"]), BYTES, self.config)
+            config = load_config(FAMILIES[name], texts)
+        self.experiment, self.config = build_over(config, texts)
+        whole = open_source(source, "train", shape)
+        if "prompt" in self.experiment.model.inputs:
+            whole = whole if whole.captions else named_by(whole, "disc {}")
+            whole = with_text(whole, BYTES, self.config)
         self.source = hold_out(whole, whole.size - 5 * BATCH_SIZE - 2)[0]
         self.source = _seen_by(self.experiment.model, self.source)
         # As the command makes it, so that its program is one that tests/test_configs.py compiles.

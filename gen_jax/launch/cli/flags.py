@@ -196,15 +196,19 @@ def model_flags(
         if model.inputs[of].kind == "label"
         else local_place(f"--{flag}", str(own[flag].value))
         for flag, of in told.items()
-        if own[flag].value and model.inputs[of].kind != "tokens"
+        if own[flag].value and of not in ("prompt", *_OF_ONE_TEXT)
     }
     return chosen, given | _read_texts(told, own)
+
+
+# Inputs that are one text for all samples.
+_OF_ONE_TEXT = ("source_prompt", "target", "toward", "away")
 
 
 def _read_texts(told: Mapping[str, str], own: flags.FlagValues) -> dict[str, str]:
     """Read prompts, one a line: one of ``--prompt``, or those of the file ``--prompts``."""
     given = {}
-    for name in ("source_prompt", "target", "toward", "away"):  # one for all samples
+    for name in _OF_ONE_TEXT:
         text = own[name].value if name in told else None
         if text is not None:
             given[name] = " ".join(text.split())

@@ -207,13 +207,11 @@ def _train(arguments: list[str]) -> int:
     _define_resuming(values)
     if parse("train", values, rest, more=TRAIN_EXAMPLES):
         return 0
-    need(values, "workdir")
-    saved = Path(values.workdir).expanduser() / "config.json"
-    named = values.config
-    if not named:
-        if not saved.exists():
-            need(values, "config")
+    named, saved = values.config, Path(values.workdir or "").expanduser() / "config.json"
+    if values.workdir and not named and saved.exists():
         named = str(saved)  # goes on with the run
+    else:
+        need(values, "config", "workdir")
 
     from gen_jax.launch.commands.train import run_training
     from gen_jax.launch.config.files import load_config
