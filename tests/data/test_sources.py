@@ -457,3 +457,19 @@ def test_what_is_held_out_is_spread_and_left_out_of_the_rest():
     assert len({source.fingerprint, rest.fingerprint, held.fingerprint}) == 3
     with pytest.raises(DataError, match="data.holdout 1500 leaves none of 1500 examples"):
         hold_out(source, 1500)
+
+
+def test_large_jpegs_are_read_small_and_look_the_same():
+    rows, columns = np.mgrid[0:600, 0:900]
+    waves = [127 + 100 * np.sin(rows / 90 + i) * np.cos(columns / 70) for i in range(3)]
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned
+    picture = Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8))
+    picture.save(buffer, "JPEG", quality=95, exif=exif)
+    data, shape = buffer.getvalue(), (32, 32, 3)
+    whole, small = (
+        fit_image(decode_image(data, "a", at_least=side), shape, "a") for side in (None, 32)
+    )
+    assert decode_image(data, "a", at_least=32).size == (75, 113)
+    assert np.abs(whole.astype(int) - small).max() <= 4

@@ -73,7 +73,12 @@ def open_folder(
                 raise DataError(f"{file}: {error.strerror}") from error
             alpha = image_shape[-1] == 4
             picture = decode_image(
-                data, str(file), max_pixels, sixteen_bit=sixteen_bit, alpha=alpha
+                data,
+                str(file),
+                max_pixels,
+                sixteen_bit=sixteen_bit,
+                alpha=alpha,
+                at_least=max(image_shape[:2]),
             )
             images.append(fit_image(picture, image_shape, str(file)))
             labels.append(label)

@@ -61,7 +61,14 @@ def open_tars(
             where = f"{example.picture.tar}: {example.name}"
             alpha = image_shape[-1] == 4
             data = _read(example.picture)
-            picture = decode_image(data, where, max_pixels, sixteen_bit=sixteen_bit, alpha=alpha)
+            picture = decode_image(
+                data,
+                where,
+                max_pixels,
+                sixteen_bit=sixteen_bit,
+                alpha=alpha,
+                at_least=max(image_shape[:2]),
+            )
             images.append(fit_image(picture, image_shape, where))
         made: Examples = {"image": np.stack(images)}
         return made if labels is None else {**made, "label": labels[indices]}
