@@ -5,22 +5,57 @@ what is called FID is in Inception's features alone.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.interop.pretrained import load_pretrained
+from gen_jax.errors import DataError
+from gen_jax.interop.pretrained import load_pretrained, read_inception
+from gen_jax.nn.inception import fold, inception
 from gen_jax.nn.perceptual import PERCEPTUAL, as_rgb, efficientnet_lite0, lpips_features
 from gen_jax.ops.rows import map_rows
 from gen_jax.typing import Array
 
-__all__ = ["NETWORKS", "features_of"]
+__all__ = ["INCEPTION", "NETWORKS", "features_of", "inception_features"]
 
 NETWORKS = ("alexnet", "vgg16", "efficientnet_lite0")
 
 # What EfficientNet-Lite0 was trained on, and what is least for the others.
 _EFFICIENTNET_SIDE, _LEAST_SIDE = 224, 64
+
+
+INCEPTION = "inception"
+"""Names Inception's weights of 2015 together with the place of a copy: ``inception:PATH``."""
+
+
+def inception_features(
+    path: Path, batch_size: int = 32
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return a function from images, uint8 [N, H, W, C], to the features of FID and of sFID.
+
+    Args:
+        path: of ``pt_inception-2015-12-05-6726825d.pth``, the user's own copy.
+        batch_size: images at once.
+
+    Raises:
+        DataError: if it is not there, or is another file.
+    """
+    try:
+        params = jax.tree.map(jnp.asarray, fold(read_inception(path)))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    run = jax.jit(inception)
+
+    def features(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        colored = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+        made: tuple[np.ndarray, np.ndarray] = map_rows(
+            lambda part, _: run(params, part), colored, batch_size
+        )
+        return made
+
+    return features
 
 
 def features_of(network: str, batch_size: int = 64) -> Callable[[np.ndarray], np.ndarray]:

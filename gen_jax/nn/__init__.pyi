@@ -13,6 +13,7 @@ from gen_jax.nn import (
     gan as gan,
     geometry as geometry,
     hierarchy as hierarchy,
+    inception as inception,
     llama as llama,
     lowering as lowering,
     next_scale as next_scale,

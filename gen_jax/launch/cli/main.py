@@ -488,7 +488,8 @@ def _evaluate(arguments: list[str]) -> int:
     flags.DEFINE_list(
         "features",
         [],
-        "pretrained networks to compare images in: alexnet, vgg16, efficientnet_lite0",
+        "pretrained networks to compare images in: alexnet, vgg16, efficientnet_lite0; "
+        "inception:PATH, of pt_inception-2015-12-05-6726825d.pth, for FID",
         flag_values=values,
     )
     flags.DEFINE_string(

@@ -13,7 +13,7 @@ from gen_jax.data import Source, ordered_batches, spread_indices
 from gen_jax.errors import ConfigError, DataError
 from gen_jax.evals.classification import Judgment, judge
 from gen_jax.evals.coverage import coverage, kernel_distance, nearest
-from gen_jax.evals.features import NETWORKS, features_of
+from gen_jax.evals.features import INCEPTION, NETWORKS, features_of, inception_features
 from gen_jax.evals.frechet import bytes_of_distance, frechet_between
 from gen_jax.evals.likelihood import MeanLogProb, bits_per_dim, mean_log_prob
 from gen_jax.evals.losses import mean_losses
@@ -86,8 +86,9 @@ def run_evaluation(
         classifier: a work directory; its features give a further Fréchet distance, and its labels
             the share of samples that are of their class.
         networks: pretrained ones, of :data:`gen_jax.evals.features.NETWORKS`, whose features give
-            one each. In the features of either also stand precision, recall, density, coverage and
-            the kernel distance, and a picture shows samples above the nearest training images.
+            one each; ``inception:PATH``, with the weights of 2015, gives FID and sFID. In the
+            features of either also stand precision, recall, density, coverage and the kernel
+            distance, and a picture shows samples above the nearest training images.
         clip: a work directory of images and texts, for how well samples match their prompts.
 
     Returns:
@@ -109,7 +110,12 @@ def run_evaluation(
     judged = None if classifier is None else _judge(classifier, trained)
     matcher = None if clip is None else _matcher(clip, trained)
     spaces = {} if judged is None else {"features": lambda images: judged(images).features}
-    spaces |= {network: _features(network, trained) for network in networks}
+    for network in networks:
+        kind, _, place = network.partition(":")
+        if kind == INCEPTION:
+            spaces |= _fid(Path(place).expanduser())
+        else:
+            spaces[network] = _features(network, trained)
     if model.sampler is not None:
         _check_memory(splits, split, num)
     results: dict[str, Any] = {"step": trained.step, "seed": seed}
@@ -252,7 +258,8 @@ def _distances(
         unit = 1 / 255 if space == "pixels" else 1.0
         for name, features in made.items():
             distance = unit**2 * frechet_between(features, reference)
-            results[f"frechet_{space}_{name}_to_{split}"] = distance
+            what = space if space in ("fid", "sfid") else f"frechet_{space}"
+            results[f"{what}_{name}_to_{split}"] = distance
         if space == "pixels":  # where neighbors say little
             continue
         # As many on both sides, or the larger set's neighborhoods would be the smaller.
@@ -280,6 +287,19 @@ def _copies(
     """Compare how near training images are to samples and to held-out ones: below 1 is copying."""
     near, usual = (np.median(nearest(x, train)[1]) for x in (samples, held_out))
     return {f"nearest_{space}_samples_over_held_out": float(near / max(usual, 1e-12))}
+
+
+def _fid(path: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Make the two spaces of Inception's weights of 2015; images run through it once for both."""
+    run = inception_features(path)
+    made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def both(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if id(images) not in made:
+            made[id(images)] = run(images)
+        return made[id(images)]
+
+    return {"fid": lambda images: both(images)[0], "sfid": lambda images: both(images)[1]}
 
 
 def _features(network: str, trained: Trained) -> Callable[[np.ndarray], np.ndarray]:
