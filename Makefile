@@ -1,6 +1,7 @@
 # make demo   train on real digits and sample, in minutes
 # make test   the suite of every day, linted: at most 15 minutes on two cores
 # make quick  an answer within two minutes
+# make docs   the site, in build/site
 # make bench  our speed beside torch's on this machine
 # make test-nightly, make soak  what does not fit into these 15 minutes, and an hour of faults
 # make test-core   the mathematics alone, with the oldest jax that it runs on
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 APART := not parity and not slurm and not launchfiles and not browser
 
-.PHONY: bench demo test quick test-core test-nightly test-floor soak test-browser test-parity test-slurm test-launch-files lint format install clean
+.PHONY: bench demo docs test quick test-core test-nightly test-floor soak test-browser test-parity test-slurm test-launch-files lint format install clean
 
 install: $(STAMP)
 
@@ -99,6 +100,14 @@ test-launch-files:
 	.venv-launch/bin/python -m pip install --quiet --disable-pip-version-check 'skypilot>=0.14' 'kubeflow-trainer-api>=2.3' pyyaml pytest pytest-timeout
 	.venv-launch/bin/python -m pytest --noconftest -m launchfiles tests/cluster/test_launch_files.py $(ARGS)
 
+# The site, in build/site: guides, records, and the reference from docstrings; a warning is an error.
+docs:
+	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs; \
+		.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.29' ruff; }
+	.venv-docs/bin/python docs/build.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@echo "build/site/index.html: a browser opens it"
+
 # Needs chromium and chromedriver, as Debian's chromium and chromium-driver bring them.
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser $(ARGS)
@@ -113,4 +122,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-core .venv-parity .venv-floor .venv-launch .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-core .venv-docs .venv-parity .venv-floor .venv-launch .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
