@@ -1,6 +1,6 @@
 """Judge what CLIP alone leads to: guided diffusion that is told no text, and VQGAN+CLIP.
 
-    python experiments/stages/judge.py --clip runs/clip --diffusion runs/text --vqvae runs/vqvae_scenes
+    python experiments/stages/judge.py --clip runs/clip --diffusion runs/text --vqvae runs/vqvae
 
 Of each of the 48 captions ``a SIZE COLOR SHAPE`` some images; facts by the judge of scenes, and the
 mean cosine that CLIP itself gives, which such images are made to please.
