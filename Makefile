@@ -40,16 +40,16 @@ $(STAMP): pyproject.toml setup.cfg Makefile $(wildcard constraints/*.txt)
 
 demo: $(STAMP)
 	@start=$$SECONDS
-	$(BIN)/gen-jax train --config configs/demo_digits.py --workdir runs/digits
+	$(BIN)/gen-jax train --config configs/demo_digits.py --workdir runs/demo
 	trained=$$SECONDS
-	$(BIN)/gen-jax sample --workdir runs/digits --num 100 --solver ddim --steps 50 --out runs/digits/ddim.png --trace runs/digits/film.gif
-	$(BIN)/gen-jax sample --workdir runs/digits --num 20 --solver ddpm --out runs/digits/ddpm.png
+	$(BIN)/gen-jax sample --workdir runs/demo --num 100 --solver ddim --steps 50 --out runs/demo/ddim.png --trace runs/demo/film.gif
+	$(BIN)/gen-jax sample --workdir runs/demo --num 20 --solver ddpm --out runs/demo/ddpm.png
 	echo
 	echo "trained in $$((trained - start)) s, sampled in $$((SECONDS - trained)) s; look at"
-	echo "  $(CURDIR)/runs/digits/ddim.png     100 digits, a column a class, DDIM, 50 steps"
-	echo "  $(CURDIR)/runs/digits/film.gif     how they came about"
-	echo "  $(CURDIR)/runs/digits/ddpm.png     20 digits, DDPM, 1000 steps"
-	echo "  $(CURDIR)/runs/digits/report.html  curves and samples of the run, in a browser"
+	echo "  $(CURDIR)/runs/demo/ddim.png     100 digits, a column a class, DDIM, 50 steps"
+	echo "  $(CURDIR)/runs/demo/film.gif     how they came about"
+	echo "  $(CURDIR)/runs/demo/ddpm.png     20 digits, DDPM, 1000 steps"
+	echo "  $(CURDIR)/runs/demo/report.html  curves and samples of the run, in a browser"
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(APART) and not nightly" $(ARGS)
