@@ -51,6 +51,10 @@ def test_a_bare_line_goes_on_with_a_run_and_a_saved_config_repeats_it(tmp_path, 
     capsys.readouterr()
     assert main(["train", "--workdir", str(work), "--config.train.steps=3"]) == 0
     assert "resuming at step 2" in capsys.readouterr().out
+    line = ["sample", "--workdir", str(work), "--num=4", "--arr_0"]
+    assert main([*line, "--out", str(tmp_path / "adm.npz")]) == 0
+    with np.load(tmp_path / "adm.npz") as arrays:
+        assert arrays["arr_0"].shape == (4, 8, 8, 1)
     assert main(["sample", "--workdir", str(work), "--out", str(tmp_path / "a.jpg")]) == 2
     assert "a folder's ending in /" in capsys.readouterr().err
 

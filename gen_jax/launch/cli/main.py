@@ -408,6 +408,12 @@ def _sample(arguments: list[str]) -> int:
         flag_values=values,
         lower_bound=2,
     )
+    flags.DEFINE_boolean(
+        "arr_0",
+        False,
+        "call the images of an npz arr_0, as ADM's evaluator does",
+        flag_values=values,
+    )
     define_sampling(values, batch_size=128)
     if (rest := parse_known("sample", values, arguments)) is None:
         return 0
@@ -442,7 +448,7 @@ def _sample(arguments: list[str]) -> int:
     options, inputs = model_flags("sample", model, rest, model.sampler.options, inputs=True)
     if "label" in inputs:
         inputs["label"] = class_number(Path(values.workdir), inputs["label"])
-    names = ("num", "seed", "batch_size", "with_noise", "interpolate")
+    names = ("num", "seed", "batch_size", "with_noise", "interpolate", "arr_0")
     given: dict[str, Any] = {name: values[name].value for name in names}
     trace = Path(values.trace) if values.trace else None
     request = Request(out=Path(values.out), options=options, inputs=inputs, trace=trace, **given)

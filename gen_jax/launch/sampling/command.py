@@ -111,6 +111,7 @@ def _write(
     if out.suffix == ".npz":
         sampler = trained.experiment.model.sampler
         gives = "embeddings" if sampler and sampler.gives == "vectors" else "images"
+        gives = "arr_0" if request.arr_0 else gives
         arrays: dict[str, np.ndarray] = {gives: images}
         if "label" in draw.cond:
             arrays["labels"] = draw.cond["label"]

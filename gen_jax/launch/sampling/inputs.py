@@ -36,7 +36,7 @@ def read_images(path: Path, image_shape: tuple[int, ...], num: int) -> np.ndarra
     elif path.suffix.lower() in SUFFIXES:
         images = _picture(path, image_shape)[None]
     else:
-        arrays = _arrays(path, ("images", "x_test", "x_train"))
+        arrays = _arrays(path, ("images", "arr_0", "x_test", "x_train"))
         images = next(iter(arrays.values()))
         images = images[..., None] if images.ndim == 3 else images
         if images.dtype != np.uint8 or images.shape[1:] != tuple(image_shape) or not len(images):

@@ -24,6 +24,7 @@ class Request(NamedTuple):
     trace: Path | None = None
     with_noise: bool = False
     interpolate: int | None = None
+    arr_0: bool = False  # call the images so, in an npz
 
 
 def as_flags(words: str) -> str:
