@@ -15,6 +15,9 @@ from gen_jax.data.scenes import (
     make_scene,
 )
 from gen_jax.evals.scenes import find_things, judge_scene, rate_edits, rate_scenes
+from gen_jax.launch.build.experiment import build
+from gen_jax.launch.build.sources import check_source
+from gen_jax.launch.config.files import load_config
 
 
 def scenes(num, **options):
@@ -110,3 +113,5 @@ def test_edits_are_a_source_with_the_scene_before():
     np.testing.assert_array_equal(examples["source"][0], alone["source"][0])
     assert (examples["image"] != examples["source"]).any(axis=(1, 2, 3)).all()
     assert len(source.captions(np.arange(4))) == 4
+    config = load_config("edit_scenes:tiny", ["text.tokenizer=bytes", "text.vocabulary=259"])
+    check_source(source, build(config), config)

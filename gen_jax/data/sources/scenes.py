@@ -88,7 +88,7 @@ def open_edits(argument: str, split: str) -> Source:
         size=size,
         image_shape=shape,
         num_classes=None,
-        in_memory=False,
+        in_memory=True,
         fingerprint=f"{size}x{times(shape)}-edit_scenes-1",
         read=read,
         captions=lambda indices: [edit(int(index)).instruction for index in indices],
