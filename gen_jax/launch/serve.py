@@ -141,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _AskedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, words)
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > _LARGEST:
+            self._skip(int(length) if length.isdigit() else 0)
             words = f"Content-Length: got {length or 'none'}; at most {_LARGEST} is required"
             raise _AskedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words)
         try:
@@ -150,6 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(asked, dict):
             raise _AskedError(HTTPStatus.BAD_REQUEST, "an object is required")
         return asked
+
+    def _skip(self, length: int) -> None:
+        """Read what is too much and forget it: who is cut off while sending hears no answer."""
+        left = min(length, 64 * _LARGEST)
+        while left > 0 and (block := self.rfile.read(min(left, 1 << 16))):
+            left -= len(block)
 
     def _draw(self, asked: dict[str, Any]) -> np.ndarray:
         server = self.server

@@ -141,7 +141,7 @@ def test_folder_names_a_bad_file(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mnist", "unknown source; digits, npz:PATH"),
+        ("minst", "unknown source; digits, mnist"),
         ("npz:", "unknown source"),
         ("folder:/nowhere", "folder:/nowhere: no such folder"),
         ("synthetic:8x8x2", "HxWxC with 1 or 3 channels"),

@@ -206,7 +206,11 @@ class TestImages:
             (["--image", "gone.npz", "--invert"], 3, "gone.npz: cannot be read"),
             (["--image", "wrong.npz", "--invert"], 3, "uint8 images of 8x8x1 are required"),
             (["--image", "broken.png", "--invert"], 3, "broken.png: not a usable image"),
-            (["--image", "mask.npz", "--invert"], 3, "no images or x_test or x_train; found mask"),
+            (
+                ["--image", "mask.npz", "--invert"],
+                3,
+                "no images or arr_0 or x_test or x_train; found mask",
+            ),
             (["--image", "images.npz", "--mask", "images.npz"], 3, "no mask; found images"),
             (["--trace", "film.png"], 2, "--trace: 'film.png'; a name ending in .gif"),
             (["--context", "images.npz"], 2, "--context: this model is not told it"),
