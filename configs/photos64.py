@@ -4,9 +4,8 @@
     gen-jax sample --workdir runs/photos --num 16 --out photos.png
 
 The folder ``photos`` where nothing else is said. Photographs are cropped to the center and scaled,
-and mirrored at random. The U-Net of DDPM at 22 million parameters, with a cosine schedule and
-v; a GPU trains it in hours, two cores show after a night where it goes. With thousands of pictures
-samples begin to differ from them; of a few hundred they are mostly copies.
+and mirrored at random. A U-Net of 22 million parameters, with a cosine schedule and v. No run of it
+has been trained to its end yet.
 """
 
 from ml_collections import ConfigDict

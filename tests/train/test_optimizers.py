@@ -128,9 +128,9 @@ def test_every_named_optimizer_descends_and_decays_what_has_a_direction(name):
         return optax.apply_updates(params, updates), state
 
     state, before = optimizer.init(params), loss(params)
-    for _ in range(30):
+    for _ in range(60):
         params, state = step(params, state)
-    assert loss(params) < 0.7 * before
+    assert loss(params) < 0.5 * before
     # Without a gradient only decay is left, and only where there is a direction.
     ones = {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}
     decayed = named(name, 0.1, weight_decay=0.5)

@@ -292,12 +292,13 @@ def _copies(
 def _fid(path: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Make the two spaces of Inception's weights of 2015; images run through it once for both."""
     run = inception_features(path)
-    made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    # With the images themselves, or another array could come to have the number of one.
+    made: dict[int, tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]] = {}
 
     def both(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if id(images) not in made:
-            made[id(images)] = run(images)
-        return made[id(images)]
+            made[id(images)] = images, run(images)
+        return made[id(images)][1]
 
     return {"fid": lambda images: both(images)[0], "sfid": lambda images: both(images)[1]}
 
